@@ -1,0 +1,61 @@
+"""Components by family and kind: each is one file, its options the fields of a dataclass.
+
+Standard library only: a dry run reads the options of a component without importing it.
+"""
+
+import ast
+import importlib
+
+from engram import provenance
+from engram.errors import InputError
+
+CODE_VERSION = 1  # every stage imports this; raise when what it loads changes
+
+
+def component(family, kind):
+    """The module of a component: the only dynamic import of the package.
+
+    Raises:
+        InputError: there is no such component; the message lists those there are.
+    """
+    known = kinds(family)
+    if kind not in known:
+        raise InputError(f"{family}: no kind {kind!r}; there is {', '.join(known)}")
+    return importlib.import_module(f"engram.{family}.{kind}")
+
+
+def options(family, spec):
+    """(module, Options instance) of the component that `spec`, a dict with a `kind`, asks for."""
+    module = component(family, spec["kind"])
+    return module, module.Options(**{key: spec[key] for key in spec if key not in ("kind", "unit")})
+
+
+def kinds(family) -> list[str]:
+    """The components of a family, by the files that hold them."""
+    files = (provenance.ROOT / family).glob("[!_]*.py")
+    return sorted(path.stem for path in files if _options_class(path))
+
+
+def fields(family, kind) -> dict[str, tuple[ast.expr, bool]]:
+    """The options of a component, read without importing it: annotation, whether required."""
+    body = _options_class(provenance.ROOT / family / f"{kind}.py").body
+    return {
+        node.target.id: (node.annotation, node.value is None)
+        for node in body
+        if isinstance(node, ast.AnnAssign)
+    }
+
+
+def _options_class(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
+    return next(found, None)
+
+
+def constant(module, name):
+    """Value of a constant of the module called `module`, read without importing it, or None."""
+    path = provenance.locate(module)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    return None

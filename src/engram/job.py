@@ -1,0 +1,148 @@
+"""What surrounds a running job: log, threads, device, provenance, one clear error."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import itertools
+import os
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from engram.errors import InputError
+
+CODE_VERSION = 1  # raise when what jobs compute changes with this file
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_SILENT")
+PACKAGES = ("engram", "numpy", "scipy", "h5py", "torch", "timm", "open_clip_torch", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One running job.
+
+    Attributes:
+        spec: the part of the configuration that the job depends on.
+        threads: cores it may use.
+        device: "cpu" or "cuda".
+        made_by: what goes into the header of what the job writes: spec, code, digests of
+            the inputs, package versions, threads, device.
+    """
+
+    spec: dict
+    threads: int
+    device: str
+    made_by: dict
+
+    def grouped(self, paths) -> dict[str, list[str]]:
+        """The stores of all sources, listed one after the other, by source."""
+        paths = iter(paths)
+        return {
+            source: list(itertools.islice(paths, count)) for source, count in self.spec["sources"]
+        }
+
+
+@contextlib.contextmanager
+def job(snakemake):
+    """Run the block as the job that Snakemake describes.
+
+    Everything printed, by Python or by a library below it, goes to the rule's log; a
+    user's mistake (`InputError`) as one line, any other error with its traceback.
+    Compute jobs are offline: hub libraries are told not to use the network.
+    """
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(snakemake.threads)
+    for name in OFFLINE_VARIABLES:
+        os.environ[name] = "1"
+    with _logged(snakemake.log), threadpool_limits(snakemake.threads), _device(snakemake) as device:
+        yield Job(
+            spec=snakemake.params.spec,
+            threads=snakemake.threads,
+            device=device,
+            made_by={
+                "spec": snakemake.params.spec,
+                "code": snakemake.params.get("code", "").split(),
+                "inputs": {str(path): digest(path) for path in snakemake.input},
+                "versions": versions(),
+                "threads": snakemake.threads,
+                "device": device,
+            },
+        )
+
+
+@contextlib.contextmanager
+def _logged(log):
+    """Send stdout and stderr, of C libraries too, to the rule's log."""
+    saved = [os.dup(1), os.dup(2)]
+    sys.stdout.flush(), sys.stderr.flush()
+    if log:
+        file = os.open(str(log[0]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(file, 1), os.dup2(file, 2)
+        os.close(file)
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except BaseException:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        for number, original in enumerate(saved, start=1):
+            os.dup2(original, number)
+            os.close(original)
+
+
+@contextlib.contextmanager
+def _device(snakemake):
+    """ "cuda" on the first GPU that no other job of this machine holds, or "cpu"."""
+    gpus = Path("/proc/driver/nvidia/gpus")
+    if not snakemake.resources.get("gpu", 0) or not gpus.is_dir():
+        yield "cpu"
+        return
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(i) for i in range(len(list(gpus.iterdir())))]
+    name, lock = _first_free(names)
+    with lock:
+        os.environ["CUDA_VISIBLE_DEVICES"] = name
+        yield "cuda"
+
+
+def _first_free(names):
+    for name in names:
+        lock = open(Path(tempfile.gettempdir()) / f"engram-gpu-{name}.lock", "w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return name, lock
+        except BlockingIOError:
+            lock.close()
+    raise InputError(
+        f"every GPU ({', '.join(names)}) is taken by another job; lower `gpu` in the profile"
+    )
+
+
+def digest(path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict:
+    """Installed versions of the packages that results depend on."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found | {"python": ".".join(map(str, sys.version_info[:3]))}

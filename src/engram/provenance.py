@@ -1,0 +1,83 @@
+"""The code a job can run, as a value that Snakemake can compare.
+
+Snakemake's own `code` trigger looks at the mtime of the script file and at nothing the
+script imports.  `fingerprint` names every module of this package that a job can reach,
+with a digest that ignores comments, docstrings and layout.  Rules pass it as a param, so
+a stale job says which module changed.  Standard library only: a dry run imports this.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+CODE_VERSION = 1  # every stage reaches this and computes nothing with it
+
+ROOT = Path(__file__).parent
+PACKAGE = ROOT.name
+
+
+def fingerprint(script, modules=()) -> str:
+    """Modules reachable from the file `script` and from `modules`, as "name@digest" words."""
+    reached, todo = {}, [Path(script), *map(locate, modules)]
+    while todo:
+        path = todo.pop()
+        if path not in reached:
+            reached[path] = f"{_name(path)}@{_digest(path)}"
+            todo += imports(path)
+    return " ".join(sorted(reached.values()))
+
+
+def imports(path) -> list[Path]:
+    """Files of this package that the file `path` imports, and the packages around them."""
+    found = []
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise SyntaxError(f"{path}:{node.lineno}: relative import; write it absolute")
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == PACKAGE:
+                prefixes = (".".join(parts[: i + 1]) for i in range(len(parts)))
+                found += filter(None, map(locate, prefixes))
+    return found
+
+
+def locate(name) -> Path | None:
+    """File of the module called `name`, if this package has it."""
+    path = ROOT.parent.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+@cache
+def _parse(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        documented = isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        )
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+@cache
+def _digest(path):
+    """Version that a module declares as `CODE_VERSION = n`, or else a digest of its code."""
+    tree = _parse(path)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CODE_VERSION":
+            return f"v{ast.literal_eval(node.value)}"
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:8]
+
+
+def _name(path):
+    try:
+        return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    except ValueError:
+        return path.name

@@ -1,0 +1,92 @@
+"""What surrounds a running job."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from engram.job import digest
+
+BODY = """
+import sys
+from types import SimpleNamespace
+from engram.errors import InputError
+from engram.job import job
+
+class Named(dict):
+    def __iter__(self):
+        return iter(self.values())
+
+snakemake = SimpleNamespace(
+    log=[sys.argv[1]], threads=1, resources={{}}, input=Named(view=sys.argv[2]),
+    params=SimpleNamespace(spec={{"sources": [["b", 2], ["a", 1]]}}, get=lambda *_: "m@1 n@2"),
+)
+with job(snakemake) as run:
+    {inside}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a job body in a process of its own; gives exit code, console and log."""
+
+    def runs(inside):
+        (tmp_path / "input").write_text("hello")
+        command = [sys.executable, "-c", BODY.format(inside=inside)]
+        done = subprocess.run(
+            [*command, str(tmp_path / "log"), str(tmp_path / "input")],
+            capture_output=True,
+            text=True,
+        )
+        return SimpleNamespace(
+            code=done.returncode,
+            console=done.stdout + done.stderr,
+            log=(tmp_path / "log").read_text(),
+        )
+
+    return runs
+
+
+def test_everything_printed_goes_to_the_log(run):
+    done = run("import os; print('python'); os.system('echo below >&2')")
+    assert done.code == 0
+    assert done.console == ""
+    assert set(done.log.split()) == {"python", "below"}
+
+
+def test_a_mistake_of_the_user_is_one_line(run):
+    done = run("raise InputError('a.edf: no channel Oz')")
+    assert done.code == 1
+    assert done.log == "error: a.edf: no channel Oz\n"
+    assert "Traceback" not in done.console
+
+
+def test_any_other_error_leaves_its_traceback_in_the_log(run):
+    done = run("1 / 0")
+    assert done.code == 1
+    assert "Traceback" in done.log
+    assert "ZeroDivisionError" in done.log
+
+
+def test_a_job_knows_what_made_it(run):
+    done = run("print(run.made_by['code'], run.made_by['inputs'], run.device)")
+    sha256_of_hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    code, _, inputs = done.log.partition(" {")
+    assert code == "['m@1', 'n@2']"
+    assert inputs.endswith(f"/input': '{sha256_of_hello}'}} cpu\n")
+
+
+def test_stores_are_grouped_by_source(run):
+    assert run("print(run.grouped(['1', '2', '3']))").log == "{'b': ['1', '2'], 'a': ['3']}\n"
+
+
+def test_a_job_is_offline(run):
+    assert run("import os; print(os.environ['HF_HUB_OFFLINE'])").log == "1\n"
+
+
+def test_digest_is_what_sha256sum_prints(tmp_path):
+    (tmp_path / "x").write_bytes(os.urandom(100_000))
+    printed = subprocess.run(["sha256sum", tmp_path / "x"], capture_output=True, text=True)
+    assert digest(tmp_path / "x") == printed.stdout.split()[0]
