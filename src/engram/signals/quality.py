@@ -1,0 +1,91 @@
+"""What makes a stretch of a signal unusable, by simple rules with stated thresholds."""
+
+import numpy as np
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
+
+from engram.errors import InputError
+
+CLIPPED = 0.02  # s that a signal rests at its largest or smallest value before it counts
+CLIPPED_SAMPLES = 4  # and samples, at the least
+
+
+def reasons(
+    data, sfreq, starts, length, *, flat=0.5, amplitude=300.0, jump=100.0, piece=1.0
+) -> list[str]:
+    """Why each window of a signal is unusable, "" if it is not; one bad channel is enough.
+
+    The first that holds: "outside recording"; "not finite"; "flat", the range (largest minus
+    smallest value) of some `piece` is `flat` or less; "clipped", the signal rests at the
+    largest or smallest value of its whole recording; "amplitude", the range of some piece is
+    more than `amplitude`; "jump", two neighbouring samples differ by more than `jump`.
+
+    Args:
+        data: (time,) or (channel, time).
+        sfreq: samples per second (Hz).
+        starts: (n,) seconds from the first sample.
+        length: of each window, s.
+        flat, amplitude, jump: unit of `data`; the defaults are uV of scalp EEG.
+        piece: s; None takes the whole window as one piece.
+    """
+    data = np.atleast_2d(data)
+    first = np.round(np.asarray(starts, float) * sfreq).astype(int)
+    size = max(1, round(length * sfreq))
+    piece = size if piece is None else min(size, max(2, round(piece * sfreq)))
+    last = data.shape[1] - size
+    outside = (first < 0) | (first > last)
+    if last < 0:
+        return ["outside recording"] * len(first)
+    first = np.clip(first, 0, last)
+
+    found = {}
+    for series in data:
+        for reason, bad, reach in _flags(series, sfreq, piece, flat, amplitude, jump):
+            count = np.concatenate([[0], np.cumsum(bad)])
+            hit = count[first + size - reach + 1] > count[first]
+            found[reason] = found.get(reason, False) | hit
+    chosen = np.full(len(first), "", dtype=object)
+    for reason, hit in reversed(found.items()):
+        chosen[hit] = reason
+    chosen[outside] = "outside recording"
+    return list(chosen)
+
+
+def check_channels(signal, where):
+    """Refuse a signal in which a whole channel carries nothing.
+
+    Args:
+        signal: `engram.recording.Signal`.
+        where: names the recording or its file, for the message.
+
+    Raises:
+        InputError: every value of a channel is NaN or infinite, or all are equal.
+    """
+    for name, series in zip(signal.channels, signal.data, strict=True):
+        finite = series[np.isfinite(series)]
+        if not len(finite):
+            what = "holds no finite value"
+        elif finite.min() == finite.max():
+            what = f"is flat: every value is {finite[0]:g} {signal.unit}"
+        else:
+            continue
+        raise InputError(f"{where}: channel {name!r} {what}; leave it out, or correct the file")
+
+
+def _flags(series, sfreq, piece, flat, amplitude, jump):
+    """By reason: for each stretch of `reach` samples, whether it is bad, at its first sample."""
+    finite = np.isfinite(series)
+    yield "not finite", ~finite, 1
+    series = np.where(finite, series, 0)
+    span = _sliding(maximum_filter1d, series, piece) - _sliding(minimum_filter1d, series, piece)
+    yield "flat", span <= flat, piece
+    rest = max(CLIPPED_SAMPLES, round(CLIPPED * sfreq))
+    if rest <= piece:
+        extreme = (series == series.max()) | (series == series.min())
+        yield "clipped", _sliding(minimum_filter1d, extreme, rest), rest
+    yield "amplitude", span > amplitude, piece
+    yield "jump", np.abs(np.diff(series)) > jump, 2
+
+
+def _sliding(extremum, values, size):
+    """Extremum of values[i : i + size] for every i, (len(values) - size + 1,)."""
+    return extremum(values, size, origin=-(size // 2))[: len(values) - size + 1]
