@@ -1,0 +1,52 @@
+"""Datasets: what reads one unit of raw files as recordings.
+
+A component has `read(unit, rows, options) -> list[Recording]`; each row says of one raw file
+its `file`, its `path` on this machine and what is known about it.  A component whose data can
+be fetched or simulated also has `make(path, row, options)`.
+"""
+
+from engram import components, store
+from engram.errors import InputError
+
+
+def read(spec, paths):
+    """The recordings of one unit.
+
+    Args:
+        spec: of the render stage: `dataset` (kind and options), `unit`, `rows`.
+        paths: the raw files, in the order of `rows`; a row's `labels` file follows its `file`.
+
+    Returns:
+        list of Recording, one a scan.
+
+    Raises:
+        InputError: a file is not what the dataset's kind expects.
+    """
+    module, options = components.options("datasets", spec["dataset"])
+    paths, rows = iter(map(str, paths)), []
+    for row in spec["rows"]:
+        row = {**row, "path": next(paths)}
+        if row.get("labels"):
+            row["labels_path"] = next(paths)
+        rows.append(row)
+    return module.read(spec["unit"], rows, options)
+
+
+def fetch(path, spec):
+    """Stage `download`: make one raw file, absent or complete.
+
+    Args:
+        path: where the file goes.
+        spec: `dataset` (kind and options) and the `row` of the file.
+
+    Raises:
+        InputError: files of this kind of dataset cannot be fetched.
+    """
+    module, options = components.options("datasets", spec["dataset"])
+    if not hasattr(module, "make"):
+        raise InputError(
+            f"{path}: data of kind {spec['dataset']['kind']!r} cannot be downloaded; put the "
+            "files on this machine and set `folder` of the dataset to where they lie"
+        )
+    with store.replaced(path) as temporary:
+        module.make(temporary, spec["row"], options)

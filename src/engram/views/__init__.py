@@ -1,0 +1,74 @@
+"""Views: what turns recordings into named rows.
+
+A component has `render(recording, windows, options) -> Rows`; the table comes from
+`windows.table`, so that rows of the same window have the same name in every view.
+"""
+
+import hashlib
+
+import numpy as np
+
+from engram import components, store
+from engram.errors import InputError
+from engram.progress import progress
+from engram.recording import Rows, Windows
+
+
+def render(recordings, view, spec, made_by):
+    """Stage `render`: write the rows of one unit in one view.
+
+    The store has the component's array, table and header; the table also has a column
+    `digest`, by which equal rows are found, and the header the provenance.
+
+    Args:
+        recordings: list of Recording, all of one unit.
+        view: path of the view store to write.
+        spec: dict with `view` (kind and options), `windows` (length and step in s), `unit`.
+        made_by: provenance of the job, for the header.
+
+    Raises:
+        InputError: there is no recording, one is shorter than a window or lacks what the view
+            needs, or two differ in a fact that the header states once, e.g. frequencies.
+    """
+    if not spec["windows"]:
+        raise InputError("the dataset has no `windows`; set their length and step in seconds")
+    if not recordings:
+        raise InputError(f"unit {spec['unit']} holds no recording")
+    windows = Windows(**spec["windows"])
+    module, options = components.options("views", spec["view"])
+    parts = []
+    for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
+        if not len(windows.onsets(recording)):
+            raise InputError(
+                f"{recording.name}: {recording.duration:g} s are shorter than one window of "
+                f"{windows.length:g} s; shorten `windows` or leave the recording out"
+            )
+        parts.append(module.render(recording, windows, options))
+        _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
+    rows = Rows.stack(parts)
+    table = rows.table.assign(digest=[_digest(row) for row in rows.array])
+    store.write(view, Rows(rows.array, table, rows.header | {"made_by": made_by}))
+
+
+def _refuse_difference(name, one, other_name, other):
+    """One header stands for all rows: what it states has to hold for every recording."""
+    facts, others = (
+        part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
+        for part in (one, other)
+    )
+    for key in facts | others:
+        if store.canonical(facts.get(key)) != store.canonical(others.get(key)):
+            raise InputError(
+                f"{name} and {other_name} differ in `{key}` "
+                f"({_short(facts.get(key))} and {_short(others.get(key))}); recordings of one "
+                "unit share a store: put them in different units, or resample them alike"
+            )
+
+
+def _short(value):
+    text = store.canonical(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _digest(row):
+    return hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()[:16]
