@@ -1,0 +1,95 @@
+"""Log mean power of the frequency bands of a spectrogram: the baseline of every backbone."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engram.errors import InputError
+
+DEVICE = "cpu"
+
+BANDS = {
+    "delta": [0.5, 4],
+    "theta": [4, 8],
+    "alpha": [8, 12],
+    "sigma": [12, 15],
+    "beta": [15, 30],
+}
+RATIOS = (("alpha", "theta"), ("delta", "alpha"))
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options.
+
+    Attributes:
+        bands: [low, high) in Hz by name.  Beside the bands stand the ratios alpha/theta and
+            delta/alpha, where both bands are named.
+    """
+
+    bands: dict[str, list[float]] = field(default_factory=lambda: dict(BANDS))
+
+
+def load(options, weights, view, device) -> "BandPower":
+    """Band power of the rows of a spectrogram view.
+
+    Args:
+        options: `Options`.
+        weights: None, there are none.
+        view: header of the view store; `frequencies` are the Hz of its rows.
+        device: not used.
+
+    Raises:
+        InputError: the view is no spectrogram, or a band holds none of its frequencies.
+    """
+    if not view.get("frequencies"):
+        raise InputError(f"band power needs a view with `frequencies`, not a {view['what']}")
+    if not view.get("unit", "dB").startswith("dB"):
+        raise InputError(
+            f"band power needs decibels, but the view holds {view['unit']}; "
+            "give it a view with fixed `limits`"
+        )
+    return BandPower(options.bands, np.asarray(view["frequencies"], float))
+
+
+class BandPower:
+    """Backbone without weights.
+
+    Attributes:
+        width: number of bands and ratios.
+        batch: spectrograms a call.
+        facts: for the header; `columns` names the features.
+    """
+
+    def __init__(self, bands, frequencies):
+        inside = np.array(
+            [(frequencies >= low) & (frequencies < high) for low, high in bands.values()]
+        )
+        for name, found in zip(bands, inside, strict=True):
+            if not found.any():
+                raise InputError(
+                    f"backbone bandpower, bands.{name}: no frequency of the view lies in "
+                    f"{bands[name]} Hz; it has {frequencies.min():g} to {frequencies.max():g} Hz"
+                )
+        self.averages = inside / inside.sum(axis=1, keepdims=True)
+        names = list(bands)
+        self.ratios = [(names.index(a), names.index(b)) for a, b in RATIOS if {a, b} <= set(names)]
+        columns = names + [f"{names[a]}/{names[b]}" for a, b in self.ratios]
+        self.width, self.batch = len(columns), BATCH
+        self.facts = {"weights": "none", "bands": dict(bands), "columns": columns, "unit": "dB"}
+
+    def __call__(self, rows):
+        """Features, float32 (b, d), of spectrograms, dB (b, frequency, time).
+
+        A band's power is the mean of linear power over its frequencies and all times, in
+        dB; a ratio of powers is the difference of their dB.
+        """
+        power = (10 ** (rows.astype(np.float64) / 10)).mean(axis=2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bands = 10 * np.log10(power @ self.averages.T)
+            ratios = [bands[:, a] - bands[:, b] for a, b in self.ratios]
+        return np.column_stack([bands, *ratios]).astype(np.float32)
+
+    def check(self):
+        """There are no weights that could change."""
