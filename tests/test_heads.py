@@ -1,0 +1,355 @@
+"""Heads against scikit-learn, PyTorch and closed forms."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, log_loss
+from sklearn.utils.class_weight import compute_sample_weight
+from toy import CLASSES, IMAGES, QUICK, features, images, labels, table
+
+from engram import networks, splits, training
+from engram.components import kinds, options
+from engram.errors import InputError
+from engram.heads import adapter, cnn, forest, linear
+from engram.training import Run, Task
+
+
+def task(kind="adapter", seeds=2, how="leave_one_subject_out", **kwargs):
+    facts = table()
+    y = labels(facts).astype(int)
+    x, header = features(facts, y, **kwargs), {"what": "features"}
+    if kind == "cnn":
+        x, header = images(y), IMAGES
+    shifted = splits.circular_shift(y, facts, np.random.default_rng(0))
+    runs = [*(Run(s, False, y) for s in range(seeds)), Run(0, True, shifted)]
+    folds = splits.make(facts, y, how, seed=0)
+    return Task([x], ["a"], [header], y, CLASSES, facts, folds, runs)
+
+
+def fit(kind, this, **changes):
+    module, chosen = options("heads", QUICK[kind] | changes)
+    return module.fit(this, chosen, "cpu")
+
+
+# ---- every head -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", kinds("heads"))
+def test_a_head_learns_what_is_there_and_nothing_from_shifted_labels(kind):
+    this = task(kind)
+    found = fit(kind, this)
+    n = len(this.y)
+    assert found.probabilities.shape == (n, 3, 2)
+    assert found.probabilities.dtype == np.float32
+    np.testing.assert_allclose(found.probabilities.sum(2), 1, rtol=1e-5)
+    assert found.validation.shape == (5, 3)
+    assert found.latent.shape[0] == n
+    assert found.latent.dtype == np.float32
+    assert all(isinstance(v, np.ndarray) and len(v) == 5 for v in found.state.values())
+    assert all(len(values) == 5 for values in json.loads(json.dumps(found.facts)).values())
+    scores = [
+        balanced_accuracy_score(this.y, found.probabilities[:, r].argmax(1)) for r in range(3)
+    ]
+    assert min(scores[:2]) > 0.8
+    assert abs(scores[2] - 0.5) < 0.25
+    assert found.validation[:, :2].mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", kinds("heads"))
+def test_a_head_gives_the_same_bits_again_and_leaves_its_input_alone(kind):
+    this = task(kind)
+    before = this.x[0].copy()
+    short = {"epochs": 3} if kind in ("adapter", "cnn") else {}
+    one, two = fit(kind, this, **short), fit(kind, this, **short)
+    assert one.probabilities.tobytes() == two.probabilities.tobytes()
+    assert one.latent.tobytes() == two.latent.tobytes()
+    assert all(one.state[k].tobytes() == two.state[k].tobytes() for k in one.state)
+    assert this.x[0].tobytes() == before.tobytes()
+    if kind != "linear":
+        assert (one.probabilities[:, 0] != one.probabilities[:, 1]).any()
+
+
+@pytest.mark.parametrize("kind", kinds("heads"))
+def test_test_rows_touch_nothing_but_their_own_prediction(kind):
+    this = task(kind, seeds=1)
+    this = replace(this, folds=this.folds[:1])
+    test = this.folds[0].test
+    x = this.x[0].copy()
+    x[test] = x[test][::-1] * 50
+    is_test = np.isin(np.arange(len(this.y)), test)
+    runs = [replace(run, y=np.where(is_test, 1 - run.y, run.y)) for run in this.runs]
+    one, two = fit(kind, this), fit(kind, replace(this, x=[x], runs=runs))
+    for name, values in one.state.items():
+        np.testing.assert_array_equal(values, two.state[name])
+    np.testing.assert_array_equal(one.validation, two.validation)
+    assert one.facts == two.facts
+    assert one.curves.equals(two.curves)
+    assert (one.probabilities[test] != two.probabilities[test]).any()
+
+
+@pytest.mark.parametrize("kind", kinds("heads"))
+def test_a_run_whose_training_labels_lack_a_class_predicts_the_other(kind):
+    this = task(kind, seeds=1)
+    found = fit(kind, replace(this, runs=[Run(0, True, np.ones_like(this.y))]))
+    assert np.isfinite(found.probabilities).all()
+    assert (found.probabilities[:, 0].argmax(1) == 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["adapter", "cnn"])
+def test_ninety_windows_are_learnt_by_heart(kind):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 90)
+    x = rng.normal(size=(90, 64)).astype(np.float32)
+    header = {"what": "features"}
+    if kind == "cnn":
+        x, header = rng.normal(0, 5, (90, 24, 10)).astype(np.float16), IMAGES
+    fold = splits.Fold("all", np.arange(90), np.arange(90), np.arange(90))
+    this = Task([x], ["a"], [header], y, CLASSES, table()[:90], [fold], [Run(0, False, y)])
+    module, chosen = options(
+        "heads", {"kind": kind, "dropout": 0.0, "epochs": 80, "base_lr": 1e-2, "weight_decay": 0.0}
+    )
+    if kind == "cnn":
+        chosen = replace(chosen, pool=[1, 1])
+    found = module.fit(this, chosen, "cpu")
+    assert found.curves["train_mAC"].iloc[-1] == 1
+    assert (found.probabilities[:, 0].argmax(1) == y).all()
+
+
+# ---- linear, forest ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows(classes):
+    this = task("linear", seeds=1, effect=1.0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, classes, len(this.y))
+    x = this.x[0] + np.eye(classes, 6, dtype=np.float32)[y]
+    this = replace(this, x=[x], y=y, classes=list("abc"[:classes]), runs=[Run(0, False, y)])
+    c = [0.003, 0.03, 3.0]
+    found = linear.fit(this, linear.Options(c=c), "cpu")
+    for f, fold in enumerate(this.folds):
+        mean, sd = x[fold.train].mean(0), x[fold.train].std(0)
+        z = (x - mean) / sd
+        models = [
+            LogisticRegression(C=value, class_weight="balanced", max_iter=1000).fit(
+                z[fold.train], y[fold.train]
+            )
+            for value in c
+        ]
+        weight = compute_sample_weight("balanced", y[fold.train])
+        of_class = {k: weight[y[fold.train] == k][0] for k in range(classes)}
+        losses = [
+            log_loss(
+                y[fold.validation], m.predict_proba(z[fold.validation]), labels=range(classes),
+                sample_weight=[of_class[k] for k in y[fold.validation]],
+            )
+            for m in models
+        ]  # fmt: skip
+        best = int(np.argmin(losses))
+        assert found.facts["c"][f][0] == c[best]
+        np.testing.assert_allclose(
+            found.probabilities[fold.test, 0], models[best].predict_proba(z[fold.test]), atol=2e-4
+        )
+        inner = models[best].predict(z[fold.validation])
+        score = balanced_accuracy_score(y[fold.validation], inner)
+        assert found.validation[f, 0] == pytest.approx(score)
+    z = (x - x[this.folds[0].train].mean(0)) / x[this.folds[0].train].std(0)
+    np.testing.assert_allclose(found.latent, z, rtol=1e-4, atol=1e-5)
+
+
+def test_forest_is_scikit_learn():
+    this = task("forest", seeds=1, effect=1.0)
+    found = forest.fit(this, forest.Options(n_estimators=15, min_samples_leaf=2), "cpu")
+    for f, fold in enumerate(this.folds):
+        model = RandomForestClassifier(
+            15, min_samples_leaf=2, class_weight="balanced",
+            random_state=training.seed(0, fold.name) % 2**32,
+        )  # fmt: skip
+        model.fit(this.x[0][fold.train], this.y[fold.train])
+        expected = model.predict_proba(this.x[0][fold.test])
+        np.testing.assert_allclose(found.probabilities[fold.test, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            found.state["importance"][f, 0], model.feature_importances_, rtol=1e-6
+        )
+
+
+# ---- adapter ----------------------------------------------------------------------------
+
+
+def several(modalities, regions=None, seeds=1):
+    """A task with one source a modality; with `regions` the last has that many."""
+    this = task(seeds=seeds)
+    x = [features(this.table, this.y, seed=i) for i in range(len(modalities))]
+    if regions:
+        x[-1] = np.stack([features(this.table, this.y, seed=9 + r) for r in range(regions)], axis=1)
+    return replace(
+        this,
+        x=x,
+        sources=list(modalities),
+        headers=[{"what": "features", "view": {"modality": m}} for m in modalities],
+    )
+
+
+def test_the_latent_is_the_residual_of_each_source_side_by_side():
+    this = several(["eeg", "fmri"], regions=2)
+    found = fit("adapter", this, ratio=0.2)
+    parts = []
+    for s, x in enumerate(this.x):
+        train = x[this.folds[0].train]
+        z = (x - train.mean(0)) / train.std(0)
+        down = found.state[f"adapters.{s}.down.weight"][0, 0]
+        up = found.state[f"adapters.{s}.up.weight"][0, 0]
+        assert down.shape == (6, 3)
+        adapted = np.maximum(np.maximum(z @ down, 0) @ up, 0)
+        parts.append((0.2 * adapted + 0.8 * z).reshape(len(x), -1))
+    np.testing.assert_allclose(found.latent, np.concatenate(parts, 1), rtol=1e-3, atol=1e-4)
+    assert found.latent.shape[1] == 6 + 2 * 6
+
+
+def test_features_can_be_left_unscaled():
+    this = task(seeds=1)
+    found = fit("adapter", this, ratio=0.0, standardize=False)
+    np.testing.assert_allclose(found.latent, this.x[0], rtol=1e-6)
+
+
+def test_fmri_is_predicted_from_alone_beside_the_main_prediction():
+    this = several(["eeg", "fmri"])
+    found = fit("adapter", this, fmri_prediction_weight=0.1)
+    assert found.state["auxiliary.weight"].shape == (5, 2, 6, 2)
+    curves = found.curves[found.curves["run"] == 0]
+    loss = curves.groupby("epoch")["loss_fmri_prediction"].mean()
+    assert loss.iloc[-1] < 0.7 * loss.iloc[0] < 0.2
+    without = fit("adapter", this, fmri_prediction_weight=0.0)
+    assert "loss_fmri_prediction" not in without.curves
+    assert not any("auxiliary" in name for name in without.state)
+
+
+def test_with_fmri_alone_the_weight_scales_the_one_loss():
+    this = several(["fmri"])
+    found = fit("adapter", this, fmri_prediction_weight=0.1)
+    assert not any("auxiliary" in name for name in found.state)
+    np.testing.assert_allclose(
+        found.curves["loss_fmri_prediction"], 0.1 * found.curves["train_loss"], rtol=1e-6
+    )
+    scale = [[(np.zeros(6, np.float32), np.ones(6, np.float32))]]
+    network = adapter.Network([torch.Generator()], scale, [True], adapter.Options(), 2)
+    assert network.weights == {"logits": 0.0, "fmri_prediction": 0.1}
+    plain = fit("adapter", this, fmri_prediction_weight=0.0, clip_gradient=0.0)
+    scaled = fit("adapter", this, fmri_prediction_weight=0.1, clip_gradient=0.0)
+    np.testing.assert_allclose(scaled.probabilities, plain.probabilities, atol=0.05)
+    np.testing.assert_allclose(scaled.curves["lr"], plain.curves["lr"])
+
+
+def test_without_fmri_the_weight_does_nothing():
+    this = several(["eeg"])
+    one = fit("adapter", this, fmri_prediction_weight=0.1)
+    two = fit("adapter", this, fmri_prediction_weight=0.0)
+    assert one.probabilities.tobytes() == two.probabilities.tobytes()
+    assert "loss_fmri_prediction" not in one.curves
+
+
+def test_start_weights_are_xavier_and_biases_zero():
+    generators = [torch.Generator().manual_seed(s) for s in range(2)]
+    scales = [[(np.zeros(300, np.float32), np.ones(300, np.float32))]] * 2
+    state = adapter.Network(generators, scales, [False], adapter.Options(), 2).state_dict()
+    down = state["adapters.0.down.weight"]
+    limit = np.sqrt(6 / (300 + 150))
+    assert 0.999 * limit < down.abs().max() <= limit
+    assert float(down.std()) == pytest.approx(limit / np.sqrt(3), rel=0.01)
+    assert not torch.equal(down[0], down[1])
+    assert (state["last.bias"] == 0).all()
+
+
+def test_adapter_refuses_images_and_says_what_to_put_between():
+    this = replace(task("cnn"), sources=["spectrogram"], x=[np.zeros((120, 3, 4, 5), np.float32)])
+    with pytest.raises(InputError, match=r"spectrogram: .*not features.*spectrogram/<backbone>"):
+        adapter.fit(this, adapter.Options(), "cpu")
+
+
+# ---- cnn --------------------------------------------------------------------------------
+
+
+def test_images_are_scaled_by_the_limits_of_the_view_and_averaged():
+    values = np.random.default_rng(0).normal(0, 8, (3, 8, 6)).astype(np.float16)
+    found = cnn._scaled(values, IMAGES, [4, 2])
+    scaled = np.clip((values.astype(np.float32) + 10) / 20, 0, 1)
+    np.testing.assert_allclose(
+        found[:, 0], scaled.reshape(3, 2, 4, 3, 2).mean((2, 4)), rtol=1e-5, atol=1e-6
+    )
+    regions = np.stack([values, values], axis=1)
+    assert cnn._scaled(regions, IMAGES, [1, 1]).shape == (3, 2, 8, 6)
+    picture = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
+    found = cnn._scaled(picture, {"what": "picture"}, [1, 1])
+    np.testing.assert_allclose(found, np.moveaxis(picture, -1, 1) / 255.0, rtol=1e-6)
+
+
+def test_the_cnn_takes_images_of_any_small_size_and_two_sources_as_channels():
+    this = task("cnn", seeds=1)
+    both = replace(
+        this, x=[this.x[0][:, :5, :3]] * 2, sources=["a", "b"], headers=[IMAGES] * 2,
+        folds=this.folds[:1],
+    )  # fmt: skip
+    found = fit("cnn", both, channels=[4, 4, 4], epochs=1)
+    assert found.state["blocks.0.kernel"].shape == (1, 2, 4, 2, 3, 3)
+    with pytest.raises(InputError, match="a and b: images differ in size"):
+        fit("cnn", replace(both, x=[this.x[0], this.x[0][:, :5]]))
+
+
+def test_the_cnn_tells_the_same_band_at_two_frequencies_apart():
+    generator = torch.Generator().manual_seed(0)
+    network = cnn.Network(generator, (1, 64), cnn.Options(channels=[4, 8]), 2).eval()
+    images = torch.zeros(2, 1, 64, 8)
+    images[0, 0, 24:28], images[1, 0, 40:44] = 1, 1
+    one, two = network.latent([images[None]])[0].detach()
+    assert float((one - two).abs().max()) > 0.01
+    torch.testing.assert_close(one.view(8, 16).sum(1), two.view(8, 16).sum(1))
+
+
+def test_the_cnn_refuses_features():
+    with pytest.raises(InputError, match="a: holds 'features', no images"):
+        cnn.fit(task(), cnn.Options(), "cpu")
+
+
+def test_a_batch_norm_of_one_model_is_that_of_pytorch():
+    block = cnn.Block(torch.Generator().manual_seed(0), 2, 3)
+    plain = torch.nn.BatchNorm2d(3)
+    x = torch.randn(1, 5, 2, 6, 7, generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.conv2d(x[0], block.kernel[0], padding=1)
+    expected = torch.nn.functional.max_pool2d(torch.relu(plain(expected)), 2, ceil_mode=True)
+    torch.testing.assert_close(block(x)[0], expected)
+    torch.testing.assert_close(block.norm.variance[0], plain.running_var)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_folds_and_runs_share_as_few_stacks_as_there_are_threads(monkeypatch, threads):
+    seen, train, before = [], networks._train, torch.get_num_threads()
+
+    def spy(network, group, *rest):
+        seen.append((len(group), torch.get_num_threads()))
+        return train(network, group, *rest)
+
+    monkeypatch.setattr(networks, "_train", spy)
+    try:
+        torch.set_num_threads(threads)
+        fit("adapter", task(), epochs=1)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(seen) == {1: [(15, 1)], 2: [(7, 1), (8, 1)]}[threads]
+
+
+def test_the_number_of_threads_changes_nothing():
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(fit("cnn", task("cnn"), epochs=2))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].probabilities.tobytes() == found[1].probabilities.tobytes()
+    assert found[0].curves.equals(found[1].curves)

@@ -1,0 +1,302 @@
+"""Folds against brute force; every kind of leak, planted, is refused."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engram import splits
+from engram.errors import InputError
+
+WAYS = (
+    "leave_one_subject_out",
+    {"kind": "group_kfold", "n": 3},
+    {"kind": "blocked", "n": 4},
+    {"kind": "random_windows", "n": 5},
+)
+
+
+def rows(subjects=6, scans=2, windows=40, length=30.0, step=15.0, support=0.0):
+    """Table of windows that overlap by half, in an order that says nothing."""
+    names = [
+        (f"sub-{s:02d}", f"scan-{c}", w)
+        for s in range(subjects)
+        for c in range(scans)
+        for w in range(windows)
+    ]
+    table = pd.DataFrame(names, columns=["subject", "scan", "window"])
+    table["start"] = table["window"] * step - support
+    table["stop"] = table["window"] * step + length + support
+    table.index = [f"{s}/{c}/window-{w:04d}" for s, c, w in names]
+    return table.sample(frac=1, random_state=3)
+
+
+def series(table, seed=0):
+    """Two classes that take turns within each scan."""
+    rng = np.random.default_rng(seed)
+    scan = table.groupby(["subject", "scan"]).ngroup()
+    at = rng.integers(20, size=len(table))[scan]
+    return ((table["window"].to_numpy() + at) // 10) % 2
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+def test_folds_test_each_row_once_and_pass_the_check(how):
+    table = rows()
+    y = series(table)
+    folds = splits.make(table, y, how, seed=0)
+    splits.check(folds, table, y, how)
+    assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(table)))
+    for fold in folds:
+        sides = [set(fold.train), set(fold.validation), set(fold.test)]
+        assert all(sides)
+        assert sum(map(len, sides)) == len(set.union(*sides))
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+def test_same_seed_gives_the_same_folds(how):
+    table = rows()
+    y = series(table)
+    one, two = (splits.make(table, y, how, seed=4) for _ in range(2))
+    for a, b in zip(one, two, strict=True):
+        assert a.name == b.name
+        for side in ("train", "validation", "test"):
+            np.testing.assert_array_equal(getattr(a, side), getattr(b, side))
+
+
+def test_leave_one_subject_out_keeps_subjects_apart_inside_too():
+    table = rows(subjects=10)
+    folds = splits.make(table, series(table), "leave_one_subject_out", seed=0)
+    assert [fold.name for fold in folds] == sorted(set(table.subject))
+    for fold in folds:
+        train, inner, test = (
+            set(table.subject.iloc[side]) for side in (fold.train, fold.validation, fold.test)
+        )
+        assert test == {fold.name}
+        assert not train & inner
+        assert not (train | inner) & test
+        assert len(inner) == 2
+        assert train | inner | test == set(table.subject)
+
+
+def test_groups_are_of_even_size():
+    table = rows(subjects=8)
+    folds = splits.make(table, series(table), {"kind": "group_kfold", "n": 3}, seed=1)
+    sizes = sorted(table.subject.iloc[fold.test].nunique() for fold in folds)
+    assert sizes == [2, 3, 3]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_validation_holds_every_class_if_any_choice_of_subjects_can(seed):
+    rng = np.random.default_rng(seed)
+    table = rows(subjects=6, scans=1, windows=8)
+    subject = table.subject.to_numpy()
+    y = rng.integers(0, 3, len(table))
+    for name in rng.permutation(sorted(set(subject)))[: rng.integers(0, 6)]:
+        y[subject == name] = rng.integers(0, 3)
+    for fold in splits.make(table, y, "leave_one_subject_out", seed=seed):
+        others = sorted(set(subject) - {fold.name})
+        present = set(y[subject != fold.name])
+
+        def covers(inner, y=y, others=others, present=present):
+            rest = [s for s in others if s not in inner]
+            return all(set(y[np.isin(subject, side)]) == present for side in (inner, rest))
+
+        possible = any(
+            covers(list(inner)) for k in range(1, len(others)) for inner in combinations(others, k)
+        )
+        assert possible == covers(sorted(set(subject[fold.validation])))
+
+
+def test_no_more_subjects_validate_than_wanted_if_one_of_them_holds_every_class():
+    table = rows(subjects=7, scans=1)
+    y = series(table)
+    y[table.subject.isin(["sub-00", "sub-03"])] = 1
+    y[table.subject.isin(["sub-02", "sub-05"])] = 0
+    for seed in range(10):
+        for fold in splits.make(table, y, "leave_one_subject_out", seed=seed):
+            assert table.subject.iloc[fold.validation].nunique() == 1
+
+
+def test_too_few_subjects_are_named_with_a_remedy():
+    table = rows(subjects=2)
+    with pytest.raises(InputError, match=r"2 subjects.*at least 3.*blocked"):
+        splits.make(table, series(table), "leave_one_subject_out", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"kind": "group_kfold", "n": 7}, "7 folds, but 6 subjects"),
+        ({"kind": "blocked", "n": 2}, "at least 3"),
+        ({"kind": "blocked", "n": 1}, "at least 2"),
+        ("leave_one_out", "no way to split 'leave_one_out'"),
+    ],
+)
+def test_impossible_ways_are_refused(how, message):
+    table = rows()
+    with pytest.raises(InputError, match=message):
+        splits.make(table, series(table), how, seed=0)
+
+
+def overlap(table, a, b):
+    """Whether two rows share seconds of one scan, from the definition."""
+    one, two = table.iloc[a], table.iloc[b]
+    same = (one.subject, one.scan) == (two.subject, two.scan)
+    return same and min(one.stop, two.stop) - max(one.start, two.start) > 1e-6
+
+
+@pytest.mark.parametrize("support", [0.0, 22.0])
+@pytest.mark.parametrize("n", [3, 5])
+def test_blocks_drop_just_the_rows_that_share_seconds(support, n):
+    table = rows(subjects=2, scans=1, windows=14 * n, support=support)
+    y = np.tile([0, 1], len(table) // 2)
+    for fold in splits.make(table, y, {"kind": "blocked", "n": n}, seed=0):
+        assert len(fold.train)
+        assert not any(overlap(table, a, b) for a in fold.train for b in fold.test)
+        assert not any(overlap(table, a, b) for a in fold.train for b in fold.validation)
+        assert not any(overlap(table, a, b) for a in fold.validation for b in fold.test)
+        kept = set(fold.train) | set(fold.validation) | set(fold.test)
+        for dropped in set(range(len(table))) - kept:
+            held_out = [*fold.test, *fold.validation]
+            assert any(overlap(table, dropped, other) for other in held_out)
+        for name in set(table.subject):
+            windows = np.sort(
+                table["window"].iloc[fold.test][table.subject.iloc[fold.test] == name]
+            )
+            np.testing.assert_array_equal(np.diff(windows), 1)
+            assert len(windows) == 14
+
+
+def test_random_windows_leak_neighbours():
+    table = rows()
+    fold = splits.make(table, series(table), {"kind": "random_windows", "n": 5}, seed=0)[0]
+    assert len(fold.test) == len(table) // 5
+    assert len(fold.validation) / (len(fold.train) + len(fold.validation)) == pytest.approx(
+        0.22, abs=0.01
+    )
+    assert any(overlap(table, a, b) for a in fold.train for b in fold.test[:5])
+
+
+@pytest.mark.parametrize("side", ["train", "validation"])
+def test_check_refuses_a_subject_on_two_sides(side):
+    table = rows()
+    y = series(table)
+    folds = splits.make(table, y, "leave_one_subject_out", seed=0)
+    moved, kept = np.split(folds[0].test, [1])
+    folds[0] = replace(folds[0], test=kept, **{side: np.append(getattr(folds[0], side), moved)})
+    with pytest.raises(InputError, match=f"subject sub-00 in both {side} and test"):
+        splits.check(folds, table, y, "leave_one_subject_out")
+
+
+def test_check_refuses_a_subject_in_train_and_validation():
+    table = rows()
+    y = series(table)
+    folds = splits.make(table, y, "leave_one_subject_out", seed=0)
+    moved, kept = np.split(folds[2].validation, [1])
+    folds[2] = replace(folds[2], validation=kept, train=np.append(folds[2].train, moved))
+    with pytest.raises(InputError, match="in both train and validation"):
+        splits.check(folds, table, y, "leave_one_subject_out")
+
+
+def test_check_refuses_shared_seconds_and_rows():
+    table = rows()
+    y = series(table)
+    how = {"kind": "blocked", "n": 4}
+    folds = splits.make(table, y, how, seed=0)
+    dropped = np.setdiff1d(
+        np.arange(len(table)),
+        np.concatenate([folds[0].train, folds[0].validation, folds[0].test]),
+    )
+    leaky = [replace(folds[0], train=np.append(folds[0].train, dropped)), *folds[1:]]
+    with pytest.raises(InputError, match="seconds of row sub-.* in both train and"):
+        splits.check(leaky, table, y, how)
+    twice = [replace(folds[0], train=np.append(folds[0].train, folds[0].test[0])), *folds[1:]]
+    with pytest.raises(InputError, match="row sub-.* in both train and test"):
+        splits.check(twice, table, y, "random_windows")
+
+
+def test_check_refuses_rows_tested_twice_or_never_and_empty_sides():
+    table = rows()
+    y = series(table)
+    folds = splits.make(table, y, "leave_one_subject_out", seed=0)
+    with pytest.raises(InputError, match="tested 0 times"):
+        splits.check(folds[1:], table, y, "leave_one_subject_out")
+    with pytest.raises(InputError, match="tested 2 times"):
+        splits.check([*folds, folds[0]], table, y, "leave_one_subject_out")
+    empty = [replace(folds[0], validation=np.array([], int)), *folds[1:]]
+    with pytest.raises(InputError, match="fold sub-00: no validation rows"):
+        splits.check(empty, table, y, "leave_one_subject_out")
+
+
+def test_constant_subjects_work_where_training_has_both_classes_and_are_refused_where_not():
+    table = rows(subjects=4)
+    y = (table.subject.to_numpy() >= "sub-02").astype(int)
+    with pytest.raises(InputError, match="fold sub-00: no training row of class drowsy"):
+        splits.check(
+            splits.make(table, (table.subject.to_numpy() > "sub-00").astype(int), WAYS[0], seed=0),
+            table, (table.subject.to_numpy() > "sub-00").astype(int), WAYS[0],
+            ["drowsy", "alert"],
+        )  # fmt: skip
+    folds = splits.make(table, y, "leave_one_subject_out", seed=0)
+    splits.check(folds, table, y, "leave_one_subject_out")
+    for fold in folds:
+        assert set(y[fold.train]) == {0, 1}
+
+
+def test_shift_rolls_each_scan_by_a_tenth_at_least():
+    table = rows(subjects=2, windows=40)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, len(table))
+    order = np.lexsort((table["window"], table["scan"], table["subject"]))
+    series = y[order].reshape(-1, 40)
+    found = set()
+    for _ in range(100):
+        moved = splits.circular_shift(y, table, rng)[order].reshape(-1, 40)
+        for before, after in zip(series, moved, strict=True):
+            by = [k for k in range(40) if (np.roll(before, k) == after).all()]
+            assert len(by) == 1
+            found.update(by)
+    assert found == set(range(4, 37))
+
+
+def test_shift_permutes_scans_whose_label_is_constant():
+    table = rows(subjects=6, scans=2)
+    y = (table.subject.to_numpy() >= "sub-02").astype(int)
+    seen = set()
+    for seed in range(30):
+        moved = splits.circular_shift(y, table, np.random.default_rng(seed))
+        of_scan = table.assign(moved=moved).groupby(["subject", "scan"])["moved"]
+        assert (of_scan.nunique() == 1).all()
+        assert of_scan.first().sum() == 8
+        seen.add(tuple(of_scan.first()))
+    assert len(seen) > 15
+
+
+def test_shift_follows_the_windows_and_not_the_order_of_rows():
+    table = rows()
+    y = series(table)
+    order = np.random.default_rng(1).permutation(len(table))
+    one = splits.circular_shift(y, table, np.random.default_rng(5))
+    two = splits.circular_shift(y[order], table.iloc[order], np.random.default_rng(5))
+    np.testing.assert_array_equal(one[order], two)
+    assert (one != y).any()
+
+
+def test_the_control_is_as_unrelated_to_the_labels_as_a_shift_can_be():
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(
+        {
+            "subject": np.repeat(["a", "b", "c", "d"], 45),
+            "scan": "one",
+            "window": np.tile(np.arange(45), 4),
+        }
+    )
+    y = np.concatenate([np.cumsum(rng.uniform(size=45) < 0.1) % 2 for _ in range(4)])
+    moved = splits.control(y, table, np.random.default_rng(0))
+    for start in range(0, 180, 45):
+        rows = slice(start, start + 45)
+        assert np.bincount(moved[rows]).tolist() == np.bincount(y[rows]).tolist()
+        related = [abs(np.corrcoef(np.roll(y[rows], s), y[rows])[0, 1]) for s in range(4, 42)]
+        assert abs(np.corrcoef(moved[rows], y[rows])[0, 1]) == pytest.approx(min(related))

@@ -1,0 +1,265 @@
+"""The stage `train` on stores in a folder: what is refused, what is written, what leaks."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors import safe_open
+from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
+
+from engram import heads, store
+from engram.errors import InputError
+from engram.recording import Rows
+
+
+class Study:
+    """Stores of one experiment in a folder, one file a subject."""
+
+    def __init__(self, folder, sources=("spectrogram/clip",)):
+        self.folder, self.table = folder, table()
+        self.y = labels(self.table)
+        self.sources = list(sources)
+        self.x = {s: features(self.table, self.y, seed=i) for i, s in enumerate(sources)}
+        view = {"what": "spectrogram", "modality": "eeg", "simulated": True}
+        self.headers = {s: {"what": "features", "view": view} for s in sources}
+        self.tables = {s: self.table.copy() for s in sources}
+        self.label_header = {"what": "labels", "classes": CLASSES}
+        self.order = np.arange(len(self.table))
+
+    def write(self):
+        paths = {source: [] for source in [*self.sources, "state"]}
+        facts = {source: self.tables[source].iloc[self.order] for source in self.sources}
+        for subject in SUBJECTS:
+            for source in self.sources:
+                own = (facts[source]["subject"] == subject).to_numpy()
+                rows = Rows(
+                    self.x[source][self.order][own], facts[source][own], self.headers[source]
+                )
+                paths[source].append(self.folder / f"features/{subject}/{source}.h5")
+                store.write(paths[source][-1], rows)
+            own = (self.table["subject"] == subject).to_numpy()
+            paths["state"].append(self.folder / f"views/{subject}/state.h5")
+            store.write(paths["state"][-1], Rows(self.y[own], self.table[own], self.label_header))
+        return paths
+
+    def train(self, name="one", head="linear", candidates=None, **experiment):
+        paths = self.write()
+        y = paths.pop("state")
+        made = [self.folder / f"{part}/{name}" for part in ("model", "predictions", "latents")]
+        spec = {
+            "experiment": {"dataset": "d", "y": "state", "head": "h", "seeds": 2, **experiment},
+            "candidates": candidates or [self.sources],
+            "head": QUICK[head],
+        }
+        heads.train(paths, y, *made, spec, {"inputs": {"a": "1"}}, "cpu")
+        return (made[0], *(store.open(path).load() for path in made[1:]))
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path)
+
+
+def test_predictions_hold_every_row_with_its_class_and_the_fold_that_tests_it(study):
+    _, predictions, _ = study.train()
+    table, header = predictions.table, predictions.header
+    assert list(table.index) == sorted(study.table.index)
+    assert predictions.array.shape == (120, 3, 2)
+    assert predictions.array.dtype == np.float32
+    expected = pd.Series(study.y, study.table.index)[table.index]
+    np.testing.assert_array_equal(table["y"], expected)
+    np.testing.assert_array_equal(table["fold"], table["subject"])
+    np.testing.assert_array_equal(table["onset"], study.table["onset"][table.index])
+    assert header["runs"] == [
+        {"seed": 0, "shuffled": False},
+        {"seed": 1, "shuffled": False},
+        {"seed": 0, "shuffled": True},
+    ]
+    assert header["classes"] == CLASSES
+    assert header["sources"] == ["spectrogram/clip"]
+    assert header["excluded"] == {}
+    assert set(header["chosen"]["c"]) == set(SUBJECTS)
+    assert header["curves"] == {}
+    assert header["made_by"] == {"inputs": {"a": "1"}}
+    right = predictions.array.argmax(2) == table["y"].to_numpy()[:, None]
+    assert right[:, 0].mean() > 0.85
+    assert right[:, 2].mean() < 0.75
+
+
+def test_latents_say_which_part_each_row_plays_in_the_first_fold(study):
+    _, _, latents = study.train()
+    subjects = latents.table.groupby("part")["subject"].unique()
+    assert list(subjects["test"]) == ["sub-01"]
+    assert len(subjects["validation"]) == 1
+    assert len(subjects["train"]) == 3
+    assert latents.array.shape == (120, 6)
+    train = (latents.table["part"] == "train").to_numpy()
+    np.testing.assert_allclose(latents.array[train].mean(0), 0, atol=1e-5)
+    blocked = study.train("blocks", folds={"kind": "blocked", "n": 4})[2]
+    assert set(blocked.table["part"]) == {"train", "validation", "test", "purged"}
+
+
+def test_the_model_file_is_safetensors_that_explain_themselves(study):
+    path, predictions, _ = study.train(head="adapter")
+    with safe_open(path, "np") as file:
+        facts = json.loads(file.metadata()["engram"])
+        weight = file.get_tensor("layers.0.weight")
+    assert weight.shape == (5, 3, 6, 8)
+    assert facts["spec"]["head"] == QUICK["adapter"]
+    assert facts["folds"] == SUBJECTS
+    assert facts["made_by"]["inputs"] == {"a": "1"}
+    assert facts["runs"] == predictions.header["runs"]
+    curves = pd.DataFrame(predictions.header["curves"])
+    assert len(curves) == 5 * 3 * 15
+    names = [
+        f"{p}_{m}" for p in ("train", "validation") for m in ("mAC", "mAR", "mF1", "mPrecision")
+    ]
+    assert {"fold", "run", "epoch", "lr", "train_loss", "validation_loss", *names} <= set(curves)
+    best = curves.loc[curves.groupby(["fold", "run"])["validation_loss"].idxmin()]
+    found = best.set_index(["fold", "run"])["epoch"].unstack()
+    assert found.to_dict("index") == {
+        fold: dict(enumerate(epochs)) for fold, epochs in facts["chosen"]["epoch"].items()
+    }
+
+
+def test_files_of_a_rerun_are_the_same_bytes(study):
+    study.train("one", head="adapter")
+    study.train("two", head="adapter")
+    for part in ("model", "predictions", "latents"):
+        one, two = (study.folder / part / name for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("head", ["adapter", "forest"])
+def test_the_order_of_rows_in_stores_does_not_matter(tmp_path, head):
+    plain, mixed = Study(tmp_path / "a"), Study(tmp_path / "b")
+    mixed.order = np.random.default_rng(0).permutation(len(mixed.table))
+    one, two = plain.train(head=head)[1], mixed.train(head=head)[1]
+    assert list(one.table.index) == list(two.table.index)
+    assert one.array.tobytes() == two.array.tobytes()
+
+
+def test_a_row_keeps_its_class_scan_and_time_through_a_hundred_shuffles(tmp_path, monkeypatch):
+    """Features that spell out what a row is, read back beside labels and facts of the row."""
+    study = Study(tmp_path, ["a/x", "b/x"])
+    number = study.table["subject"].factorize()[0]
+    truth = np.stack([number, study.table["window"], study.table["onset"], study.y], 1)
+    study.x = {s: truth.astype(np.float32) for s in study.sources}
+    paths = study.write()
+    y = paths.pop("state")
+    rng = np.random.default_rng(0)
+    stored = {tuple(one): store.load(one) for one in [*paths.values(), y]}
+
+    def shuffled(paths):
+        rows = stored[tuple(paths)]
+        order = rng.permutation(len(rows.table))
+        return Rows(rows.array[order], rows.table.iloc[order], rows.header)
+
+    monkeypatch.setattr(store, "load", shuffled)
+    for _ in range(100):
+        loaded, _ = heads.load(paths, y)
+        facts = loaded.table
+        for x in loaded.x:
+            np.testing.assert_array_equal(x[:, 0], facts["subject"].factorize()[0])
+            np.testing.assert_array_equal(x[:, 1], facts["window"])
+            np.testing.assert_array_equal(x[:, 2], facts["onset"])
+            np.testing.assert_array_equal(x[:, 3], loaded.y)
+
+
+def test_rows_left_out_are_counted_by_reason(study):
+    source = study.sources[0]
+    rows = study.table.index
+    study.tables[source].loc[rows[3:6], "exclude"] = "artefact"
+    study.table.loc[rows[5:9], "exclude"] = "both states"
+    study.y[5:9] = -1
+    study.x[source][3] = np.nan
+    study.tables[source] = study.tables[source].rename(index={rows[20]: "another"})
+    _, predictions, _ = study.train()
+    assert predictions.header["excluded"] == {
+        "both states": 4, "artefact": 2, "not in spectrogram/clip": 1,
+    }  # fmt: skip
+    assert len(predictions.table) == 120 - 7
+    assert not set(predictions.table.index) & {*rows[3:9], rows[20]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.x[s.sources[0]].__setitem__((7, 2), np.inf),
+         r"spectrogram/clip: 1 usable rows hold NaN.*sub-01/scan-01/window-0007"),
+        (lambda s: s.y.__setitem__(9, -1), "window-0009 has no class"),
+        (lambda s: s.table.__setitem__("exclude", "artefact"), r"no usable row.*'artefact': 120"),
+        (lambda s: s.label_header.__setitem__("what", "spectrogram"), "expected labels"),
+        (lambda s: s.tables.__setitem__(
+            s.sources[0], s.table.set_index("x" + s.table.index)), "share no row name"),
+        (lambda s: s.y.__setitem__(slice(None), np.repeat([1, 0, 0, 0, 0], 24)),
+         "fold sub-01: no training row of class alert"),
+        (lambda s: s.table.loc.__setitem__((s.table.subject > "sub-02", "exclude"), "short"),
+         "2 subjects"),
+    ],
+)  # fmt: skip
+def test_bad_stores_are_refused_in_one_sentence(study, spoil, message):
+    spoil(study)
+    with pytest.raises(InputError, match=message):
+        study.train()
+    assert not (study.folder / "predictions").exists()
+
+
+def test_stores_of_another_source_are_refused(tmp_path):
+    """Sources told apart by position alone would trade their names in silence."""
+    paths = Study(tmp_path, ["spectrogram/clip", "fmri_spectrogram/clip"]).write()
+    y = paths.pop("state")
+    swapped = dict(zip(paths, [*paths.values()][::-1], strict=True))
+    with pytest.raises(
+        InputError, match=r"fmri_spectrogram/clip.h5: .* no store of spectrogram/cl"
+    ):
+        heads.load(swapped, y)
+
+
+def test_classes_must_agree_between_units(study):
+    paths = study.write()
+    y = paths.pop("state")
+    rows = store.open(y[2]).load()
+    store.write(y[2], Rows(rows.array, rows.table, {"what": "labels", "classes": ["alert", "x"]}))
+    with pytest.raises(InputError, match=r"sub-03.*classes"):
+        heads.load(paths, y)
+
+
+def test_headers_warn_of_simulation_random_weights_leaks_and_circles(study):
+    source = study.sources[0]
+    header = study.train()[1].header
+    names = ("simulated", "random_weights", "leaks", "circular")
+    assert [header[name] for name in names] == [True, False, False, False]
+    study.headers[source] = {"view": {"modality": "fmri"}, "weights": "random"}
+    study.label_header["derived_from"] = "eeg"
+    header = study.train(folds="random_windows")[1].header
+    assert [header[name] for name in names] == [False, True, True, False]
+    study.headers[source] = {"view": {"modality": "eeg"}, "weights": "ViT.safetensors"}
+    header = study.train()[1].header
+    assert [header[name] for name in names] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("head", ["linear", "adapter"])
+def test_each_fold_chooses_its_input_on_validation_rows(tmp_path, head):
+    study = Study(tmp_path, ["noise/x", "signal/x"])
+    study.x["noise/x"] = features(study.table, study.y, effect=0.0, seed=5)
+    every = [["noise/x"], ["signal/x"]]
+    model, chosen, latents = study.train("choose", head, candidates=every)
+    assert chosen.header["chosen"]["x"] == {name: ["signal/x"] for name in SUBJECTS}
+    _, alone, _ = study.train("alone", head, candidates=every[1:])
+    assert chosen.array.tobytes() == alone.array.tobytes()
+    assert latents.header["sources"] == ["signal/x"]
+    assert len(pd.DataFrame(chosen.header["curves"])) == len(pd.DataFrame(alone.header["curves"]))
+    with safe_open(model, "np") as file:
+        assert {name[:2] for name in file.keys()} == {"0/", "1/"}  # noqa: SIM118
+
+
+def test_the_choice_of_input_sees_no_test_row(tmp_path):
+    """A source that gives the class away in one subject alone is not chosen for it."""
+    study = Study(tmp_path, ["signal/x", "trap/x"])
+    study.x["trap/x"] = features(study.table, study.y, effect=0.0, seed=5)
+    first = (study.table["subject"] == "sub-01").to_numpy()
+    study.x["trap/x"][first, 0] = 20.0 * study.y[first]
+    _, chosen, _ = study.train(candidates=[["signal/x"], ["trap/x"]])
+    assert chosen.header["chosen"]["x"]["sub-01"] == ["signal/x"]
