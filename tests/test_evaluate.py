@@ -1,0 +1,349 @@
+"""The stage `evaluate` on small stores, and the probes of its inputs."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as sk
+from scoring import experiment, inputs, reference, switching, table
+
+from engram import store
+from engram.errors import InputError
+from engram.recording import Rows
+from engram.scores import evaluate, probes
+
+# ---- probes ------------------------------------------------------------------------------
+
+
+def test_probes_find_what_was_planted_and_nothing_in_noise():
+    rng = np.random.default_rng(10)
+    facts = table(subjects=5, scans=2, windows=60)
+    noise = rng.standard_normal((600, 12))
+    subject = pd.factorize(facts["subject"])[0]
+    marked, drifting = noise.copy(), noise.copy()
+    marked += 3 * rng.standard_normal((5, 12))[subject]
+    drifting[:, 0] += facts["window"] / 5
+    assert probes.subject_identity(marked, facts)["balanced_accuracy"] > 0.95
+    assert probes.subject_identity(noise, facts)["balanced_accuracy"] == pytest.approx(0.2, abs=0.1)
+    assert probes.subject_identity(noise, facts)["chance"] == 0.2
+    assert probes.time_in_scan(drifting, facts)["r2"] > 0.8
+    assert probes.time_in_scan(noise, facts)["r2"] == pytest.approx(0, abs=0.05)
+
+
+def test_time_probe_is_tested_on_unseen_subjects():
+    rng = np.random.default_rng(11)
+    facts = table(subjects=4, scans=1, windows=40)
+    subject = pd.factorize(facts["subject"])[0]
+    own = np.zeros((160, 4))  # time in a column that no other subject uses
+    own[np.arange(160), subject] = facts["window"]
+    own += 0.01 * rng.standard_normal((160, 4))
+    assert probes.time_in_scan(own, facts)["r2"] < 0.1
+
+
+def test_identity_probe_drops_training_windows_that_share_data_with_test_windows():
+    rng = np.random.default_rng(12)
+    facts = table(subjects=3, scans=1, windows=20)
+    subject = pd.factorize(facts["subject"])[0]
+    told = (facts["window"] >= 9).to_numpy()  # window 9 shares data with 10, the first tested
+    features = 0.1 * rng.standard_normal((60, 4)) + np.eye(3, 4)[subject] * told[:, None]
+    assert probes.subject_identity(features, facts)["balanced_accuracy"] < 0.7
+    apart = facts.assign(stop=facts["start"] + 15)
+    assert probes.subject_identity(features, apart)["balanced_accuracy"] == 1
+
+
+def test_probes_of_a_single_subject_are_undefined():
+    facts = table(subjects=1)
+    features = np.random.default_rng(0).standard_normal((60, 3))
+    assert np.isnan(probes.subject_identity(features, facts)["balanced_accuracy"])
+    assert np.isnan(probes.time_in_scan(features, facts)["r2"])
+
+
+@pytest.mark.parametrize("shape", [(3, 50, 90), (3, 2, 33, 47), (3, 5, 4)])
+def test_images_are_reduced_to_block_means(shape):
+    values = np.random.default_rng(13).standard_normal(shape).astype(np.float16)
+    found = probes.reduce(values)
+    images = values.reshape(3, -1, *shape[-2:]).astype(float)
+    side = int(np.sqrt(512 / images.shape[1]))
+    expected = []
+    for image in images.reshape(-1, *shape[-2:]):
+        rows = [i * shape[-2] // min(side, shape[-2]) for i in range(min(side, shape[-2]))]
+        columns = [i * shape[-1] // min(side, shape[-1]) for i in range(min(side, shape[-1]))]
+        for top, bottom in zip(rows, [*rows[1:], shape[-2]], strict=True):
+            for left, right in zip(columns, [*columns[1:], shape[-1]], strict=True):
+                expected.append(image[top:bottom, left:right].mean())
+    np.testing.assert_allclose(found.ravel(), expected, atol=1e-5)
+    assert found.shape[1] <= 512
+
+
+def test_pictures_keep_their_colours_apart():
+    red = np.zeros((1, 20, 30, 3), np.uint8)
+    red[..., 0] = 200
+    assert set(probes.reduce(red).ravel()) == {0, 200}
+    assert probes.reduce(red)[0, : 13 * 13].tolist() == [200] * 169
+
+
+# ---- the stage ---------------------------------------------------------------------------
+
+SPEC = {
+    "experiment": "eeg_clip",
+    "baseline": None,
+    "generalises_to": "new subjects",
+    "evaluation": {"bootstrap": 200, "permutations": 200},
+}
+
+
+def scored(folder, predictions, x=None, beside=(), **spec):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    settings = {"probes": x is not None} | SPEC["evaluation"] | spec.pop("evaluation", {})
+    path = folder / "scores.json"
+    evaluate(predictions, list(beside), x or {}, path, SPEC | {"evaluation": settings} | spec)
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def metric(result, name):
+    return next(row for row in result["metrics"] if row["metric"] == name)
+
+
+def test_values_are_means_over_subjects_of_means_over_seeds(tmp_path):
+    rng = np.random.default_rng(20)
+    facts = table(subjects=11)
+    y = switching(rng, facts)
+    path = experiment(tmp_path, rng, facts, y)
+    result = scored(tmp_path, path)
+    p = store.open(path)[:].astype(float)
+    each = {
+        subject: [reference(y[at], p[at, run])["auc"] for run in (0, 1)]
+        for subject, at in facts.groupby("subject").indices.items()
+    }
+    auc = metric(result, "auc")
+    assert auc["subjects"] == {s: pytest.approx(np.mean(v), abs=1e-6) for s, v in each.items()}
+    runs = np.array(list(each.values()))
+    assert auc["value"] == pytest.approx(runs.mean(), abs=1e-6)
+    assert auc["seed_sd"] == pytest.approx(runs.mean(0).std(ddof=1), abs=1e-6)
+    assert auc["interval"] == "bootstrap"
+    assert auc["low"] < auc["value"] < auc["high"]
+    assert auc["p"] == pytest.approx(1 / 201)
+    assert auc["majority"] == metric(result, "balanced_accuracy")["majority"] == 0.5
+    assert auc["shuffled"] == pytest.approx(0.5, abs=0.1)
+    assert auc["baseline"] is auc["difference_p"] is None
+    confusion = np.mean([sk.confusion_matrix(y, p[:, run].argmax(1)) for run in (0, 1)], 0)
+    np.testing.assert_allclose(result["confusion"], confusion)
+    assert sum(b["n"] for b in result["calibration"]) == pytest.approx(len(y))
+    assert result["runs"][2]["shuffled"]
+    assert result["warnings"] == []
+
+
+def test_row_order_changes_nothing(tmp_path):
+    rng = np.random.default_rng(21)
+    facts = table()
+    y = switching(rng, facts)
+    x = inputs(tmp_path, rng, facts)
+    first = experiment(tmp_path, rng, facts, y)
+    before = scored(tmp_path, first, x)
+    rows = store.open(first).load()
+    order = rng.permutation(len(y))
+    store.write(first, Rows(rows.array[order], rows.table.iloc[order], rows.header))
+    after = scored(tmp_path, first, x)
+    for one, other in zip(before["metrics"], after["metrics"], strict=True):
+        assert other["p"] == pytest.approx(one["p"])
+        assert other["value"] == pytest.approx(one["value"])
+        assert other["subjects"] == pytest.approx(one["subjects"])
+    for key, value in before["sample"].items():
+        assert after["sample"][key] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
+    rng = np.random.default_rng(22)
+    facts = table(subjects=8)
+    y = switching(rng, facts)
+    better = experiment(tmp_path, rng, facts, y, gain=1.5)
+    kept = facts["window"] < 25
+    worse = experiment(tmp_path, rng, facts[kept], y[kept], gain=0.3, name="baseline")
+    result = scored(tmp_path, better, beside=[worse], baseline="eeg_bandpower")
+    row = metric(result, "accuracy")
+    a, b = store.open(better)[:][kept], store.open(worse)[:]
+    right = [(p[:, :2].argmax(2) == y[kept][:, None]).mean(1) for p in (a, b)]
+    by = facts["subject"][kept].to_numpy()
+    differences = pd.Series(right[0] - right[1]).groupby(by).mean()
+    assert row["baseline"] == pytest.approx(pd.Series(right[1]).groupby(by).mean().mean())
+    assert row["difference"] == pytest.approx(differences.mean())
+    assert row["difference_p"] == 2**-7
+    assert row["baseline_name"] == "eeg_bandpower"
+    assert row["baseline_windows"] == kept.sum()
+    assert any("both predict" in warning for warning in result["warnings"])
+
+
+def test_subjects_with_one_class_are_left_out_and_listed(tmp_path):
+    rng = np.random.default_rng(23)
+    facts = table()
+    y = np.where(facts["subject"] == "sub-02", 1, switching(rng, facts))
+    result = scored(tmp_path, experiment(tmp_path, rng, facts, y))
+    row = metric(result, "balanced_accuracy")
+    assert row["undefined"] == ["sub-02"]
+    assert row["subjects"]["sub-02"] is None
+    assert row["value"] == pytest.approx(np.mean([v for v in row["subjects"].values() if v]))
+    assert metric(result, "accuracy")["undefined"] == []
+    assert result["sample"]["constant_scans"] == ["sub-02/scan-0", "sub-02/scan-1"]
+    assert [w for w in result["warnings"] if "one class only (sub-02)" in w]
+    assert [w for w in result["warnings"] if "never changes in 2 of 12 scans" in w]
+    assert [w for w in result["warnings"] if "Only 6 subjects" in w]
+
+
+def test_labels_constant_within_subjects_are_pooled(tmp_path):
+    rng = np.random.default_rng(24)
+    facts = table(subjects=12, scans=1)
+    y = (pd.factorize(facts["subject"])[0] % 3 == 0).astype(int)
+    path = experiment(tmp_path, rng, facts, y, gain=1)
+    result = scored(tmp_path, path, beside=[path], baseline="itself")
+    p = store.open(path)[:].astype(float)
+    row = metric(result, "auc")
+    assert row["pooled"]
+    assert row["interval"] == "bootstrap"
+    assert row["value"] == pytest.approx(
+        np.mean([sk.roc_auc_score(y, p[:, run, 1]) for run in (0, 1)]), abs=1e-6
+    )
+    assert row["low"] < row["value"] < row["high"]
+    assert row["p"] == pytest.approx(1 / 220, abs=0.015)  # 12 over 4 arrangements
+    assert (row["difference"], row["difference_p"]) == (0, None)
+    assert (row["subjects"], len(row["undefined"])) == ({}, 12)
+    assert not metric(result, "accuracy")["pooled"]
+    assert [w for w in result["warnings"] if "pooled" in w]
+
+
+def test_sessions_of_both_classes_within_subjects_need_no_pooling(tmp_path):
+    rng = np.random.default_rng(25)
+    facts = table(subjects=3)
+    y = (facts["scan"] == "scan-1").to_numpy(int)
+    result = scored(tmp_path, experiment(tmp_path, rng, facts, y, gain=2))
+    row = metric(result, "balanced_accuracy")
+    assert not row["pooled"]
+    assert len(row["subjects"]) == 3
+    assert row["p_min"] == pytest.approx(1 / 8, abs=0.07)
+    assert row["p"] == row["p_min"]
+    assert [w for w in result["warnings"] if "no p below" in w]
+    assert result["sample"]["label_autocorrelation"] is None
+    assert result["sample"]["effective_sample_size"] == 6
+
+
+def test_warnings_of_flags_exclusions_and_controls(tmp_path):
+    rng = np.random.default_rng(26)
+    facts = table(subjects=12)
+    y = switching(rng, facts)
+    plain = scored(tmp_path, experiment(tmp_path, rng, facts, y))
+    assert plain["warnings"] == []
+    flagged = experiment(
+        tmp_path, rng, facts, y, leaks=True, circular=True, excluded={"artefact": 10 * len(y)}
+    )
+    text = " ".join(scored(tmp_path, flagged)["warnings"])
+    for phrase in ("split leaks", "derived from the same EEG", "windows were excluded"):
+        assert phrase in text
+    rows = store.open(flagged).load()
+    rows.header["runs"] = [{"seed": i, "shuffled": i == 0} for i in range(3)]
+    store.write(flagged, Rows(rows.array, rows.table.assign(y_shuffled=y), rows.header))
+    result = scored(tmp_path, flagged)
+    assert metric(result, "balanced_accuracy")["shuffled_p"] == pytest.approx(1 / 201)
+    assert [w for w in result["warnings"] if "trained on moved labels" in w]
+
+
+def test_probes_stand_in_the_scores(tmp_path):
+    rng = np.random.default_rng(27)
+    facts = table(subjects=10)
+    y = switching(rng, facts)
+    path, x = experiment(tmp_path, rng, facts, y), inputs(tmp_path, rng, facts)
+    found = scored(tmp_path, path, x)
+    assert found["probes"]["subject_identity"]["chance"] == 0.1
+    assert found["probes"]["duplicate_windows"] == 0
+    assert abs(found["probes"]["feature_autocorrelation"]) < 0.1
+    first = x["spectrogram/clip"][0]
+    rows = store.open(first).load()
+    rows.array[5:8] = rows.array[0]
+    store.write(first, rows)
+    copied = scored(tmp_path, path, x)
+    assert copied["probes"]["duplicate_windows"] == 3
+    assert [w for w in copied["warnings"] if w.startswith("3 windows are exact copies")]
+    other = [w.with_name(f"other-{w.name}") for w in x["spectrogram/clip"]]
+    for one, two in zip(x["spectrogram/clip"], other, strict=True):
+        rows = store.open(one).load()
+        store.write(two, Rows(rng.standard_normal((len(rows.array), 6, 40, 50)), rows.table, {}))
+    assert scored(tmp_path, path, x | {"b": other})["probes"]["duplicate_windows"] == 0
+
+
+def test_planted_time_and_identity_are_found_whatever_the_order_of_rows(tmp_path):
+    rng = np.random.default_rng(30)
+    facts = table(subjects=5)
+    y = switching(rng, facts)
+    path, x = experiment(tmp_path, rng, facts, y), inputs(tmp_path, rng, facts)
+    for i, store_path in enumerate(x["spectrogram/clip"]):
+        rows = store.open(store_path).load()
+        order = rng.permutation(len(rows.array))
+        values, shuffled = rows.array[order], rows.table.iloc[order]
+        values[:, 0] += shuffled["window"]
+        values[:, 1] += 20 * (i % 5 == 1)
+        values[:, 2] += 20 * (i % 5 == 2)
+        store.write(store_path, Rows(values, shuffled, {}))
+    new = scored(tmp_path, path, x)
+    known = scored(tmp_path, path, x, generalises_to="new time blocks of known subjects, purged")
+    assert new["probes"]["time_in_scan"]["r2"] > 0.8
+    assert new["probes"]["subject_identity"]["balanced_accuracy"] > 0.5
+    assert [w for w in new["warnings"] if "tell the time within the scan" in w]
+    assert not [w for w in new["warnings"] if "tell subjects apart" in w]
+    assert [w for w in known["warnings"] if "tell subjects apart" in w]
+
+
+def test_wide_features_are_projected(tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "DIMS", 4)
+    rng = np.random.default_rng(28)
+    facts = table(subjects=3)
+    x = inputs(tmp_path, rng, facts, dims=30)
+    seen = []
+    monkeypatch.setattr(probes, "time_in_scan", lambda f, t: seen.append(f.shape))
+    probes.probe(x, facts, rng)
+    assert seen == [(180, 4)]
+
+
+def test_mistakes_are_named(tmp_path):
+    rng = np.random.default_rng(29)
+    facts = table()
+    y = switching(rng, facts)
+    path = experiment(tmp_path, rng, facts, y)
+    with pytest.raises(InputError, match=r"evaluation\.bootstraps: unknown key"):
+        scored(tmp_path, path, evaluation={"bootstraps": 100})
+    other = experiment(tmp_path, rng, facts, 1 - y, name="other")
+    with pytest.raises(InputError, match=r"other\.h5: the baseline predicts other labels"):
+        scored(tmp_path, path, beside=[other], baseline="other")
+    x = inputs(tmp_path, rng, facts)
+    with pytest.raises(InputError, match="spectrogram/clip: no row sub-05"):
+        scored(tmp_path, path, {"spectrogram/clip": x["spectrogram/clip"][:5]})
+    rows = store.open(path).load()
+    rows.array[3, 0] = np.nan
+    store.write(path, rows)
+    with pytest.raises(InputError, match="without a prediction"):
+        scored(tmp_path, path)
+    only = experiment(tmp_path, rng, facts, y, name="only", runs=(True,))
+    with pytest.raises(InputError, match="shuffled labels, none to score"):
+        scored(tmp_path, only)
+
+
+def test_the_control_is_scored_against_the_labels_it_was_trained_on(tmp_path):
+    rng = np.random.default_rng(27)
+    facts = table()
+    y = switching(rng, facts)
+    path = experiment(tmp_path, rng, facts, y)
+    rows = store.open(path).load()
+    moved = rows.table["y_shuffled"].to_numpy()
+    rows.array[:, 2] = np.stack([1 - moved, moved], axis=1)  # the control knows its own labels
+    store.write(path, rows)
+    assert metric(scored(tmp_path, path), "balanced_accuracy")["shuffled"] == 1
+    rows.array[:, 2] = np.stack([1 - y, y], axis=1)  # the control knows the true ones
+    store.write(path, rows)
+    expected = np.mean(
+        [
+            sk.balanced_accuracy_score(moved[at], y[at])
+            for at in facts.groupby("subject").indices.values()
+        ]
+    )
+    found = metric(scored(tmp_path, path), "balanced_accuracy")["shuffled"]
+    assert found == pytest.approx(expected)

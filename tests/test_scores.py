@@ -1,0 +1,303 @@
+"""Scores against scikit-learn, SciPy, closed forms and enumeration."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics as sk
+from scoring import CLASSES, blocks, random_probabilities, reference, table
+
+from engram.scores import classification, inference, sample
+
+# ---- T10: scores of one subject ------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_scores_equal_scikit_learn_for_every_arrangement_and_run(k):
+    rng = np.random.default_rng(k)
+    p = random_probabilities(rng, 60, 3, k)
+    labels = np.stack([rng.permutation(np.arange(60) % k) for _ in range(4)])
+    found = classification.scores(labels, p)
+    for i, y in enumerate(labels):
+        for run in range(3):
+            for name, value in reference(y, p[:, run]).items():
+                assert found[name][i, run] == pytest.approx(value, abs=1e-12), name
+
+
+def test_scores_equal_scikit_learn_with_tied_and_constant_predictions():
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(50) % 5 < 2).astype(int)
+    half = rng.integers(0, 4, 50) / 4
+    tied = np.stack([1 - half, half], 1)
+    for p in (tied, np.tile([0.9, 0.1], (50, 1)), np.tile([0.0, 1.0], (50, 1))):
+        found = classification.scores(y[None], p[:, None])
+        for name, value in reference(y, p).items():
+            assert found[name][0, 0] == pytest.approx(value, abs=1e-12), name
+
+
+def test_constant_prediction_is_chance_and_never_half_of_it():
+    y = np.repeat([0, 1], [30, 10])
+    found = classification.scores(y[None], np.tile([1.0, 0.0], (40, 1, 1)))
+    assert found["balanced_accuracy"] == found["auc"] == 0.5
+    assert found["kappa"] == 0
+    assert found["accuracy"] == 0.75
+
+
+def test_one_class_leaves_only_scores_that_need_no_second():
+    rng = np.random.default_rng(1)
+    y, p = np.ones(20, int), random_probabilities(rng, 20, 2, 2)
+    found = classification.scores(y[None], p)
+    for name in ("balanced_accuracy", "auc", "macro_f1", "kappa"):
+        assert np.isnan(found[name]).all()
+    assert found["accuracy"][0, 1] == np.mean(p[:, 1].argmax(1) == 1)
+    assert found["brier"][0, 0] == pytest.approx(np.mean((p[:, 0, 1] - 1) ** 2))
+
+
+def test_absent_class_does_not_enter_the_means():
+    rng = np.random.default_rng(2)
+    y, p = rng.integers(0, 2, 40), random_probabilities(rng, 40, 1, 3)
+    found = classification.scores(y[None], p)
+    predicted = p[:, 0].argmax(1)
+    recalls = [np.mean(predicted[y == c] == c) for c in (0, 1)]
+    aucs = [sk.roc_auc_score(y == c, p[:, 0, c]) for c in (0, 1)]
+    assert found["balanced_accuracy"][0, 0] == pytest.approx(np.mean(recalls))
+    assert found["auc"][0, 0] == pytest.approx(np.mean(aucs))
+    assert found["macro_f1"][0, 0] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
+
+
+def test_scores_in_blocks_equal_scores_at_once(monkeypatch):
+    rng = np.random.default_rng(3)
+    p, groups = random_probabilities(rng, 90, 2, 2), rng.integers(0, 3, 90)
+    labels = rng.integers(0, 2, (13, 90))
+    whole = classification.scores_by_group(labels, p, groups)
+    monkeypatch.setattr(classification, "BLOCK", 400)
+    for name, values in classification.scores_by_group(labels, p, groups).items():
+        np.testing.assert_allclose(values, whole[name], atol=1e-12)
+        assert values.shape == (3, 13, 2)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_calibration_error_by_brute_force(k):
+    rng = np.random.default_rng(k)
+    p, y = random_probabilities(rng, 300, 1, k, decimals=2)[:, 0], rng.integers(0, k, 300)
+    p[:5], y[:5] = np.eye(k)[0], 0
+    expected = 0.0
+    for low in range(10):
+        inside = [
+            i for i in range(300)
+            if low <= p[i].max() * 10 < low + 1 or (low == 9 and p[i].max() == 1)
+        ]  # fmt: skip
+        if inside:
+            confidence = sum(p[i].max() for i in inside) / len(inside)
+            accuracy = sum(int(p[i].argmax() == y[i]) for i in inside) / len(inside)
+            expected += len(inside) / 300 * abs(accuracy - confidence)
+    bins = classification.calibration(y, p)
+    assert classification.calibration_error(bins) == pytest.approx(expected, abs=1e-12)
+    assert bins["n"].sum() == 300
+
+
+def test_calibration_error_of_known_cases():
+    y = np.repeat([0, 1], [8, 2])
+    honest, sure = np.tile([0.8, 0.2], (10, 1)), np.tile([1.0, 0.0], (10, 1))
+    for p, expected in ((honest, 0.0), (sure, 0.2)):
+        bins = classification.calibration(y, p)
+        assert classification.calibration_error(bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_confusion_is_the_mean_over_runs_with_truth_in_rows():
+    rng = np.random.default_rng(4)
+    y, p = rng.integers(0, 3, 50), random_probabilities(rng, 50, 2, 3)
+    expected = [sk.confusion_matrix(y, p[:, run].argmax(1), labels=range(3)) for run in (0, 1)]
+    np.testing.assert_allclose(classification.confusion(y, p), np.mean(expected, 0))
+
+
+def test_prior_counts_only_the_other_folds():
+    y, folds = np.array([0, 0, 0, 1, 1, 0]), np.array(list("aabbbc"))
+    expected = {"a": [2 / 4, 2 / 4], "b": [3 / 3, 0], "c": [3 / 5, 2 / 5]}
+    found = classification.prior(y, folds, 2)
+    np.testing.assert_allclose(found[:, 0], [expected[f] for f in folds])
+
+
+# ---- intervals and tests ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_few_subjects_get_the_t_interval(confidence):
+    values = np.array([0.61, 0.52, 0.58, 0.70, 0.49])
+    low, high, kind = inference.interval(values, (0, 1), confidence, 2000, None)
+    expected = scipy.stats.t.interval(confidence, 4, values.mean(), scipy.stats.sem(values))
+    assert (low, high) == pytest.approx(expected)
+    assert kind == "t"
+
+
+def test_t_interval_stays_in_the_range_of_the_score():
+    low, high, _ = inference.interval(np.array([0.2, 1.0]), (0, 1), 0.95, 2000, None)
+    assert (low, high) == (0, 1)
+    assert np.isnan(inference.interval(np.array([0.7]), (0, 1), 0.95, 2000, None)[0])
+
+
+def test_bootstrap_of_zeros_and_ones_has_binomial_quantiles():
+    values = np.repeat([0.0, 1.0], 50)
+    rng = np.random.default_rng(0)
+    low, high, kind = inference.interval(values, (0, 1), 0.95, 20_000, rng)
+    expected = scipy.stats.binom.ppf([0.025, 0.975], 100, 0.5) / 100
+    assert (low, high) == pytest.approx(expected, abs=0.0101)
+    assert kind == "bootstrap"
+
+
+@pytest.mark.parametrize("n", [3, 8, 11])
+def test_sign_flip_is_exact_for_few_subjects(n):
+    rng = np.random.default_rng(n)
+    differences = rng.normal(0.3, 1, n)
+    expected = scipy.stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert inference.sign_flip_p(differences, None) == pytest.approx(expected.pvalue)
+
+
+def test_smallest_sign_flip_p_of_eleven_subjects():
+    differences = np.random.default_rng(0).uniform(0.1, 1, 11)
+    assert inference.sign_flip_p(differences, None) == 2**-10
+    assert inference.sign_flip_p(np.zeros(11), None) == 1
+
+
+def test_sign_flip_of_many_subjects_approaches_the_exact_distribution():
+    rng = np.random.default_rng(5)
+    differences = rng.integers(-9, 14, 25)
+    weights, width = np.ones(1), 0  # distribution of the sum, by convolution
+    for d in np.abs(differences):
+        step = np.zeros(2 * d + 1)
+        step[0] += 0.5
+        step[-1] += 0.5
+        weights, width = np.convolve(weights, step), width + d
+    sums = np.arange(-width, width + 1)
+    expected = weights[np.abs(sums) >= abs(differences.sum())].sum()
+    found = inference.sign_flip_p(differences.astype(float), rng)
+    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / inference.SIGN_FLIPS))
+
+
+def test_permutation_p_counts_ties_and_the_observed_value():
+    null = np.array([0.4, 0.5, 0.5, 0.6, 0.7])
+    assert inference.permutation_p("accuracy", 0.6, null) == 3 / 6
+    assert inference.permutation_p("brier", 0.5, null) == 4 / 6
+    assert inference.permutation_p("accuracy", 0.9, null) == 1 / 6
+    assert inference.permutation_p("accuracy", 0.9, np.append(null, np.nan)) == 2 / 7
+    assert np.isnan(inference.permutation_p("accuracy", np.nan, null))
+
+
+def test_null_scores_are_scikit_learn_on_shifted_labels():
+    rng = np.random.default_rng(6)
+    facts = table(subjects=3)
+    y = np.concatenate([blocks(rng, 30) for _ in range(6)])
+    p = random_probabilities(rng, len(y), 2, 2)
+    subjects = facts["subject"].to_numpy()
+    groups = np.unique(subjects, return_inverse=True)[1]
+    labels = inference.arrangements(y, facts, 20, rng)
+    null = inference.null_scores(labels, p, groups)["auc"]
+    for i, shifted in enumerate(labels):
+        for name in np.unique(facts["scan"] + subjects):
+            scan = (facts["scan"] + subjects) == name
+            assert shifted[scan].sum() == y[scan].sum()
+        expected = [
+            sk.roc_auc_score(shifted[subjects == s], p[subjects == s, 1, 1])
+            for s in np.unique(subjects)
+        ]
+        assert null[i, 1] == pytest.approx(np.mean(expected))
+
+
+def test_scan_constant_labels_stay_within_the_subject():
+    facts, y = table(subjects=2, scans=3, windows=4), np.repeat([0, 0, 1, 1, 1, 0], 4)
+    order = np.random.default_rng(0).permutation(24)
+    labels = inference.arrangements(y[order], facts.iloc[order], 600, np.random.default_rng(0))
+    back = np.argsort(order)
+    scans = labels[:, back].reshape(600, 6, 4)
+    assert (scans == scans[:, :, :1]).all()
+    assert (scans[:, :3, 0].sum(1) == 1).all()
+    assert (scans[:, 3:, 0].sum(1) == 2).all()
+    assert len(np.unique(scans[:, :, 0], axis=0)) == 9
+    assert inference.smallest_p(y[order], labels) == pytest.approx(1 / 9, abs=0.04)
+
+
+def test_subject_constant_labels_move_between_subjects():
+    facts, y = table(subjects=4, scans=2, windows=3), np.repeat([0, 0, 0, 1], 6)
+    labels = inference.arrangements(y, facts, 400, np.random.default_rng(0))
+    subjects = labels.reshape(400, 4, 6)
+    assert (subjects == subjects[:, :, :1]).all()
+    assert (subjects[:, :, 0].sum(1) == 1).all()
+    assert inference.smallest_p(y, labels) == pytest.approx(1 / 4, abs=0.07)
+
+
+def test_shifts_are_rotations_in_window_order_and_all_occur():
+    facts, y = table(subjects=1, scans=2, windows=7), np.array([0, 1, 0, 0, 1, 1, 0] * 2)
+    order = np.random.default_rng(1).permutation(14)
+    labels = inference.arrangements(y[order], facts.iloc[order], 500, np.random.default_rng(0))
+    rotations = {tuple(np.roll(y[:7], shift)) for shift in range(7)}
+    for scan in (slice(0, 7), slice(7, 14)):
+        assert {tuple(row) for row in labels[:, np.argsort(order)][:, scan]} == rotations
+
+
+def test_permutation_p_of_one_scan_is_the_share_of_its_rotations():
+    rng = np.random.default_rng(7)
+    facts, y = table(subjects=1, scans=1, windows=24), np.repeat([0, 1, 0, 1], [7, 5, 3, 9])
+    p = np.stack([1 - rng.random(24), rng.random(24)], 1)[:, None]
+    p[:, 0, 1] += 0.3 * y
+    every = [sk.roc_auc_score(np.roll(y, shift), p[:, 0, 1]) for shift in range(24)]
+    expected = np.mean(np.array(every) >= every[0] - 1e-12)
+    labels = inference.arrangements(y, facts, 4000, rng)
+    null = inference.null_scores(labels, p, np.zeros(24, int))["auc"][:, 0]
+    assert inference.permutation_p("auc", every[0], null) == pytest.approx(expected, abs=0.03)
+    assert inference.smallest_p(y, labels) == pytest.approx(1 / 24, abs=0.015)
+
+
+# ---- sample ------------------------------------------------------------------------------
+
+
+def test_autocorrelation_is_the_mean_over_scans_and_ignores_row_order():
+    rng = np.random.default_rng(8)
+    facts = table(subjects=2, scans=2, windows=50)
+    values = np.cumsum(rng.standard_normal((200, 1)), 0)
+    expected = []
+    for scan in range(4):
+        v = values[50 * scan : 50 * scan + 50, 0]
+        v = v - v.mean()
+        expected.append(sum(v[i] * v[i + 1] for i in range(49)) / sum(v**2))
+    order = rng.permutation(200)
+    found = sample.autocorrelation(values[order], facts.iloc[order])
+    assert found == pytest.approx(np.mean(expected))
+
+
+def test_autocorrelation_recovers_a_first_order_chain_despite_gaps():
+    rng = np.random.default_rng(9)
+    facts = table(subjects=4, scans=1, windows=2000)
+    values = np.zeros((8000, 2))
+    noise = rng.standard_normal((8000, 2))
+    for i in range(1, 8000):
+        values[i] = 0.7 * values[i - 1] + noise[i]
+    kept = rng.random(8000) < 0.6
+    assert sample.autocorrelation(values, facts) == pytest.approx(0.7, abs=0.03)
+    assert sample.autocorrelation(values[kept], facts[kept]) == pytest.approx(0.7, abs=0.05)
+
+
+def test_description_of_a_small_sample():
+    facts = table(subjects=2, scans=2, windows=6)
+    y = np.array([0, 0, 1, 1, 0, 0] + [1] * 6 + [0, 1, 0, 1, 0, 1] + [0, 0, 0, 1, 1, 1])
+    found = sample.describe(y, facts, CLASSES, {"artefact": 3})
+    assert (found["subjects"], found["scans"], found["windows"]) == (2, 4, 24)
+    assert found["label_switches"] == 2 + 0 + 5 + 1
+    assert found["constant_scans"] == ["sub-00/scan-1"]
+    assert found["scans_table"][1]["counts"] == {"drowsy": 0, "alert": 6}
+    centred = [c - c.mean() for c in (y[:6], y[12:18], y[18:])]
+    expected = np.mean([np.sum(c[1:] * c[:-1]) / np.sum(c**2) for c in centred])
+    assert found["label_autocorrelation"] == pytest.approx(expected)
+
+
+def test_a_gap_is_no_switch():
+    facts, y = table(subjects=1, scans=1, windows=6), np.array([0, 0, 0, 1, 1, 1])
+    assert sample.describe(y, facts, CLASSES, {})["label_switches"] == 1
+    kept = [0, 1, 4, 5]
+    assert sample.describe(y[kept], facts.iloc[kept], CLASSES, {})["label_switches"] == 0
+
+
+def test_effective_sample_size():
+    assert sample.effective_sample_size(300, 0.5, 10) == pytest.approx(100)
+    assert sample.effective_sample_size(300, -0.5, 10) == 300
+    assert sample.effective_sample_size(300, np.nan, 10) == 10
