@@ -1,0 +1,135 @@
+"""The latent map: UMAP fitted on training rows, held-out rows placed into it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from engram import store
+from engram.errors import InputError
+from engram.figures import neighbours, pictures
+from engram.figures.map_figure import sample
+
+#: Settings of the published map (vigilance tutorial, 2025).
+UMAP = {
+    "n_components": 2,
+    "n_neighbors": 20,
+    "min_dist": 0.1,
+    "metric": "cosine",
+    "init": "random",
+    "random_state": 0,
+}
+FITTED = 2000  # most training rows that the map is fitted on
+SHOWN = 1500  # most points in the map
+MEASURED = 5000  # most rows that purity and silhouette are computed on
+
+
+def place(latent, train, shown) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Positions of rows in a plane, by UMAP (McInnes et al. 2018) fitted on training rows.
+
+    Args:
+        latent: all rows, shape (n, d).
+        train: bool (n,), rows that may be fitted on; at most `FITTED` of them are.
+        shown: positions of the rows to place.
+
+    Returns:
+        (points (len(shown), 2), whether each was fitted on, settings used).
+
+    Raises:
+        InputError: fewer than four training rows.
+    """
+    from umap import UMAP as Mapper
+
+    if np.count_nonzero(train) < 4:
+        raise InputError("latent map: fewer than 4 training rows, nothing to fit a map on")
+    fitted = sample(np.flatnonzero(train), FITTED)
+    settings = UMAP | {"n_neighbors": min(UMAP["n_neighbors"], len(fitted) - 1)}
+    mapper = Mapper(**settings, n_jobs=1).fit(latent[fitted])
+    points = np.zeros((len(latent), 2))
+    points[fitted] = mapper.embedding_
+    others = np.setdiff1d(shown, fitted)
+    if len(others):
+        points[others] = mapper.transform(latent[others])
+    return points[shown], np.isin(shown, fitted), settings | {"fitted_rows": len(fitted)}
+
+
+def facts(latents, predictions) -> pd.DataFrame:
+    """What is known about each row of the latents, by name.
+
+    Columns: subject, scan, onset (s), part, state (name of the true class), predicted (name
+    of the class predicted out of fold, mean over seeds) and its probability.
+    """
+    here, there = store.align(latents.table, predictions.table)
+    if len(here) < len(latents.table):
+        raise InputError("latent map: rows of the latents are missing in the predictions")
+    classes = np.array(predictions.header["classes"])
+    real = [i for i, run in enumerate(predictions.header["runs"]) if not run["shuffled"]]
+    probability = predictions.array[there][:, real].mean(axis=1)
+    table = latents.table[["subject", "scan", "onset", "part"]].copy()
+    table["state"] = classes[latents.table["y"].to_numpy()]
+    table["predicted"] = classes[probability.argmax(axis=1)]
+    table["probability"] = probability.max(axis=1)
+    return table
+
+
+def build(latents, predictions, view) -> dict:
+    """Everything the report needs to draw the map; JSON-able.
+
+    Args:
+        latents, predictions: `engram.recording.Rows` of one experiment.
+        view: stores of the view whose rows are the pictures behind the points.
+    """
+    table = facts(latents, predictions)
+    shown = sample(np.arange(len(table)), SHOWN)
+    latent = np.asarray(latents.array, np.float64)
+    points, fitted, settings = place(latent, (table["part"] == "train").to_numpy(), shown)
+    measured = sample(np.arange(len(table)), MEASURED)
+    rows, header = pictures.load(view, table.index[shown])
+    these = table.iloc[shown]
+    return {
+        "classes": predictions.header["classes"],
+        "simulated": predictions.header["simulated"],
+        "settings": settings,
+        "rows": len(table),
+        "measured_rows": len(measured),
+        "groups": neighbours.summary(latent[measured], table.iloc[measured]),
+        "legend": pictures.legend(header),
+        "modality": _modality(latents.header["sources"], Path(view[0]).stem, header),
+        "points": {
+            "x": points[:, 0].round(3),
+            "y": points[:, 1].round(3),
+            "fitted": fitted,
+            **{column: these[column].to_numpy() for column in these},
+            "probability": these["probability"].to_numpy().astype(float).round(3),
+            "image": [
+                pictures.thumbnail(rows[name], header) if name in rows else ""
+                for name in these.index
+            ],
+        },
+    }
+
+
+def _modality(sources, view, header):
+    """What the latents stand for, as the published tag names it: "eeg", "fmri" or "fused"."""
+    views = {source.partition("/")[0] for source in sources}
+    if views == {view}:
+        return header.get("modality", view)
+    return "fused" if len(views) > 1 else views.pop()
+
+
+def write(data, path):
+    """Write `data`, from `build`, as JSON."""
+    with store.replaced(path) as temporary:
+        temporary.write_text(json.dumps(_plain(data), allow_nan=False), encoding="utf-8")
+
+
+def _plain(value):
+    """`value` as JSON can hold it: NaN is null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray | pd.Series):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and np.isnan(value) else value

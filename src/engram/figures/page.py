@@ -1,0 +1,215 @@
+"""The report: what stands on the page, gathered for the template `report.html`."""
+
+import base64
+import json
+import math
+from pathlib import Path
+
+import jinja2
+
+import engram
+from engram.errors import InputError
+from engram.figures import map_panels
+from engram.figures.style import colours
+from engram.figures.subjects import heights, number, title
+from engram.statistics import holm
+
+POINTS = 3000  # most points of all maps together, so that the page stays small
+
+MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
+
+#: What a reader must see beside a number, by key of the scores or the header: text, tone.
+BADGES = {
+    "leaks": ("LEAKS: random windows", "bad"),
+    "simulated": ("simulated data", "note"),
+    "random_weights": ("random weights", "warn"),
+    "circular": ("labels from the same EEG", "warn"),
+}
+
+
+def render(scored, headers, figures, spec) -> str:
+    """The whole page as HTML.
+
+    Args:
+        scored: scores by experiment, in the order shown.
+        headers: header of the predictions by experiment.
+        figures: path by file name, by experiment.
+        spec: `title` and `experiments`, their configuration by name.
+
+    Raises:
+        InputError: an experiment lacks its scores or its predictions.
+    """
+    for name in spec["experiments"]:
+        if name not in scored or name not in headers:
+            raise InputError(f"report: no scores or no predictions of experiment {name!r}")
+    maps = sum("map.json" in files for files in figures.values())
+    points = POINTS // max(maps, 1)
+    experiments = [
+        _experiment(name, config, scored[name], headers[name], figures.get(name, {}), points)
+        for name in scored
+        if (config := spec["experiments"].get(name))
+    ]
+    groups = _groups(experiments)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=spec["title"],
+            summary=_summary(groups),
+            badges=[
+                badge
+                for key, badge in BADGES.items()
+                if any(badge in e["badges"] for e in experiments)
+            ],
+            groups=groups,
+            titles={e["name"]: e["title"] for e in experiments},
+            bokeh=_bokeh() if maps else None,
+            version=engram.__version__,
+        )
+    )
+
+
+def _experiment(name, config, scores, header, figures, points):
+    """What the template shows of one experiment."""
+    found = {**header, **{key: scores[key] for key in BADGES if key in scores}}
+    x = config["x"]
+    return {
+        "name": name,
+        "title": config.get("title", name),
+        "config": config,
+        "inputs": " or ".join(map(_joined, x["choose"])) if isinstance(x, dict) else _joined(x),
+        "scores": scores,
+        "first": scores["metrics"][0],
+        "badges": [badge for key, badge in BADGES.items() if found.get(key)],
+        "header": header,
+        "made_by": header.get("made_by", {}),
+        "images": {
+            Path(file).stem: _data_uri(path)
+            for file, path in figures.items()
+            if path.suffix in MEDIA
+        },
+        "iterated": bool(header["curves"]),
+        "map": _map(name, figures["map.json"], points) if "map.json" in figures else None,
+    }
+
+
+def _joined(source):
+    return source if isinstance(source, str) else " + ".join(source)
+
+
+def _map(name, path, points):
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    document, panels = map_panels.document(data, points)
+    for place, panel in enumerate(panels):
+        panel["element"] = f"{name}-map-{place}"
+    roots = {panel["root"]: panel["element"] for panel in panels}
+    shown = min(points, len(data["points"]["x"]))
+    embedded = json.dumps({"document": document, "roots": roots}, allow_nan=False)
+    return {
+        **data,
+        "shown": shown,
+        "panels": panels,
+        "json": embedded.replace("<", "\\u003c"),
+    }
+
+
+def _groups(experiments):
+    """Experiments on the same data set and target, whose scores can be compared."""
+    groups = {}
+    for this in experiments:
+        key = (this["config"]["dataset_title"], this["config"]["y"])
+        groups.setdefault(key, []).append(this)
+    return [
+        _group(f"group-{i}", *key, members) for i, (key, members) in enumerate(groups.items(), 1)
+    ]
+
+
+def _group(anchor, dataset, target, members):
+    """Adjusts p over the members and finds the axis that all their dots share."""
+    for key in ("p", "difference_p"):
+        raw = [m["first"][key] for m in members]
+        adjusted = holm([math.nan if p is None else p for p in raw])
+        for member, value in zip(members, adjusted, strict=True):
+            member[f"{key}_holm"] = None if math.isnan(value) else float(value)
+    seen = {}
+    for member in members:  # experiments on one view show the same examples: once is enough
+        member["examples_of"] = seen.setdefault(member["images"].get("examples"), member)
+    return {
+        "anchor": anchor,
+        "dataset": dataset,
+        "target": target,
+        "experiments": members,
+        "metrics": [row["metric"] for row in members[0]["scores"]["metrics"]],
+        "colours": colours(members[0]["scores"]["classes"]),
+        "axis": _axis([m["first"] for m in members]),
+        "heights": heights({s for m in members for s in m["first"]["subjects"]}),
+    }
+
+
+def _axis(rows):
+    """Lowest and highest tenth that the dots, intervals and controls of `rows` need."""
+    keys = ("value", "low", "high", "majority", "shuffled")
+    values = [row[key] for row in rows for key in keys]
+    values += [value for row in rows for value in row["subjects"].values()]
+    values = [value for value in values if number(value)] or [0, 1]
+    return math.floor(10 * min(values) - 0.2) / 10, math.ceil(10 * max(values) + 0.2) / 10
+
+
+def _summary(groups):
+    """One line: what was run, on how much, and what came out."""
+    experiments = [e for group in groups for e in group["experiments"]]
+    values = [e["first"]["value"] for e in experiments if number(e["first"]["value"])]
+    samples = {group["dataset"]: group["experiments"][0]["scores"]["sample"] for group in groups}
+    on = "; ".join(
+        f"{name}: {s['subjects']} subjects, {s['scans']} scans, {s['windows']} windows"
+        for name, s in samples.items()
+    )
+    text = f"{len(experiments)} experiment{'s' * (len(experiments) != 1)} on {on}."
+    if values:
+        metric, chance = (experiments[0]["first"][key] for key in ("metric", "majority"))
+        text += f" {title(metric)} from {min(values):.2f} to {max(values):.2f}"
+        text += f", by chance {chance:.2f}." if number(chance) else "."
+    return text
+
+
+def _environment():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"number": _number, "signed": _signed, "p": _p, "metric": title}
+    environment.globals["defined"] = number
+    environment.globals["text"] = _text
+    return environment
+
+
+def _text(file):
+    """A style sheet or script of the page, as it is."""
+    return (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
+def _number(value, digits=2):
+    return f"{value:z.{digits}f}".replace("-", "−") if number(value) else "–"
+
+
+def _signed(value, digits=2):
+    return f"{value:+.{digits}f}".replace("-", "−") if number(value) else "–"
+
+
+def _p(value):
+    if not number(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _data_uri(path):
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return f"data:{MEDIA[path.suffix]};base64,{encoded}"
+
+
+def _bokeh():
+    """The part of Bokeh that draws plots, as script text."""
+    from bokeh.resources import Resources
+
+    scripts = Resources(mode="inline", components=["bokeh"], log_level="error").js_raw
+    return "\n".join(scripts).replace("</script", "<\\/script")

@@ -1,0 +1,80 @@
+"""Rows of a view as pictures that a person can look at."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from engram import store
+from engram.errors import InputError
+
+MOST_REGIONS = 2  # shown of one row; more are too small to see
+
+
+def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
+    """Rows of a view by name, and the header of the view.
+
+    Args:
+        paths: stores of one view.
+        names: rows to read; those that no store holds are absent from the result.
+
+    Raises:
+        InputError: the view is no picture, or holds none of the rows.
+    """
+    wanted, rows, header = set(names), {}, {}
+    for path in paths:
+        this = store.open(path)
+        header = header or this.header
+        here = [i for i, name in enumerate(this.table.index) if name in wanted]
+        if here:
+            array = this[:]
+            rows |= {this.table.index[i]: array[i] for i in here}
+    if header.get("what") not in ("spectrogram", "picture"):
+        raise InputError(
+            f"{paths[0]}: a view of {header.get('what')!r} cannot be shown as a picture; "
+            "plots need a spectrogram or picture view as the first source"
+        )
+    if not rows:
+        raise InputError(f"{paths[0]}: the view shares no row name with the predictions")
+    return rows, header
+
+
+def regions(row, header) -> dict[str, np.ndarray]:
+    """The images (h, w) or (h, w, 3) of one row, by region name; "" where there is one only."""
+    if header["what"] == "picture" or row.ndim == 2:
+        return {"": row}
+    names = header.get("regions") or [f"region {i}" for i in range(len(row))]
+    return dict(zip(names[:MOST_REGIONS], row[:MOST_REGIONS], strict=True))
+
+
+def coloured(image, header) -> np.ndarray:
+    """uint8 RGB (h, w, 3) of one image of a view, through its colour map and limits."""
+    if header["what"] == "picture":
+        return image
+    low, high = header["limits"]
+    scaled = (image.astype(float) - low) / (high - low)
+    return matplotlib.colormaps[header.get("cmap", "viridis")](scaled, bytes=True)[..., :3]
+
+
+def thumbnail(row, header, width=128, height=96) -> str:
+    """A small picture of one row as a data URI; its regions stand one above the other."""
+    parts = [coloured(image, header) for image in regions(row, header).values()]
+    whole = Image.new("RGB", (width, (height + 2) * len(parts) - 2), "white")
+    for place, part in enumerate(parts):
+        small = Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR)
+        whole.paste(small, (0, place * (height + 2)))
+    file = io.BytesIO()
+    whole.save(file, "WEBP", quality=50, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def legend(header) -> str:
+    """What the axes of a thumbnail are, in words."""
+    if header["what"] == "picture":
+        return "picture as published, time from left to right"
+    lowest, highest = sorted((header["frequencies"][0], header["frequencies"][-1]))
+    names = (header.get("regions") or [])[:MOST_REGIONS]
+    where = f"; from top: {', '.join(names)}" if len(names) > 1 else ""
+    return f"{lowest:.2g} to {highest:.2g} Hz, low at the bottom{where}"

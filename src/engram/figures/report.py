@@ -1,0 +1,31 @@
+"""Stage report: the page that shows a whole study."""
+
+import collections
+import json
+from pathlib import Path
+
+from engram import store
+from engram.figures import page
+
+
+def report(scores, predictions, figures, report, spec):
+    """Write the page that shows a whole study, in one file that needs no network.
+
+    Args:
+        scores: JSON files of `evaluate`, each named after its experiment, in the order shown.
+        predictions: stores of `train`, named alike; only their headers are read.
+        figures: files of `plot` and `map`; the folder of each is named after its experiment.
+        report: HTML file to write.
+        spec: `title` and `experiments`: the configuration of each, by name.
+
+    Raises:
+        InputError: an experiment lacks its scores or its predictions.
+    """
+    found = collections.defaultdict(dict)
+    for path in map(Path, figures):
+        found[path.parent.name][path.name] = path
+    headers = {Path(path).stem: store.open(path).header for path in predictions}
+    scored = {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in scores}
+    html = page.render(scored, headers, found, spec)
+    with store.replaced(report) as temporary:
+        temporary.write_text(html, encoding="utf-8")

@@ -1,0 +1,55 @@
+"""The browser that tests of the report look with, if this machine has one."""
+
+import os
+import shutil
+
+import pytest
+
+LEFT_OUT = "no Chromium: the browser test of the report is left out"
+
+
+def chromium() -> str | None:
+    """Path of the browser: the variable ENGRAM_CHROMIUM, or what is on the path."""
+    return os.environ.get("ENGRAM_CHROMIUM") or shutil.which("chromium")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "browser: needs Chromium")
+
+
+def pytest_collection_modifyitems(config, items):
+    if chromium() or os.environ.get("ENGRAM_REQUIRE_BROWSER") == "1":
+        return
+    without = [item for item in items if item.get_closest_marker("browser")]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter):
+    deselected = terminalreporter.stats.get("deselected", [])
+    if any(item.get_closest_marker("browser") for item in deselected) and not chromium():
+        terminalreporter.write_line(LEFT_OUT)
+
+
+@pytest.fixture(scope="session")
+def page():
+    """A blank page of a headless browser."""
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    if not path:
+        pytest.fail(
+            "ENGRAM_REQUIRE_BROWSER=1, but there is no Chromium: install it or set ENGRAM_CHROMIUM"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+            ],
+        )
+        yield browser.new_page(viewport={"width": 1280, "height": 900})
+        browser.close()

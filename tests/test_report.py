@@ -1,0 +1,218 @@
+"""What a finished study says: the page and the scalars for TensorBoard."""
+
+import copy
+import html.parser
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import study
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engram import store
+from engram.errors import InputError
+from engram.figures import page
+from engram.figures.events import macro_precision, scalars
+from engram.figures.plot import plot
+
+# ---- TensorBoard ----------------------------------------------------------------------
+
+
+def test_scalars_are_means_over_folds_under_the_published_tags():
+    curves = pd.DataFrame(
+        {
+            "fold": ["a", "a", "b", "b"], "run": 0, "epoch": [0, 1, 0, 1], "lr": [4, 2, 4, 2],
+            "train_loss": [1, 0.5, 3, 1.5], "loss_fmri_prediction": [3, 2, 1, 0],
+            "train_mAC": [0.5, 0.7, 0.6, 0.8],
+            "validation_mF1": [0.4, 0.5, 0.6, 0.9],
+        }
+    )  # fmt: skip
+    scored = {
+        "metrics": [
+            {"metric": "balanced_accuracy", "value": 0.7},
+            {"metric": "accuracy", "value": None},
+        ]
+    }
+    found = {(tag, step): value for tag, step, value in scalars(curves, scored, 0.65)}
+    assert found == pytest.approx(
+        {
+            ("Train/lr", 0): 4, ("Train/lr", 1): 2,
+            ("Train/loss", 0): 2, ("Train/loss", 1): 1,
+            ("Train_details/loss_fmri_prediction", 0): 2,
+            ("Train_details/loss_fmri_prediction", 1): 1,
+            ("Train/mAC", 0): 0.55, ("Train/mAC", 1): 0.75,
+            ("Validation/mF1", 0): 0.5, ("Validation/mF1", 1): 0.7,
+            ("Test/mAR", 1): 0.7, ("Test/mPrecision", 1): 0.65,
+        }
+    )  # fmt: skip
+
+
+def test_precision_is_taken_in_each_subject():
+    predicted = np.array([0, 0, 1, 1, 0, 0])
+    y = np.array([0, 1, 1, 1, 0, 1])
+    subjects = np.array(list("aaaabb"))
+    # a: class 0 is right 1 time of 2, class 1 2 of 2; b: class 0 1 of 2, class 1 never predicted
+    expected = np.mean([(1 / 2 + 1) / 2, (1 / 2 + 0) / 2])
+    probabilities = np.eye(2)[predicted][:, None]
+    assert macro_precision(probabilities, y, subjects) == pytest.approx(expected)
+
+
+def test_plot_writes_everything_it_declares(tmp_path):
+    study.write(tmp_path)
+    names = {
+        name: tmp_path / f"figures/{name}.svg"
+        for name in ("subjects", "confusion", "curves", "examples")
+    }
+    events = tmp_path / "figures/events.out.tfevents.0.engram"
+    view = sorted(tmp_path.glob("views/*/spectrogram.h5"))
+    plot(
+        tmp_path / "scores/clip.json",
+        tmp_path / "predictions/clip.h5",
+        view,
+        **names,
+        events=events,
+    )
+    assert all(path.read_text().startswith("<?xml") for path in names.values())
+    history = pd.DataFrame(store.open(tmp_path / "predictions/clip.h5").header["curves"])
+    shown = EventAccumulator(str(events)).Reload().Scalars("Train/loss")
+    real = history[history["run"] == 0].groupby("epoch")["train_loss"].mean()
+    np.testing.assert_allclose([event.value for event in shown], real, rtol=1e-6)
+
+
+# ---- the page ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Arguments of `page.render`."""
+    spec = study.write(tmp_path)
+    scored = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("scores/*.json")}
+    headers = {path.stem: store.open(path).header for path in tmp_path.glob("predictions/*.h5")}
+    return scored, headers, {}, spec
+
+
+class Reader(html.parser.HTMLParser):
+    """The text of a page, its ids and the addresses it names."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.ids, self.links, self.skip = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.skip = tag in ("script", "style")
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes[key] for key in ("href", "src") if key in attributes]
+
+    def handle_endtag(self, tag):
+        self.skip = False
+
+    def handle_data(self, data):
+        if not self.skip:
+            self.text.append(" ".join(data.split()))
+
+
+def test_page_shows_scores_beside_baselines_and_controls(whole):
+    read = Reader(page.render(*whole))
+    text = " ".join(read.text)
+    assert "2 experiments on Simulated vigilance: 6 subjects, 6 scans, 120 windows." in text
+    for expected in (
+        "0.780",
+        "0.720 to 0.840",
+        "0.492",
+        "+0.070",
+        "4 artefact, 7 both states",
+        "Cohen's κ",
+    ):
+        assert expected in text
+    assert "0.008" in text  # 0.004, adjusted for two experiments
+    assert "0.031" in text  # one comparison with a baseline: nothing to adjust
+    assert "Only 6 subjects: intervals are wide." in text
+    assert "engram.heads.adapter@1a2b3c4d" in text
+
+
+def test_page_names_no_address_outside_itself(whole):
+    read = Reader(page.render(*whole))
+    assert all(link.startswith(("#", "data:")) for link in read.links)
+    assert {link[1:] for link in read.links if link.startswith("#")} <= set(read.ids)
+    assert len(read.ids) == len(set(read.ids))
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("leaks", "LEAKS: random windows"),
+        ("simulated", "simulated data"),
+        ("random_weights", "random weights"),
+        ("circular", "labels from the same EEG"),
+    ],
+)
+def test_badges_say_what_a_number_is_not(whole, key, text):
+    scored, headers, figures, spec = copy.deepcopy(whole)
+    for name in spec["experiments"]:
+        scored[name] |= {"leaks": False, "simulated": False, "random_weights": False}
+        headers[name] |= {
+            "leaks": False,
+            "simulated": False,
+            "random_weights": False,
+            "circular": False,
+        }
+    assert text not in Reader(page.render(scored, headers, figures, spec)).text
+    (headers if key == "circular" else scored)["clip"][key] = True
+    shown = Reader(page.render(scored, headers, figures, spec)).text
+    assert shown.count(text) == 3  # on top, in the table, at the experiment
+
+
+def test_page_escapes_what_people_typed(whole):
+    scored, headers, figures, spec = whole
+    spec["title"] = spec["experiments"]["clip"]["title"] = "<script>alert(1)</script>"
+    written = page.render(scored, headers, figures, spec)
+    assert "<script>alert" not in written
+    assert "&lt;script&gt;alert" in written
+
+
+def test_undefined_scores_are_a_dash(whole):
+    scored, headers, figures, spec = whole
+    for row in scored["clip"]["metrics"]:
+        row |= dict.fromkeys(
+            (
+                "value",
+                "low",
+                "high",
+                "p",
+                "seed_sd",
+                "shuffled",
+                "baseline",
+                "difference",
+                "difference_p",
+            )
+        )
+        row["subjects"] = dict.fromkeys(row["subjects"])
+    scored["clip"]["probes"] = None
+    assert "–" in Reader(page.render(scored, headers, figures, spec)).text
+
+
+def test_experiments_stand_in_the_order_of_the_scores(whole):
+    scored, headers, figures, spec = whole
+    order = ["clip", "bandpower"]
+    again = {name: scored[name] for name in order}
+    read = Reader(page.render(again, headers, figures, spec))
+    assert [i for i in read.ids if i in order] == order
+
+
+def test_an_experiment_without_scores_is_refused(whole):
+    scored, headers, figures, spec = whole
+    del scored["clip"]
+    with pytest.raises(InputError, match="no scores or no predictions of experiment 'clip'"):
+        page.render(scored, headers, figures, spec)
+
+
+def test_experiments_are_grouped_by_dataset_and_target(whole):
+    scored, headers, figures, spec = whole
+    spec["experiments"]["clip"]["y"] = "vigall"
+    text = Reader(page.render(scored, headers, figures, spec)).text
+    assert "→ state" in text
+    assert "→ vigall" in text
+    assert "0.004" in text  # alone in its group: nothing to adjust

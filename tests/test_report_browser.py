@@ -1,0 +1,127 @@
+"""The report in a real browser: it renders, the map answers, nothing leaves the page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import study
+
+from engram.figures import latent_map
+from engram.figures.map import map as draw_map
+from engram.figures.plot import plot
+from engram.figures.report import report
+
+pytestmark = pytest.mark.browser
+
+FIGURES = ("subjects", "confusion", "curves", "examples")
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """A report made of stores, with a map whose points need no UMAP."""
+    folder = tmp_path_factory.mktemp("study")
+    spec, figures = study.write(folder), []
+    view = sorted(folder.glob("views/*/spectrogram.h5"))
+    for name in spec["experiments"]:
+        paths = {figure: folder / f"figures/{name}/{figure}.svg" for figure in FIGURES}
+        stores = (folder / f"scores/{name}.json", folder / f"predictions/{name}.h5")
+        plot(*stores, view, **paths, events=folder / f"figures/{name}/events.out.tfevents.0.engram")
+        figures += paths.values()
+    drawn = [folder / "figures/clip/map.png", folder / "figures/clip/map.json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent_map, "place", on_a_grid)
+        draw_map(
+            folder / "latents/clip.h5", folder / "predictions/clip.h5", view, *drawn,
+            folder / "figures/clip/events.out.tfevents.1.engram",
+        )  # fmt: skip
+    report(
+        [folder / f"scores/{name}.json" for name in spec["experiments"]],
+        [folder / f"predictions/{name}.h5" for name in spec["experiments"]],
+        [*figures, *drawn], folder / "report.html", spec,
+    )  # fmt: skip
+    return folder / "report.html"
+
+
+def on_a_grid(latent, train, shown):
+    """Rows one beside the other, so that the test knows where each point is."""
+    points = np.stack([shown % 12, shown // 12], axis=1).astype(float)
+    return points, train[shown], {"fitted_rows": int(train.sum())}
+
+
+@pytest.fixture(scope="module")
+def visited(page, html):
+    """The page with the report open, and what it complained about and asked for."""
+    problems, requests = [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
+    )
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(html.as_uri())
+    page.locator(".map").scroll_into_view_if_needed()
+    page.wait_for_selector(".panels .plot canvas")
+    page.wait_for_timeout(300)
+    return page, problems, requests
+
+
+def test_headline_table_is_visible(visited):
+    page, _, _ = visited
+    line = page.locator(".headline tbody tr", has_text="CLIP + adapter")
+    assert line.is_visible()
+    # 0.780 and its interval; the gain over band power, whose p is the only one of its family
+    for expected in ("0.780", "0.720 to 0.840", "0.500", "0.710", "+0.070", "0.031"):
+        assert expected in line.inner_text()
+    assert line.locator("circle.dot").count() == 6
+
+
+def test_every_picture_loads(visited):
+    page, _, _ = visited
+    widths = page.eval_on_selector_all("figure img", "images => images.map(i => i.naturalWidth)")
+    assert len(widths) == 6  # two experiments: dots, confusion; one set of curves; one of examples
+    assert min(widths) > 100
+
+
+def test_four_panels_are_drawn(visited):
+    page, _, _ = visited
+    assert page.locator(".panels .plot canvas").count() >= 4
+
+
+def test_pointing_at_the_map_shows_the_window_behind(visited, html):
+    page, _, _ = visited
+    tooltip = point_somewhere(page, page.locator(".panels .plot").nth(1))
+    points = json.loads((html.parent / "figures/clip/map.json").read_text())["points"]
+    said = re.search(r"(sub-\d\d) scan-01, from (\d+) s", tooltip.inner_text())
+    row = [points["subject"], points["onset"]]
+    behind = list(zip(*row, strict=True)).index((said[1], float(said[2])))
+    assert f"true: {points['state'][behind]}" in tooltip.inner_text()
+    image = tooltip.locator("img")
+    assert image.get_attribute("src") == points["image"][behind]
+    assert image.evaluate("async image => (await image.decode(), image.naturalWidth)") > 0
+
+
+def point_somewhere(page, panel):
+    """Move over a panel until a tooltip shows."""
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    for step in range(400):
+        across, down = (step % 20 + 0.5) / 20, (step // 20 + 0.5) / 20
+        page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+        page.wait_for_timeout(20)
+        if page.locator(".point").count():
+            return page.locator(".point").first
+    raise AssertionError("no tooltip anywhere in the panel")
+
+
+def test_narrow_screens_do_not_scroll_sideways(visited):
+    page, _, _ = visited
+    page.set_viewport_size({"width": 390, "height": 800})
+    width = page.evaluate("document.documentElement.scrollWidth")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert width <= 390
+
+
+def test_nothing_complains_and_nothing_leaves_the_page(visited, html):
+    _, problems, requests = visited
+    assert problems == []
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [html.as_uri()]
