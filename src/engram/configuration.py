@@ -1,0 +1,140 @@
+"""What is wrong with a configuration, said before anything runs, in one line.
+
+Standard library only, like `engram.plan`.
+"""
+
+import ast
+import difflib
+
+from engram import components, plan
+from engram.errors import InputError
+
+
+def check(config, schema):
+    """Refuse a configuration with unknown keys, unknown names or values of the wrong type.
+
+    Args:
+        config: the merged configuration.
+        schema: the JSON schema of the configuration, as a dict; it says which keys exist.
+
+    Raises:
+        InputError: names the key, says what is wrong and suggests what was meant.
+    """
+    _check_keys(config, schema, "")
+    for family in plan.FAMILIES:
+        for name, spec in config.get(family, {}).items():
+            _check_component(family, name, spec)
+    for name in config.get("experiments", {}):
+        _check_experiment(config, name)
+    for key in ("run", "maps"):
+        for name in config.get(key, []):
+            _check_name(key, name, config["experiments"], "experiment")
+
+
+def _check_keys(value, schema, path):
+    if not isinstance(value, dict):
+        return
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+    for key in value:
+        where = f"{path}.{key}" if path else key
+        if key in known:
+            _check_keys(value[key], known[key], where)
+        elif isinstance(others, dict):
+            _check_keys(value[key], others, where)
+        elif others is False:
+            raise InputError(f"{where}: unknown key{did_you_mean(key, known)}")
+
+
+def _check_component(family, name, spec):
+    where = f"{family}.{name}"
+    if not isinstance(spec, dict) or "kind" not in spec:
+        raise InputError(f"{where}: needs a `kind`, one of {', '.join(components.kinds(family))}")
+    if spec["kind"] not in components.kinds(family):
+        guess = did_you_mean(spec["kind"], components.kinds(family))
+        raise InputError(f"{where}.kind: no {spec['kind']!r}{guess}")
+    known = components.fields(family, spec["kind"])
+    common = plan.DATASET_KEYS if family == "datasets" else ("kind", "unit")
+    for key, value in spec.items():
+        if key in common:
+            continue
+        if key not in known:
+            guess = did_you_mean(key, [*known, *common])
+            raise InputError(f"{where}.{key}: unknown key of kind {spec['kind']!r}{guess}")
+        if not _fits(known[key][0], value):
+            expected = ast.unparse(known[key][0])
+            raise InputError(f"{where}.{key}: expected {expected}, got {value!r}")
+    for key, (_, required) in known.items():
+        if required and key not in spec:
+            raise InputError(f"{where}: `{key}` is missing (kind {spec['kind']!r})")
+
+
+def _check_experiment(config, name):
+    this, where = config["experiments"][name], f"experiments.{name}"
+    for key in ("dataset", "x", "y", "head"):
+        if key not in this:
+            raise InputError(f"{where}: `{key}` is missing")
+    _check_name(f"{where}.dataset", this["dataset"], config["datasets"], "dataset")
+    _check_name(f"{where}.head", this["head"], config["heads"], "head")
+    for source in [*plan.Plan(config).sources(name), this["y"]]:
+        view, _, backbone = source.partition("/")
+        _check_name(where, view, config["views"], "view")
+        if backbone:
+            _check_name(where, backbone, config["backbones"], "backbone")
+    if "baseline" not in this:
+        raise InputError(
+            f"{where}: `baseline` is missing; name the experiment that every score is shown "
+            "beside (band power + linear head), or `none` for that one itself"
+        )
+    if this["baseline"] != "none":
+        _check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
+    kind = plan.fold_kind(this)
+    _check_name(f"{where}.folds", kind, plan.FOLDS, "way to split")
+    if kind == "random_windows" and not this.get("i_know_this_leaks"):
+        raise InputError(
+            f"{where}.folds: random windows of one scan stand on both sides of the split; "
+            "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
+        )
+
+
+def _check_name(where, name, known, what):
+    if name not in known:
+        raise InputError(f"{where}: no {what} {name!r}{did_you_mean(name, known)}")
+
+
+def did_you_mean(name, known) -> str:
+    """The end of an error message: the known name that is closest to `name`, or all of them."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(map(str, known))}" if known else ""
+
+
+def _fits(annotation, value) -> bool:
+    """Whether a YAML value has the type that the source text of an annotation says."""
+    match annotation:
+        case ast.BinOp(left=left, right=right):
+            return _fits(left, value) or _fits(right, value)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Name(id="float"):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case ast.Name(id="int"):
+            return isinstance(value, int) and not isinstance(value, bool)
+        case ast.Name(id="bool" | "str" | "dict" | "list" as name):
+            return isinstance(value, {"bool": bool, "str": str, "dict": dict, "list": list}[name])
+        case ast.Name(id="tuple"):
+            return isinstance(value, list)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=allowed):
+            return value in _literals(allowed)
+        case ast.Subscript(value=ast.Name(id="list" | "tuple"), slice=item):
+            items = item.elts if isinstance(item, ast.Tuple) else [item]
+            return isinstance(value, list) and all(_fits(items[0], one) for one in value)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            return isinstance(value, dict) and all(
+                _fits(key, k) and _fits(item, v) for k, v in value.items()
+            )
+    return True
+
+
+def _literals(node):
+    return [ast.literal_eval(n) for n in (node.elts if isinstance(node, ast.Tuple) else [node])]

@@ -1,0 +1,155 @@
+"""The layers of the package, enforced with the import walker that computes fingerprints."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engram import provenance
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src/engram"
+FAMILIES = {"datasets", "views", "backbones", "heads", "scores", "figures"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def family(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first if first in FAMILIES else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_families_are_rooms_side_by_side(path):
+    reached = {family(found) for found in provenance.imports(path)} - {None}
+    assert reached <= {family(path)}
+
+
+def test_planning_needs_the_standard_library_alone():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import engram.plan, engram.provenance;"
+        "print(*{name.partition('.')[0] for name in sys.modules} - {'engram'}"
+        " - set(sys.stdlib_module_names))"
+    )
+    command = [sys.executable, "-S", "-c", code, str(PACKAGE.parent)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) <= {"__main__", "sitecustomize"}
+
+
+def test_scripts_only_bind_names():
+    for script in (ROOT / "workflow/scripts").glob("*.py"):
+        tree = ast.parse(script.read_text())
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.For | ast.If)]
+        assert "snakemake.config" not in script.read_text()
+        assert "snakemake.wildcards" not in script.read_text()
+        assert len(script.read_text().splitlines()) <= 30
+
+
+def test_a_stage_is_one_word():
+    scripts = {path.stem for path in (ROOT / "workflow/scripts").glob("*.py")}
+    environments = {path.stem for path in (ROOT / "envs").glob("*.yaml")}
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    assert scripts == environments
+    assert all(f"rule {name}:" in rules and f'"../scripts/{name}.py"' in rules for name in scripts)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of three modules: main imports helper, other stands alone."""
+    root = tmp_path / "engram"
+    root.mkdir()
+    (root / "__init__.py").write_text("")
+    (root / "helper.py").write_text("def f():\n    return 1\n")
+    (root / "other.py").write_text("x = 1\n")
+    (tmp_path / "main.py").write_text("from engram.helper import f\n")
+    monkeypatch.setattr(provenance, "ROOT", root)
+
+    def words():
+        provenance._parse.cache_clear(), provenance._digest.cache_clear()
+        return set(provenance.fingerprint(tmp_path / "main.py").split())
+
+    return root, words
+
+
+def test_a_fingerprint_follows_imports_and_nothing_else(package):
+    root, words = package
+    before = words()
+    assert {word.split("@")[0] for word in before} == {"main.py", "helper", "__init__"}
+    (root / "other.py").write_text("x = 2\n")
+    assert words() == before
+    (root / "helper.py").write_text("def f():\n    return 2\n")
+    assert {word.split("@")[0] for word in words() - before} == {"helper"}
+
+
+def test_a_fingerprint_ignores_comments_docstrings_and_layout(package):
+    root, words = package
+    before = words()
+    (root / "helper.py").write_text(
+        '"""Doc."""\n\n\ndef f():\n    """Doc."""\n    return (1)  # c\n'
+    )
+    assert words() == before
+
+
+def test_a_declared_version_stands_for_the_code(package):
+    root, words = package
+    (root / "helper.py").write_text("CODE_VERSION = 3\ndef f(): return 1\n")
+    before = words()
+    assert "helper@v3" in before
+    (root / "helper.py").write_text("CODE_VERSION = 3\ndef f(): return 2\n")
+    assert words() == before
+    (root / "helper.py").write_text("CODE_VERSION = 4\ndef f(): return 2\n")
+    assert "helper@v4" in words()
+
+
+def test_relative_imports_are_refused(package):
+    root, words = package
+    (root / "helper.py").write_text("from . import other\n")
+    with pytest.raises(SyntaxError, match="relative import"):
+        words()
+
+
+def test_environments_pin_what_the_lock_pins():
+    lock = set((ROOT / "requirements.lock").read_text().split())
+    for environment in (ROOT / "envs").glob("*.yaml"):
+        pins = re.findall(r"- (\S+==\S+)", environment.read_text())
+        assert pins
+        assert set(pins) <= lock, environment
+
+
+def test_environments_hold_what_their_stage_imports():
+    distributions = importlib.metadata.packages_distributions()
+    families = {"download": ["datasets"], "render": ["datasets", "views"], "extract": ["backbones"]}
+    families["train"] = ["heads"]
+    for script in (ROOT / "workflow/scripts").glob("*.py"):
+        todo = [
+            script,
+            *(p for f in families.get(script.stem, []) for p in PACKAGE.glob(f"{f}/*.py")),
+        ]
+        reached = set()
+        while todo:
+            path = todo.pop()
+            if path not in reached:
+                reached.add(path)
+                todo += provenance.imports(path)
+        names = {n for path in reached for n in third_party(path)} - {"engram"}
+        needed = {normal(distributions[name][0]) for name in names}
+        text = (ROOT / "envs" / f"{script.stem}.yaml").read_text()
+        pinned = {normal(name) for name in re.findall(r"- (\S+)==", text)}
+        assert needed <= pinned, script.stem
+
+
+def third_party(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        yield from {n.partition(".")[0] for n in names} - set(sys.stdlib_module_names)
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,166 @@
+"""What a configuration asks for, and what it is refused for."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engram import configuration, plan
+from engram.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+def refuse(config, message):
+    with pytest.raises(InputError, match=message):
+        configuration.check(config, SCHEMA)
+
+
+def test_the_default_configuration_is_accepted(config):
+    configuration.check(config, SCHEMA)
+
+
+def test_every_study_is_accepted(config):
+    studies = sorted((ROOT / "config/studies").glob("*.yaml"))
+    assert studies
+    for study in studies:
+        merged = merge(copy.deepcopy(config), yaml.safe_load(study.read_text()))
+        configuration.check(merged, SCHEMA)
+
+
+def merge(base, over):
+    """Lay one configuration over another, as Snakemake does."""
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = merge(base[key], value) if both else value
+    return base
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("experimens", {}, r"experimens: unknown key; did you mean 'experiments'\?"),
+        ("views.spectrogram.windw", 4, r"views.spectrogram.windw: .* did you mean 'window'\?"),
+        ("views.spectrogram.window", "long", r"views.spectrogram.window: expected .*, got 'long'"),
+        ("views.spectrogram.detrend", "lin", r"views.spectrogram.detrend: expected Literal.*'lin'"),
+        ("views.spectrogram.kind", "multitapr", r"kind: no 'multitapr'; did you mean 'multitaper'"),
+        ("backbones.clip.wieghts", "random", r"backbones.clip.wieghts: .*did you mean 'weights'"),
+        ("backbones.new", {"kind": "open_clip"}, r"backbones.new: `model` is missing"),
+        ("datasets.simulated.unts", [], r"datasets.simulated.unts: .*did you mean 'units'"),
+        ("experiments.eeg_clip.hed", "x", r"experiments.eeg_clip.hed: .* did you mean 'head'"),
+        ("experiments.eeg_clip.head", "adaptor", r"no head 'adaptor'; did you mean 'adapter'"),
+        (
+            "experiments.eeg_clip.x",
+            "spectogram/clip",
+            r"no view 'spectogram'; did you mean 'spectr",
+        ),
+        ("experiments.eeg_clip.x", "spectrogram/clop", r"no backbone 'clop'; did you mean 'clip'"),
+        ("experiments.eeg_clip.dataset", "simulate", r"no dataset 'simulate'; did you mean"),
+        ("experiments.eeg_clip.folds", "leave_one_out", r"did you mean 'leave_one_subject_out'"),
+        ("experiments.eeg_clip.folds", "random_windows", r"i_know_this_leaks"),
+        ("run", ["eeg_clp"], r"run: no experiment 'eeg_clp'; did you mean 'eeg_clip'"),
+    ],
+)
+def test_a_mistake_is_named_and_the_right_word_suggested(config, path, value, message):
+    *parents, key = path.split(".")
+    target = config
+    for parent in parents:
+        target = target[parent]
+    target[key] = value
+    refuse(config, message)
+
+
+def test_a_score_needs_its_baseline(config):
+    del config["experiments"]["eeg_clip"]["baseline"]
+    refuse(config, "experiments.eeg_clip: `baseline` is missing")
+
+
+def test_baselines_run_with_what_they_stand_beside(config):
+    config["run"] = ["eeg_clip"]
+    assert plan.Plan(config).experiments() == ["eeg_bandpower", "eeg_clip"]
+
+
+def test_paths_are_the_names_in_the_configuration(config):
+    this = plan.Plan(config)
+    assert this.store("simulated", "sub-01", "state") == "results/views/simulated/sub-01/state.h5"
+    assert this.store("simulated", "sub-01", "spectrogram/clip") == (
+        "results/features/simulated/sub-01/spectrogram/clip.h5"
+    )
+    assert this.raw("simulated", "sub-02") == ["resources/raw/simulated/sub-02.npz"]
+    assert len(this.x("both_clip")) == 12
+    assert this.sources("both_clip") == ["spectrogram/clip", "fmri_spectrogram/clip"]
+
+
+def test_a_unit_does_not_depend_on_the_others(config):
+    before = plan.Plan(config).spec("render", dataset="simulated", unit="sub-01", view="state")
+    config["datasets"]["simulated"]["units"].append("sub-09")
+    after = plan.Plan(config).spec("render", dataset="simulated", unit="sub-01", view="state")
+    assert before == after
+
+
+def test_the_order_of_keys_does_not_matter(config):
+    other = copy.deepcopy(config)
+    other["views"]["spectrogram"] = dict(reversed(other["views"]["spectrogram"].items()))
+    names = {"dataset": "simulated", "unit": "sub-01", "view": "spectrogram"}
+    specs = [repr(plan.Plan(c).spec("render", **names)) for c in (config, other)]
+    assert specs[0] == specs[1]
+
+
+def local(config, tmp_path, manifest):
+    (tmp_path / "list.csv").write_text(manifest)
+    config["datasets"]["local"] = {
+        "kind": "eeg_recordings",
+        "folder": str(tmp_path),
+        "manifest": "list.csv",
+        "windows": {"length": 30, "step": 15},
+    }
+    return plan.Plan(config)
+
+
+def test_a_manifest_lists_units_and_files(config, tmp_path):
+    text = "subject,scan,file,state\ns1,a,1.edf,x\ns2,a,2.edf,y\ns1,b,3.edf,y\n"
+    this = local(config, tmp_path, text)
+    assert this.units("local") == ["s1", "s2"]
+    assert [row["file"] for row in this.rows("local", "s1")] == ["1.edf", "3.edf"]
+    with pytest.raises(InputError, match=r"1\.edf is missing; put the data there"):
+        this.raw("local", "s1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subject,scan,file\n", "list.csv: the manifest lists no recording"),
+        ("subject,file\ns1,1.edf\n", "every line needs a value for `scan`"),
+        ("subject,scan,file\ns1,a,1.edf\ns1,a,2.edf\n", "listed twice: subject s1, scan a"),
+    ],
+)
+def test_a_broken_manifest_is_refused(config, tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        local(config, tmp_path, text).units("local")
+
+
+def test_a_missing_manifest_is_named(config, tmp_path):
+    this = local(config, tmp_path, "")
+    (tmp_path / "list.csv").unlink()
+    with pytest.raises(InputError, match=r"list\.csv: No such file"):
+        this.units("local")
+
+
+def test_a_region_spelt_another_way_is_suggested(config, tmp_path):
+    (tmp_path / "s1_Heschl’s gyrus.png").touch()
+    config["datasets"]["local"] = {
+        "kind": "osf_vigilance",
+        "folder": str(tmp_path),
+        "units": ["s1"],
+        "files": ["{unit}_{regions}.png"],
+        "regions": ["Heschl's gyrus"],
+    }
+    with pytest.raises(InputError, match=r"is missing \(there is .*Heschl’s gyrus"):
+        plan.Plan(config).raw("local", "s1")

@@ -1,0 +1,211 @@
+"""The workflow as a user runs it: from nothing to the report, then again after each change."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engram import store
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+
+def snakemake(folder, *arguments, check=True):
+    """Run Snakemake in `folder` with its own copy of the package; return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
+    command = [SNAKEMAKE, "--configfile", "tiny.yaml", "--cores", "2", *arguments]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A checkout in which the tiny study has run to its report."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in COPIED:
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / name)
+    shutil.copy(ROOT / "tests/data/tiny.yaml", folder)
+    snakemake(folder)
+    return folder
+
+
+@pytest.fixture
+def checkout(finished, tmp_path):
+    """A copy of the finished checkout that a test may edit, with its mtimes."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(finished, folder, symlinks=True)
+    return folder
+
+
+def stale(folder, *arguments):
+    """Jobs that a dry run lists, as "rule" or "rule: wildcards" words, without the target."""
+    text = snakemake(folder, "--dry-run", *arguments)
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", text, re.MULTILINE)
+    jobs = set()
+    for rule, body in blocks:
+        wildcards = re.search(r"wildcards: (.*)", body)
+        values = re.findall(r"=([^,\n]+)", wildcards[1]) if wildcards else []
+        jobs.add(" ".join([rule, *values]))
+    return jobs - {"all"}
+
+
+def edit(folder, path, old, new):
+    file = folder / path
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_the_study_ends_in_a_report_that_says_it_is_simulated(finished):
+    page = (finished / "results/report.html").read_text()
+    assert "simulated" in page.lower()
+    assert "random weights" in page.lower()
+
+
+def test_features_say_what_made_them(finished):
+    features = store.open(next(finished.glob("results/features/*/*/spectrogram/tiny_vit.h5")))
+    made_by = features.header["made_by"]
+    assert made_by["spec"]["backbone"]["kind"] == "timm"
+    assert any(word.startswith("backbones.timm@") for word in made_by["code"])
+    assert made_by["versions"]["torch"]
+    assert len(next(iter(made_by["inputs"].values()))) == 64
+
+
+def test_nothing_to_do_the_second_time(finished):
+    assert stale(finished) == set()
+
+
+# ---- the edit matrix: for each kind of edit, the jobs that run again --------------------
+
+SUBJECTS = ["sub-01", "sub-02", "sub-03", "sub-04"]
+LATER = {"evaluate {}", "plot {}"}
+
+
+def experiment_jobs(*names, stages=("train", "evaluate", "plot")):
+    return {f"{stage} {name}" for stage in stages for name in names}
+
+
+def test_a_comment_reruns_nothing(checkout):
+    edit(checkout, "src/engram/heads/linear.py", '"""Head', '"""A remark. Head')
+    edit(checkout, "src/engram/heads/linear.py", "\nfrom", "\n# a remark\nfrom")
+    edit(checkout, "workflow/scripts/train.py", "\nfrom", "\n# a remark\nfrom")
+    assert stale(checkout) == set()
+
+
+def test_a_branch_switch_reruns_nothing(checkout):
+    for path in [*checkout.glob("src/**/*.py"), *checkout.glob("workflow/**/*")]:
+        if path.is_file():
+            path.write_bytes(path.read_bytes())
+    assert stale(checkout) == set()
+
+
+def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):
+    with (checkout / "src/engram/backbones/timm.py").open("a") as file:
+        file.write("\nCHANGED = True\n")
+    assert stale(checkout) == {
+        *(f"extract tiny {subject} spectrogram tiny_vit" for subject in SUBJECTS),
+        *experiment_jobs("vit"),
+        "map vit",
+        "report",
+    }
+
+
+def test_a_head_module_reruns_its_training_and_what_follows(checkout):
+    with (checkout / "src/engram/heads/adapter.py").open("a") as file:
+        file.write("\nCHANGED = True\n")
+    assert stale(checkout) == {*experiment_jobs("vit"), "map vit", "report"}
+
+
+def test_a_head_option_reruns_its_training_and_what_follows(checkout):
+    edit(checkout, "tiny.yaml", "epochs: 2", "epochs: 3")
+    assert stale(checkout) == {*experiment_jobs("vit"), "map vit", "report"}
+
+
+def test_a_view_option_reruns_the_view_and_what_follows(checkout):
+    edit(checkout, "tiny.yaml", "fmax: 30", "fmax: 32")
+    assert stale(checkout) == {
+        *(f"render tiny {subject} spectrogram" for subject in SUBJECTS),
+        *(f"extract tiny {s} spectrogram {b}" for s in SUBJECTS for b in ("bandpower", "tiny_vit")),
+        *experiment_jobs("bands", "vit"),
+        "map vit",
+        "report",
+    }
+
+
+def test_a_new_subject_is_computed_and_the_old_are_kept(checkout):
+    edit(checkout, "tiny.yaml", "sub-04]", "sub-04, sub-05]")
+    assert stale(checkout) == {
+        "download tiny sub-05.npz",
+        "render tiny sub-05 spectrogram",
+        "render tiny sub-05 state",
+        "extract tiny sub-05 spectrogram bandpower",
+        "extract tiny sub-05 spectrogram tiny_vit",
+        *experiment_jobs("bands", "vit"),
+        "map vit",
+        "report",
+    }
+
+
+def test_a_new_backbone_is_computed_and_the_old_are_kept(checkout):
+    with (checkout / "tiny.yaml").open("a") as file:
+        file.write(
+            "  vit_other: {dataset: tiny, x: spectrogram/other_vit, y: state, head: linear, "
+            "baseline: bands}\n"
+        )
+    edit(
+        checkout,
+        "tiny.yaml",
+        "backbones:\n",
+        "backbones:\n  other_vit: {kind: timm, model: test_vit2.r160_in1k}\n",
+    )
+    edit(checkout, "tiny.yaml", "run: [vit]", "run: [vit, vit_other]")
+    assert stale(checkout) == {
+        *(f"extract tiny {subject} spectrogram other_vit" for subject in SUBJECTS),
+        *experiment_jobs("vit_other"),
+        "report",
+    }
+
+
+def test_plot_code_reruns_plots(checkout):
+    path = checkout / "src/engram/figures/confusion.py"
+    path.write_text(path.read_text() + "\nCHANGED = True\n")
+    jobs = stale(checkout)
+    assert {"plot vit", "plot bands", "report"} <= jobs
+    assert not [job for job in jobs if job.split()[0] in {"render", "extract", "train", "evaluate"}]
+
+
+# ---- mistakes ----------------------------------------------------------------------------
+
+
+def test_a_misspelt_key_is_one_clear_line(checkout):
+    edit(checkout, "tiny.yaml", "epochs: 2", "epcohs: 2")
+    text = snakemake(checkout, "--dry-run", check=False)
+    assert "heads.quick.epcohs: unknown key of kind 'adapter'; did you mean 'epochs'?" in text
+    assert "Traceback" not in text
+
+
+def test_an_error_in_a_job_is_one_line_in_its_log_and_leaves_nothing_half_written(checkout):
+    edit(checkout, "tiny.yaml", "signal: eeg", "signal: meg")
+    text = snakemake(checkout, "--keep-going", check=False)
+    log = (checkout / "results/logs/render/tiny/sub-01/spectrogram.log").read_text()
+    assert "error: " in log
+    assert "meg" in log
+    assert "Traceback" not in log
+    assert "error: " in text
+    assert not list(checkout.glob("results/views/tiny/*/spectrogram*"))

@@ -1,0 +1,36 @@
+rule download:
+    output:
+        raw="resources/raw/{dataset}/{file}",
+    log:
+        "results/logs/download/{dataset}/{file}.log",
+    retries: 1
+    localrule: True
+    conda:
+        "../../envs/download.yaml"
+    params:
+        spec=spec("download"),
+        code=code("download"),
+    script:
+        "../scripts/download.py"
+
+
+rule render:
+    input:
+        raw=raw_files,
+    output:
+        view="results/views/{dataset}/{unit}/{view}.h5",
+    log:
+        "results/logs/render/{dataset}/{unit}/{view}.log",
+    benchmark:
+        "results/benchmarks/render/{dataset}/{unit}/{view}.tsv"
+    conda:
+        "../../envs/render.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2_000),
+        runtime="1h",
+    params:
+        spec=spec("render"),
+        code=code("render"),
+    script:
+        "../scripts/render.py"

@@ -1,0 +1,53 @@
+rule train:
+    input:
+        x=x_stores,
+        y=y_stores,
+    output:
+        model="results/models/{experiment}.safetensors",
+        predictions="results/predictions/{experiment}.h5",
+        latents="results/latents/{experiment}.h5",
+    log:
+        "results/logs/train/{experiment}.log",
+    benchmark:
+        "results/benchmarks/train/{experiment}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 8
+    resources:
+        gpu=gpu("train"),
+        mem_mb=growing(8_000),
+        runtime="4h",
+    params:
+        spec=spec("train"),
+        code=code("train"),
+    script:
+        "../scripts/train.py"
+
+
+rule evaluate:
+    input:
+        predictions="results/predictions/{experiment}.h5",
+        baseline=baseline_predictions,
+        x=x_stores,
+    output:
+        scores=report(
+            "results/scores/{experiment}.json",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"experiment": "{experiment}"},
+        ),
+    log:
+        "results/logs/evaluate/{experiment}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{experiment}.tsv"
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4_000),
+        runtime="1h",
+    params:
+        spec=spec("evaluate"),
+        code=code("evaluate"),
+    script:
+        "../scripts/evaluate.py"

@@ -1,0 +1,85 @@
+rule plot:
+    input:
+        scores="results/scores/{experiment}.json",
+        predictions="results/predictions/{experiment}.h5",
+        view=picture_stores,
+    output:
+        subjects=report(
+            "results/figures/{experiment}/subjects.svg",
+            caption="../report/subjects.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "subjects"},
+        ),
+        confusion="results/figures/{experiment}/confusion.svg",
+        curves="results/figures/{experiment}/curves.svg",
+        examples="results/figures/{experiment}/examples.svg",
+        events="results/figures/{experiment}/events.out.tfevents.0.engram",
+    log:
+        "results/logs/plot/{experiment}.log",
+    conda:
+        "../../envs/plot.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2_000),
+        runtime="30m",
+    params:
+        spec=spec("plot"),
+        code=code("plot"),
+    script:
+        "../scripts/plot.py"
+
+
+rule map:
+    input:
+        latents="results/latents/{experiment}.h5",
+        predictions="results/predictions/{experiment}.h5",
+        view=picture_stores,
+    output:
+        picture=report(
+            "results/figures/{experiment}/map.png",
+            caption="../report/map.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "map"},
+        ),
+        data="results/figures/{experiment}/map.json",
+        events="results/figures/{experiment}/events.out.tfevents.1.engram",
+    log:
+        "results/logs/map/{experiment}.log",
+    benchmark:
+        "results/benchmarks/map/{experiment}.tsv"
+    conda:
+        "../../envs/map.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4_000),
+        runtime="1h",
+    params:
+        spec=spec("map"),
+        code=code("map"),
+    script:
+        "../scripts/map.py"
+
+
+rule report:
+    input:
+        scores=collect(
+            "results/scores/{experiment}.json", experiment=plan.experiments()
+        ),
+        predictions=collect(
+            "results/predictions/{experiment}.h5", experiment=plan.experiments()
+        ),
+        figures=plan.figures(),
+        page=page_templates(),
+    output:
+        report="results/report.html",
+    log:
+        "results/logs/report.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    params:
+        spec=spec("report"),
+        code=code("report"),
+    script:
+        "../scripts/report.py"

@@ -1,0 +1,12 @@
+"""Rule plot: the figures and the TensorBoard scalars of one experiment."""
+
+from engram.figures.plot import plot
+from engram.job import job
+
+with job(snakemake):
+    plot(
+        scores=snakemake.input.scores,
+        predictions=snakemake.input.predictions,
+        view=snakemake.input.view,
+        **dict(snakemake.output.items()),
+    )

@@ -1,0 +1,13 @@
+"""Rule report: one page to look at."""
+
+from engram.figures.report import report
+from engram.job import job
+
+with job(snakemake) as run:
+    report(
+        scores=snakemake.input.scores,
+        predictions=snakemake.input.predictions,
+        figures=snakemake.input.figures,
+        report=snakemake.output.report,
+        spec=run.spec,
+    )

@@ -1,0 +1,16 @@
+"""Rule train: every fold and seed of one experiment."""
+
+from engram.heads import train
+from engram.job import job
+
+with job(snakemake) as run:
+    train(
+        x=run.grouped(snakemake.input.x),
+        y=snakemake.input.y,
+        model=snakemake.output.model,
+        predictions=snakemake.output.predictions,
+        latents=snakemake.output.latents,
+        spec=run.spec,
+        made_by=run.made_by,
+        device=run.device,
+    )
