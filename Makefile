@@ -1,0 +1,44 @@
+# The few commands a developer repeats; `make help` lists them.
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test format clean
+
+help: ## list these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo ## install, run the default configuration, name the report
+	$(BIN)/snakemake --cores $(CORES)
+	@echo "Look at results/report.html"
+
+test: $(VENV)/.test ## install, lint, run every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/python docs/options.py --check
+	$(BIN)/pytest
+
+format: $(VENV)/.test ## format, fix what can be fixed, write the tables of config/README.md
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/python docs/options.py
+
+clean: ## remove what a run wrote; downloads and .venv stay
+	rm -rf results .snakemake .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: requirements.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) --constraint requirements.lock --editable .
+	@touch $@
+
+$(VENV)/.test: requirements.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) --constraint requirements.lock --editable .[test]
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,87 @@
+"""Write the tables of config/README.md from the schema and from the Options of each component.
+
+python docs/options.py          write them
+python docs/options.py --check  fail if they are out of date
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+from engram import components, plan, provenance
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "config/README.md"
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+MARK = "<!-- tables: written by docs/options.py -->"
+
+
+def tables() -> str:
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    experiments = schema["properties"]["experiments"]["additionalProperties"]["properties"]
+    evaluation = schema["properties"]["evaluation"]["properties"]
+    sections = [
+        section("`experiments.<name>`", from_schema(experiments)),
+        section("`evaluation`", from_schema(evaluation)),
+    ]
+    for family in plan.FAMILIES:
+        for kind in components.kinds(family):
+            sections.append(section(f"`{family}`, kind `{kind}`", from_options(family, kind)))
+    return "\n".join(sections)
+
+
+def section(title, rows):
+    lines = [f"| `{key}` | {default} | {text} |" for key, default, text in rows]
+    return "\n".join([f"### {title}\n", "| key | default | meaning |", "|---|---|---|", *lines, ""])
+
+
+def from_schema(properties):
+    for key, facts in properties.items():
+        yield key, f"`{facts['default']}`" if "default" in facts else "", facts["description"]
+
+
+def from_options(family, kind):
+    tree = ast.parse((provenance.ROOT / family / f"{kind}.py").read_text(encoding="utf-8"))
+    options = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
+    meaning = described(ast.get_docstring(options))
+    for node in options.body:
+        if isinstance(node, ast.AnnAssign):
+            default = f"`{ast.unparse(node.value)}`" if node.value else "required"
+            yield node.target.id, escaped(shortened(default)), escaped(meaning[node.target.id])
+
+
+def described(docstring):
+    """What the `Attributes:` of a docstring say, by name; "a, b: text" describes both."""
+    text = docstring.partition("Attributes:\n")[2]
+    entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {
+        name: re.sub(r"\s+", " ", meaning)
+        for names, meaning in entries
+        for name in names.split(", ")
+    }
+
+
+def shortened(default):
+    found = re.fullmatch(r"`field\(default_factory=(?:lambda: )?(.*)\)`", default)
+    return f"`{found[1]}`".replace("`list`", "`[]`") if found else default
+
+
+def escaped(text):
+    return text.replace("|", "\\|")
+
+
+def main():
+    head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    page = f"{head}{MARK}\n\n{tables()}"
+    if "--check" in sys.argv:
+        if page != PAGE.read_text(encoding="utf-8"):
+            sys.exit(f"{PAGE.name} is out of date: run `make format`")
+    else:
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
