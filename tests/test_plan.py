@@ -164,3 +164,12 @@ def test_a_region_spelt_another_way_is_suggested(config, tmp_path):
     }
     with pytest.raises(InputError, match=r"is missing \(there is .*Heschl’s gyrus"):
         plan.Plan(config).raw("local", "s1")
+
+
+def test_every_store_stands_under_the_name_of_its_source(config):
+    this = plan.Plan(config)
+    for stage in ("train", "evaluate"):
+        paths = iter(this.x("both_clip"))
+        for source, count in this.spec(stage, experiment="both_clip")["sources"]:
+            assert all(next(paths).endswith(f"/{source}.h5") for _ in range(count))
+        assert next(paths, None) is None

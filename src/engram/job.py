@@ -24,7 +24,7 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_SILENT")
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 PACKAGES = ("engram", "numpy", "scipy", "h5py", "torch", "timm", "open_clip_torch", "scikit-learn")
 
 
@@ -34,14 +34,12 @@ class Job:
 
     Attributes:
         spec: the part of the configuration that the job depends on.
-        threads: cores it may use.
         device: "cpu" or "cuda".
         made_by: what goes into the header of what the job writes: spec, code, digests of
             the inputs, package versions, threads, device.
     """
 
     spec: dict
-    threads: int
     device: str
     made_by: dict
 
@@ -68,7 +66,6 @@ def job(snakemake):
     with _logged(snakemake.log), threadpool_limits(snakemake.threads), _device(snakemake) as device:
         yield Job(
             spec=snakemake.params.spec,
-            threads=snakemake.threads,
             device=device,
             made_by={
                 "spec": snakemake.params.spec,

@@ -3,12 +3,12 @@
 import base64
 import io
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
 from engram import store
 from engram.errors import InputError
+from engram.signals.image import render
 
 MOST_REGIONS = 2  # shown of one row; more are too small to see
 
@@ -53,9 +53,7 @@ def coloured(image, header) -> np.ndarray:
     """uint8 RGB (h, w, 3) of one image of a view, through its colour map and limits."""
     if header["what"] == "picture":
         return image
-    low, high = header["limits"]
-    scaled = (image.astype(float) - low) / (high - low)
-    return matplotlib.colormaps[header.get("cmap", "viridis")](scaled, bytes=True)[..., :3]
+    return render(image, header["limits"], cmap=header.get("cmap", "viridis"))
 
 
 def thumbnail(row, header, width=128, height=96) -> str:
