@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from engram import components, plan, provenance
+from engram import components, plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "config/README.md"
@@ -44,13 +44,19 @@ def from_schema(properties):
 
 
 def from_options(family, kind):
-    tree = ast.parse((provenance.ROOT / family / f"{kind}.py").read_text(encoding="utf-8"))
-    options = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
-    meaning = described(ast.get_docstring(options))
-    for node in options.body:
-        if isinstance(node, ast.AnnAssign):
-            default = f"`{ast.unparse(node.value)}`" if node.value else "required"
-            yield node.target.id, escaped(shortened(default)), escaped(meaning[node.target.id])
+    rows = {}
+    for options in components.options_classes(family, kind):
+        meaning = described(ast.get_docstring(options))
+        for node in options.body:
+            if isinstance(node, ast.AnnAssign):
+                key, value = node.target.id, node.value
+                default = shortened(f"`{ast.unparse(value)}`") if value else "required"
+                rows[key] = (escaped(default), escaped(meaning[key]))
+    return [(key, *facts) for key, facts in sorted(rows.items(), key=is_optional)]
+
+
+def is_optional(row):
+    return row[1][0] != "required"
 
 
 def described(docstring):

@@ -8,7 +8,7 @@ import scipy.signal
 import torch
 from safetensors.torch import save_file
 
-from engram import frozen
+from engram import checkpoints
 from engram.backbones.open_clip import open_clip
 from engram.backbones.timm import timm
 from engram.components import options
@@ -162,7 +162,7 @@ def test_the_digest_knows_names_shapes_and_types():
         module = torch.nn.Module()
         for name, tensor in tensors.items():
             module.register_buffer(name, tensor)
-        return frozen.digest(module)
+        return checkpoints.digest(module)
 
     values = torch.arange(6.0)
     found = [
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_open_clip_gives_its_own_features(layout, clip, tmp_path
         expected = clip.encode_image(loaded.preprocessing(rows))
     np.testing.assert_allclose(loaded(rows), expected, rtol=1e-5, atol=1e-6)
     assert loaded.facts["weights"] == path.name
-    assert loaded.facts["weights_sha256"] == frozen.digest(clip.visual)
+    assert loaded.facts["weights_sha256"] == checkpoints.digest(clip.visual)
     assert "seed" not in loaded.facts
 
 
@@ -285,7 +285,7 @@ class Payload:
 def test_a_file_that_is_no_state_dict_is_refused(content, tmp_path, capsys):
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(InputError, match=r"odd\.pt"):
-        frozen.read_weights(tmp_path / "odd.pt")
+        checkpoints.read(tmp_path / "odd.pt")
     assert "unpickled" not in capsys.readouterr().out
 
 

@@ -68,7 +68,7 @@ def test_batches_differ_from_the_reference_by_two_grey_levels_at_most(shape):
 @pytest.mark.parametrize("shape", [(65, 100), (300, 260)])
 def test_the_way_of_a_gpu_stays_within_the_same_bounds(shape):
     rgb = images.to_rgb(torch.from_numpy(noise((8, *shape))), LIMITS, "viridis").permute(0, 3, 1, 2)
-    ours = images.resize_as_float(rgb, (224, 224)).int()
+    ours = images.resize_by_matrix(rgb, (224, 224)).int()
     pillow = images.resize_with_pillow(rgb, (224, 224)).int()
     assert (ours - pillow).abs().max() <= 2
     assert (ours - pillow).abs().float().mean() / 255 / min(STD) < 1e-4
@@ -84,7 +84,7 @@ def cubic_average(length, output):
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("name", ["resize", "resize_as_float", "resize_with_pillow"])
+@pytest.mark.parametrize("name", ["resize", "resize_by_matrix", "resize_with_pillow"])
 @pytest.mark.parametrize("shape", [(300, 260), (640, 427), (65, 100)])
 def test_every_way_resizes_horizontally_first(name, shape):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *shape), np.uint8)

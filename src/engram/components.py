@@ -38,12 +38,19 @@ def kinds(family) -> list[str]:
 
 def fields(family, kind) -> dict[str, tuple[ast.expr, bool]]:
     """The options of a component, read without importing it: annotation, whether required."""
-    body = _options_class(provenance.ROOT / family / f"{kind}.py").body
     return {
         node.target.id: (node.annotation, node.value is None)
-        for node in body
+        for options in options_classes(family, kind)
+        for node in options.body
         if isinstance(node, ast.AnnAssign)
     }
+
+
+def options_classes(family, kind) -> list[ast.ClassDef]:
+    """The class `Options` of a component, after the one of a shared module that it extends."""
+    own = _options_class(provenance.ROOT / family / f"{kind}.py")
+    shared = [base.value.id for base in own.bases if isinstance(base, ast.Attribute)]
+    return [*(_options_class(provenance.locate(f"engram.{name}")) for name in shared), own]
 
 
 def _options_class(path):

@@ -28,16 +28,21 @@ class Preprocessing:
         mean, std: of each of the colours red, green, blue on the scale 0..1.
         limits: dB that map to the two ends of the colour table; None for pictures.
         cmap: matplotlib name of the colour table; None for pictures.
+        interpolation: "bicubic", "bilinear" or "lanczos", antialiased.
+        grey: give one channel instead of three: dB scaled to 0..255 without the colour table,
+            or the luma of a picture.
         mode: "device" resizes batches of uint8 tensors; "reference" resizes one image after
             the other with Pillow, on the CPU, for numbers that must match published ones.
         device: "cpu" or "cuda".
     """
 
     size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     limits: tuple[float, float] | None = None
     cmap: str | None = None
+    interpolation: str = "bicubic"
+    grey: bool = False
     mode: str = "device"
     device: str = "cpu"
 
@@ -61,40 +66,50 @@ class Preprocessing:
         return Preprocessing(limits=(low, high), cmap=view["cmap"], **model)
 
     def __call__(self, rows) -> torch.Tensor:
-        """Input of the model, float32 (n, 3, height, width) on `device`.
+        """Input of the model, float32 (n, 3 or 1, height, width) on `device`.
 
         Args:
             rows: spectrograms in dB, float (n, h, w); or pictures, RGB, uint8 (n, h, w, 3).
         """
         rows = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
-        images = rows if self.limits is None else to_rgb(rows, self.limits, self.cmap)
-        images = images.permute(0, 3, 1, 2)
         resized = resize if self.mode == "device" else resize_with_pillow
-        return normalise(resized(images, self.size), self.mean, self.std)
+        images = resized(self._pixels(rows).permute(0, 3, 1, 2), self.size, self.interpolation)
+        return normalise(images, self.mean, self.std)
 
-    def fingerprint(self) -> str:
-        """Digest of the output on a fixed image: tells any change of the preprocessing."""
+    def _pixels(self, rows):
+        """uint8 (n, h, w, channel)"""
+        if self.limits is None:
+            return to_luma(rows) if self.grey else rows
+        coloured = to_rgb(rows, self.limits, "gray" if self.grey else self.cmap)
+        return coloured[..., :1] if self.grey else coloured
+
+    def probe(self) -> torch.Tensor:
+        """Input of the model made of one fixed image."""
         picture = (np.arange(61 * 97 * 3) * 37 % 256).astype(np.uint8).reshape(1, 61, 97, 3)
         if self.limits is not None:
             low, high = self.limits
             picture = (low + (high - low) * picture[..., 0] / 255).astype(np.float16)
-        return hashlib.sha256(self(picture).cpu().numpy().tobytes()).hexdigest()[:16]
+        return self(picture)
+
+    def fingerprint(self) -> str:
+        """Digest of `probe()`: tells any change of the preprocessing."""
+        return hashlib.sha256(self.probe().cpu().numpy().tobytes()).hexdigest()[:16]
 
     def facts(self) -> dict:
         """What stands in the header of a feature store."""
         return {
             "size": list(self.size),
             "aspect": "not kept, nothing cropped",
-            "interpolation": "bicubic, antialiased",
+            "interpolation": f"{self.interpolation}, antialiased",
             "mean": list(self.mean),
             "std": list(self.std),
             "limits": None if self.limits is None else list(self.limits),
-            "cmap": self.cmap,
+            "cmap": None if self.grey else self.cmap,
+            "grey": self.grey,
             "mode": self.mode,
         }
 
 
-@functools.cache
 def to_rgb(rows, limits, cmap) -> torch.Tensor:
     """Colour spectrograms as matplotlib would with `vmin, vmax = limits`.
 
@@ -111,45 +126,83 @@ def to_rgb(rows, limits, cmap) -> torch.Tensor:
     return embedding(level.int(), torch.from_numpy(colour_table(cmap)).to(rows.device))
 
 
-def resize(images, size) -> torch.Tensor:
-    """Bicubic resize with antialiasing, uint8 (n, 3, h, w) -> uint8 (n, 3, *size).
+def to_luma(pictures) -> torch.Tensor:
+    """Brightness of RGB pictures (ITU-R BT.601), uint8 (n, h, w, 3) -> uint8 (n, h, w, 1)."""
+    share = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
+    return (pictures.float() @ share).round_().byte().unsqueeze(-1)
+
+
+def resize(images, size, interpolation="bicubic") -> torch.Tensor:
+    """Resize with antialiasing, uint8 (n, c, h, w) -> uint8 (n, c, *size).
 
     Pillow's own result differs by at most two grey levels.
     """
-    if images.device.type == "cpu":
-        return interpolate(images, size, mode="bicubic", antialias=True)
-    return resize_as_float(images, size)
+    if images.device.type == "cpu" and interpolation != "lanczos":
+        return interpolate(images, size, mode=interpolation, antialias=True)
+    return resize_by_matrix(images, size, interpolation)
 
 
-def resize_as_float(images, size) -> torch.Tensor:
-    """The same as `resize`, for devices that cannot interpolate uint8.
+def resize_by_matrix(images, size, interpolation="bicubic") -> torch.Tensor:
+    """The same as `resize` as two matrix products: for GPUs and for lanczos.
 
     Horizontal first and rounded to uint8 in between, as Pillow does.
     """
-    for shape in ((images.shape[2], size[1]), size):
-        pixels = interpolate(images.float(), shape, mode="bicubic", antialias=True)
-        images = pixels.round_().clamp_(0, 255).byte()
-    return images
+    rows, columns = (
+        resize_weights(old, new, interpolation).to(images.device)
+        for old, new in zip(images.shape[2:], size, strict=True)
+    )
+    wide = (images.float() @ columns.T).round_().clamp_(0, 255)
+    return (rows @ wide).round_().clamp_(0, 255).byte()
 
 
-def resize_with_pillow(images, size) -> torch.Tensor:
+@functools.cache
+def resize_weights(old, new, interpolation) -> torch.Tensor:
+    """Share of each old pixel in each new one, float32 (new, old); rows sum to 1.
+
+    The kernel is centred on the new pixel and widened by the scale where the image shrinks.
+    """
+    kernel, reach = KERNELS[interpolation]
+    scale = old / new
+    distance = (np.arange(old) + 0.5) - (np.arange(new)[:, None] + 0.5) * scale
+    x = np.abs(distance) / max(scale, 1)
+    weights = np.where(x < reach, kernel(x), 0)
+    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def _cubic(x):
+    """Keys (1981), a = -1/2."""
+    return np.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2)
+
+
+#: Kernel of the distance in pixels, and the distance from which it is 0.
+KERNELS = {
+    "bilinear": (lambda x: 1 - x, 1),
+    "bicubic": (_cubic, 2),
+    "lanczos": (lambda x: np.sinc(x) * np.sinc(x / 3), 3),
+}
+
+
+def resize_with_pillow(images, size, interpolation="bicubic") -> torch.Tensor:
     """The same as `resize`, by Pillow, image by image.
 
     One axis a call: from version 13 on, Pillow itself resizes some shapes vertically first,
     which changes pixels by up to 20 grey levels; published numbers are older than that.
     """
     height, width = size
+    method = Image.Resampling[interpolation.upper()]
+    channels = images.shape[1]
     resized = [
-        Image.fromarray(image)
-        .resize((width, image.shape[0]), Image.Resampling.BICUBIC)
-        .resize((width, height), Image.Resampling.BICUBIC)
+        Image.fromarray(image[..., 0] if channels == 1 else image)
+        .resize((width, image.shape[0]), method)
+        .resize((width, height), method)
         for image in images.permute(0, 2, 3, 1).cpu().numpy()
     ]
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized]))
+    pixels = np.stack([np.asarray(image) for image in resized])
+    pixels = torch.from_numpy(pixels.reshape(-1, height, width, channels))
     return pixels.permute(0, 3, 1, 2).to(images.device)
 
 
 def normalise(images, mean, std) -> torch.Tensor:
-    """uint8 (n, 3, h, w) -> float32: scaled to 0..1, minus `mean`, divided by `std`."""
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (mean, std))
+    """uint8 (n, c, h, w) -> float32: scaled to 0..1, minus `mean`, divided by `std`."""
+    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
     return images.contiguous().float().div_(255).sub_(mean).div_(std)

@@ -57,8 +57,8 @@ class BandPower:
     """Backbone without weights.
 
     Attributes:
-        width: number of bands and ratios.
-        batch: spectrograms a call.
+        shape: (number of bands and ratios,).
+        dtype, batch: number format in the store, spectrograms a call.
         facts: for the header; `columns` names the features.
     """
 
@@ -76,7 +76,7 @@ class BandPower:
         names = list(bands)
         self.ratios = [(names.index(a), names.index(b)) for a, b in RATIOS if {a, b} <= set(names)]
         columns = names + [f"{names[a]}/{names[b]}" for a, b in self.ratios]
-        self.width, self.batch = len(columns), BATCH
+        self.shape, self.dtype, self.batch = (len(columns),), "float32", BATCH
         self.facts = {"weights": "none", "bands": dict(bands), "columns": columns, "unit": "dB"}
 
     def __call__(self, rows):

@@ -4,36 +4,24 @@ Ilharco et al. (2021). OpenCLIP. https://doi.org/10.5281/zenodo.5143773
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import open_clip
 from open_clip.model import _build_vision_tower as build_image_tower
 
-from engram import frozen
+from engram import checkpoints, frozen
 from engram.errors import InputError
-from engram.images import Preprocessing
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(frozen.Options):
     """Options.
 
     Attributes:
         model: name in OpenCLIP, e.g. `ViT-B-32-quickgelu`; followed by the tag of its
             weights, as in `ViT-L-14:openai`, where tags differ in mean and standard deviation.
-        weights: checkpoint file in OpenCLIP's own layout, or `random`.
-        seed: of random weights.
-        batch: images that go through the model at once.
-        mode: resize batches on the `device`, or one by one with Pillow as `reference`.
-        precision: number format of the forward pass.
     """
 
     model: str
-    weights: str = "random"
-    seed: int = 0
-    batch: int = 32
-    mode: Literal["device", "reference"] = "device"
-    precision: Literal["fp32"] = "fp32"
 
 
 def load(options, weights, view, device) -> frozen.Frozen:
@@ -54,21 +42,13 @@ def load(options, weights, view, device) -> frozen.Frozen:
     mean, std = _colours(architecture, tag)
     tower = frozen.build(lambda: _image_tower(architecture), options, weights)
     if weights:
-        tensors = {
-            name.removeprefix("visual."): tensor
-            for name, tensor in frozen.read_weights(weights).items()
-            if name.startswith("visual.")
-        }
-        frozen.load_strictly(tower, tensors, weights, f"the image tower of {options.model}")
+        tensors = checkpoints.below(checkpoints.read(weights), options.prefix + "visual.")
+        checkpoints.load_strictly(tower, tensors, weights, f"the image tower of {options.model}")
     size = tower.image_size
-    preprocessing = Preprocessing.of(
-        view,
-        size=(size, size) if isinstance(size, int) else tuple(size),
-        mean=mean,
-        std=std,
-        mode=options.mode,
-        device=device,
+    published = frozen.Published(
+        size=(size, size) if isinstance(size, int) else tuple(size), mean=mean, std=std
     )
+    preprocessing = frozen.preprocessing(options, published, view, device)
     return frozen.Frozen(tower, preprocessing, options, weights, device)
 
 

@@ -4,34 +4,22 @@ Wightman, R. (2019). PyTorch Image Models. https://doi.org/10.5281/zenodo.441486
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import timm
 
-from engram import frozen
-from engram.images import Preprocessing
+from engram import checkpoints, frozen
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(frozen.Options):
     """Options.
 
     Attributes:
         model: name in timm, with the tag of its weights if it has one, e.g.
             `vit_base_patch16_224.dino`; the tag decides mean and standard deviation.
-        weights: checkpoint file in timm's own layout, or `random`.
-        seed: of random weights.
-        batch: images that go through the model at once.
-        mode: resize batches on the `device`, or one by one with Pillow as `reference`.
-        precision: number format of the forward pass.
     """
 
     model: str
-    weights: str = "random"
-    seed: int = 0
-    batch: int = 32
-    mode: Literal["device", "reference"] = "device"
-    precision: Literal["fp32"] = "fp32"
 
 
 def load(options, weights, view, device) -> frozen.Frozen:
@@ -48,24 +36,33 @@ def load(options, weights, view, device) -> frozen.Frozen:
     """
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
     frozen.known_name(options.model, names, "timm")
-    model = frozen.build(lambda: timm.create_model(options.model, num_classes=0), options, weights)
+    model = frozen.build(lambda: _model(options), options, weights)
     published = model.pretrained_cfg
     if weights:
-        tensors = _without_classifier(frozen.read_weights(weights), published["classifier"])
-        frozen.load_strictly(model, tensors, weights, options.model)
-    preprocessing = Preprocessing.of(
-        view,
-        size=tuple(published["input_size"][1:]),
-        mean=tuple(published["mean"]),
-        std=tuple(published["std"]),
-        mode=options.mode,
-        device=device,
+        tensors = checkpoints.below(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.without(tensors, _names(published["classifier"]))
+        checkpoints.load_strictly(model, tensors, weights, options.model)
+    expected = frozen.Published(
+        size=tuple(published["input_size"][1:]), mean=published["mean"], std=published["std"]
     )
-    return frozen.Frozen(model, preprocessing, options, weights, device)
+    return frozen.Frozen(
+        model,
+        frozen.preprocessing(options, expected, view, device),
+        options,
+        weights,
+        device,
+        tokens=model.forward_features,
+        prefix=getattr(model, "num_prefix_tokens", 0),
+    )
 
 
-def _without_classifier(tensors, classifier):
-    """The tensors of a checkpoint that make features; `classifier` names its last layers."""
-    layers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    last = tuple(f"{layer}." for layer in layers)
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(last)}
+def _model(options):
+    size = {"img_size": tuple(options.size)} if options.size else {}
+    try:
+        return timm.create_model(options.model, num_classes=0, **size)
+    except TypeError:  # a convolutional network takes images of any size
+        return timm.create_model(options.model, num_classes=0)
+
+
+def _names(layers):
+    return (layers,) if isinstance(layers, str) else tuple(layers or ())

@@ -1,0 +1,94 @@
+"""Weights of frozen models: tensors by name from files, all of them or none."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from engram.errors import InputError
+
+#: Keys under which training checkpoints keep the state dict of the model.
+WRAPPERS = ("state_dict", "model")
+
+
+def read(path) -> dict[str, torch.Tensor]:
+    """Tensors by name of a checkpoint: safetensors, or a state dict that torch saved.
+
+    A state dict may stand under the key `state_dict` or `model` of a training checkpoint,
+    and its names may begin with `module.`.  Nothing but tensors is ever unpickled.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: weights file is missing; download it or correct `weights`")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{path}: not a readable checkpoint, truncated or of another format ({reason})"
+        ) from None
+    for key in WRAPPERS:
+        if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
+            tensors = tensors[key]
+    if not isinstance(tensors, dict) or not tensors:
+        raise InputError(f"{path}: holds no tensors by name; save the state dict of the model")
+    return below(tensors, "module.") if all(n.startswith("module.") for n in tensors) else tensors
+
+
+def below(tensors, prefix) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def without(tensors, layers) -> dict[str, torch.Tensor]:
+    """The tensors that do not belong to `layers`, names of modules such as the classifier."""
+    left_out = tuple(f"{layer}." for layer in layers)
+    return {n: t for n, t in tensors.items() if not n.startswith(left_out) and n not in layers}
+
+
+def load_strictly(model, tensors, path, name):
+    """Put `tensors` into `model`, all of them and no others.
+
+    Raises:
+        InputError: names the file and the first tensors that are missing, unexpected or of
+            another shape.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in tensors],
+        "unexpected": [key for key in tensors if key not in own],
+        "of another shape": [
+            f"{key} {list(tensors[key].shape)} instead of {list(own[key].shape)}"
+            for key in own
+            if key in tensors and tensors[key].shape != own[key].shape
+        ],
+    }
+    found = [f"{len(keys)} {what} ({_first(keys)})" for what, keys in problems.items() if keys]
+    if found:
+        raise InputError(
+            f"{path}: not the weights of {name}: tensors {', '.join(found)}; "
+            "correct `model` or `weights`"
+        )
+    model.load_state_dict(tensors)
+
+
+def digest(model) -> str:
+    """SHA-256 over names, types, shapes and values of all parameters and buffers."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _first(names):
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
