@@ -4,6 +4,11 @@ min_version("9.25")
 
 
 configfile: "config/config.yaml"
+configfile: "config/backbones.yaml"
+
+
+pathvars:
+    store=config.get("store", "h5"),
 
 
 include: "workflow/rules/common.smk"

@@ -23,8 +23,12 @@ def tables() -> str:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     experiments = schema["properties"]["experiments"]["additionalProperties"]["properties"]
     evaluation = schema["properties"]["evaluation"]["properties"]
+    checkpoints = schema["properties"]["checkpoints"]["additionalProperties"]["properties"]
+    backbones = schema["$defs"]["backbones"]["additionalProperties"]["properties"]
     sections = [
         section("`experiments.<name>`", from_schema(experiments)),
+        section("`checkpoints.<name>`", from_schema(checkpoints)),
+        section("`backbones.<name>`, of every kind", from_schema(backbones)),
         section("`evaluation`", from_schema(evaluation)),
     ]
     for family in plan.FAMILIES:

@@ -15,7 +15,8 @@ SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text
 
 @pytest.fixture
 def config():
-    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    vocabulary = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    return merge(vocabulary, yaml.safe_load((ROOT / "config/backbones.yaml").read_text()))
 
 
 def refuse(config, message):
@@ -173,3 +174,84 @@ def test_every_store_stands_under_the_name_of_its_source(config):
         for source, count in this.spec(stage, experiment="both_clip")["sources"]:
             assert all(next(paths).endswith(f"/{source}.h5") for _ in range(count))
         assert next(paths, None) is None
+
+
+# ---- backbones ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(config):
+    """A configuration with one published backbone and one that is like it."""
+    config["checkpoints"]["there"] = {"url": "https://example.org/a/w.pt?raw=1", "licence": "MIT"}
+    config["backbones"] |= {
+        "base": {
+            "kind": "timm",
+            "title": "Base",
+            "model": "vit_base_patch16_224.dino",
+            "weights": "published",
+            "checkpoint": "there",
+        },
+        "middle": {"like": "base", "layer": "blocks.6"},
+        "control": {"like": "middle", "weights": "random"},
+    }
+    return config
+
+
+def test_a_backbone_takes_what_it_does_not_say_from_the_one_it_is_like(published):
+    configuration.check(published, SCHEMA)
+    this = plan.Plan(published)
+    middle = this.spec("extract", backbone="middle")["backbone"]
+    assert middle == {
+        "kind": "timm",
+        "layer": "blocks.6",
+        "model": "vit_base_patch16_224.dino",
+        "weights": "published",
+    }
+    control = this.spec("extract", backbone="control")["backbone"]
+    assert control == middle | {"weights": "random"}
+
+
+def test_published_weights_are_downloaded_and_random_ones_are_not(published):
+    this = plan.Plan(published)
+    assert this.weights("middle") == "resources/weights/there/w.pt"
+    assert this.weights("control") == []
+    spec = this.spec("download", shelf="weights", name="there", file="w.pt")
+    assert spec == {"checkpoint": {"licence": "MIT", "url": "https://example.org/a/w.pt?raw=1"}}
+    published["backbones"]["base"]["weights"] = "/data/mine.pt"
+    assert plan.Plan(published).weights("middle") == "/data/mine.pt"
+
+
+def test_where_weights_come_from_is_no_reason_to_encode_again(published):
+    before = plan.Plan(published).spec("extract", backbone="base")
+    published["checkpoints"]["there"]["url"] = "https://example.org/b/w.pt"
+    published["backbones"]["base"]["title"] = "Another title"
+    assert plan.Plan(published).spec("extract", backbone="base") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base": {"like": "control"}}, r"backbones\.base\.like: goes in a circle"),
+        ({"middle": {"like": "bse"}}, r"no backbone 'bse'; did you mean 'base'"),
+        ({"base": {"checkpoint": "ther"}}, r"base.checkpoint: no checkpoint 'ther'; did you mean"),
+        ({"control": {"modl": "x"}}, r"control\.modl: unknown key of kind 'timm'"),
+        ({"clip": {"weights": "published"}}, r"clip\.weights: published where\? name a"),
+    ],
+)
+def test_a_mistake_in_a_backbone_is_named(published, change, message):
+    for name, keys in change.items():
+        published["backbones"][name] |= keys
+    refuse(published, message)
+
+
+def test_two_names_for_one_backbone_in_use_are_refused(published):
+    published["backbones"]["twin"] = {"like": "clip", "title": "Another name"}
+    configuration.check(published, SCHEMA)
+    published["experiments"]["eeg_cnn"]["x"] = "spectrogram/twin"
+    refuse(published, "backbones.twin: the same as 'clip'; use one name")
+
+
+def test_the_format_of_stores_is_chosen_in_one_place(config):
+    config["store"] = "zarr"
+    configuration.check(config, SCHEMA)
+    assert all(path.endswith(".zarr") for path in plan.Plan(config).x("both_clip"))

@@ -151,7 +151,7 @@ def test_a_view_option_reruns_the_view_and_what_follows(checkout):
 def test_a_new_subject_is_computed_and_the_old_are_kept(checkout):
     edit(checkout, "tiny.yaml", "sub-04]", "sub-04, sub-05]")
     assert stale(checkout) == {
-        "download tiny sub-05.npz",
+        "download raw tiny sub-05.npz",
         "render tiny sub-05 spectrogram",
         "render tiny sub-05 state",
         "extract tiny sub-05 spectrogram bandpower",

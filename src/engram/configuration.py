@@ -10,6 +10,10 @@ from engram import components, plan
 from engram.errors import InputError
 
 
+#: Keys that are no options of a component.
+COMMON_KEYS = {"datasets": plan.DATASET_KEYS, "backbones": plan.BACKBONE_KEYS}
+
+
 def check(config, schema):
     """Refuse a configuration with unknown keys, unknown names or values of the wrong type.
 
@@ -23,9 +27,12 @@ def check(config, schema):
     _check_keys(config, schema, "")
     for family in plan.FAMILIES:
         for name, spec in config.get(family, {}).items():
+            if family == "backbones":
+                spec = _checked_backbone(config, name)
             _check_component(family, name, spec)
     for name in config.get("experiments", {}):
         _check_experiment(config, name)
+    _check_encoded_once(config)
     for key in ("run", "maps"):
         for name in config.get(key, []):
             _check_name(key, name, config["experiments"], "experiment")
@@ -45,6 +52,22 @@ def _check_keys(value, schema, path):
             raise InputError(f"{where}: unknown key{did_you_mean(key, known)}")
 
 
+def _checked_backbone(config, name):
+    """Keys of a backbone, those of the one it is `like` included."""
+    spec, where = config["backbones"][name], f"backbones.{name}"
+    if isinstance(spec, dict) and "like" in spec:
+        _check_name(f"{where}.like", spec["like"], config["backbones"], "backbone")
+        spec = plan.Plan(config).backbone(name)
+    if isinstance(spec, dict) and "checkpoint" in spec:
+        known = config.get("checkpoints", {})
+        _check_name(f"{where}.checkpoint", spec["checkpoint"], known, "checkpoint")
+    elif isinstance(spec, dict) and spec.get("weights") == "published":
+        raise InputError(
+            f"{where}.weights: published where? name a `checkpoint`, give a file, or use `random`"
+        )
+    return spec
+
+
 def _check_component(family, name, spec):
     where = f"{family}.{name}"
     if not isinstance(spec, dict) or "kind" not in spec:
@@ -53,7 +76,7 @@ def _check_component(family, name, spec):
         guess = did_you_mean(spec["kind"], components.kinds(family))
         raise InputError(f"{where}.kind: no {spec['kind']!r}{guess}")
     known = components.fields(family, spec["kind"])
-    common = plan.DATASET_KEYS if family == "datasets" else ("kind", "unit")
+    common = COMMON_KEYS.get(family, ("kind", "unit"))
     for key, value in spec.items():
         if key in common:
             continue
@@ -94,6 +117,20 @@ def _check_experiment(config, name):
             f"{where}.folds: random windows of one scan stand on both sides of the split; "
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
+
+
+def _check_encoded_once(config):
+    """Refuse two names for one backbone: everything would be encoded twice."""
+    this, names = plan.Plan(config), {}
+    sources = (s for name in config.get("experiments", {}) for s in this.sources(name))
+    for backbone in sorted({source.partition("/")[2] for source in sources} - {""}):
+        spec = str(this.spec("extract", backbone=backbone)) + str(this.weights(backbone))
+        twin = names.setdefault(spec, backbone)
+        if twin != backbone:
+            raise InputError(
+                f"backbones.{backbone}: the same as {twin!r}; use one name for both, so that "
+                "nothing is encoded twice"
+            )
 
 
 def _check_name(where, name, known, what):

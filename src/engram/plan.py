@@ -21,6 +21,12 @@ FAMILIES = ("datasets", "views", "backbones", "heads")
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
 DATASET_KEYS = ("kind", "units", "folder", "manifest", "files", "windows", "title")
 
+#: Keys of a backbone that the plan itself reads; all others are options of its kind.
+BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
+
+#: Suffixes of stores: their formats.
+STORES = ("h5", "zarr")
+
 #: How folds are made, and whether training and test share subjects.
 FOLDS = {
     "leave_one_subject_out": "new subjects",
@@ -96,11 +102,36 @@ class Plan:
         view, _, backbone = source.partition("/")
         unit = self.config["views"][view].get("unit", unit)
         family = "features" if backbone else "views"
-        return f"results/{family}/{dataset}/{unit}/{source}.h5"
+        return f"results/{family}/{dataset}/{unit}/{source}.{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of every store, its format."""
+        return self.config.get("store", STORES[0])
+
+    def backbone(self, name) -> dict:
+        """Keys of a backbone, those of the one it is `like` included.
+
+        Raises:
+            InputError: it is like itself, by however many steps.
+        """
+        chain = [name]
+        while like := self.config["backbones"][chain[-1]].get("like"):
+            if like in chain:
+                raise InputError(f"backbones.{name}.like: goes in a circle: {', '.join(chain)}")
+            chain.append(like)
+        merged = {}
+        for one in reversed(chain):
+            merged |= self.config["backbones"][one]
+        return merged
 
     def weights(self, backbone) -> str | list:
         """Weights file of a backbone; nothing if it has no weights or draws random ones."""
-        weights = self.config["backbones"][backbone].get("weights", "none")
+        this = self.backbone(backbone)
+        weights = this.get("weights", "none")
+        if weights == "published":
+            url = self.config["checkpoints"][this["checkpoint"]]["url"]
+            return f"resources/weights/{this['checkpoint']}/{_file_name(url)}"
         return [] if weights in ("none", "random") else weights
 
     # ---- experiments --------------------------------------------------------------
@@ -146,7 +177,7 @@ class Plan:
     def compared(self, experiment) -> list[str]:
         """Predictions of the baseline of an experiment, if it has one."""
         baseline = self.baseline(experiment)
-        return [f"results/predictions/{baseline}.h5"] if baseline else []
+        return [f"results/predictions/{baseline}.{self.suffix}"] if baseline else []
 
     def figures(self) -> list[str]:
         """The figures that the report shows."""
@@ -163,7 +194,12 @@ class Plan:
         """The part of the configuration that one job depends on, canonical, and no more."""
         return _canonical(getattr(self, f"_{stage}_spec")(**names))
 
-    def _download_spec(self, dataset, file):
+    def _download_spec(self, shelf, name, file):
+        if shelf == "weights":
+            return {"checkpoint": self.config["checkpoints"][name]}
+        return self._raw_spec(name, file)
+
+    def _raw_spec(self, dataset, file):
         row = next(
             (row for unit in self.units(dataset) for row in self.rows(dataset, unit)
              if row["file"] == file),
@@ -183,7 +219,9 @@ class Plan:
         }
 
     def _extract_spec(self, backbone, **_):
-        return {"backbone": self.config["backbones"][backbone]}
+        this = self.backbone(backbone)
+        facts = [key for key in BACKBONE_KEYS if key != "kind"]
+        return {"backbone": {key: this[key] for key in this if key not in facts}}
 
     def _train_spec(self, experiment):
         this = self.config["experiments"][experiment]
@@ -249,6 +287,11 @@ class Plan:
 
 
 # ---- small ----------------------------------------------------------------------------
+
+
+def _file_name(url):
+    """The last part of a URL's path."""
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 def fold_kind(experiment) -> str:

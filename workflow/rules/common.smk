@@ -105,6 +105,7 @@ def baseline_predictions(wildcards):
 
 
 wildcard_constraints:
+    shelf="raw|weights",
     dataset="|".join(config["datasets"]),
     view="|".join(config["views"]),
     backbone="|".join(config["backbones"]),

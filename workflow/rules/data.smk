@@ -1,8 +1,8 @@
 rule download:
     output:
-        raw="resources/raw/{dataset}/{file}",
+        file="resources/{shelf}/{name}/{file}",
     log:
-        "results/logs/download/{dataset}/{file}.log",
+        "results/logs/download/{shelf}/{name}/{file}.log",
     retries: 1
     localrule: True
     conda:
@@ -18,7 +18,7 @@ rule render:
     input:
         raw=raw_files,
     output:
-        view="results/views/{dataset}/{unit}/{view}.h5",
+        view="results/views/{dataset}/{unit}/{view}.<store>",
     log:
         "results/logs/render/{dataset}/{unit}/{view}.log",
     benchmark:

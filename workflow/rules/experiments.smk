@@ -4,8 +4,8 @@ rule train:
         y=y_stores,
     output:
         model="results/models/{experiment}.safetensors",
-        predictions="results/predictions/{experiment}.h5",
-        latents="results/latents/{experiment}.h5",
+        predictions="results/predictions/{experiment}.<store>",
+        latents="results/latents/{experiment}.<store>",
     log:
         "results/logs/train/{experiment}.log",
     benchmark:
@@ -26,7 +26,7 @@ rule train:
 
 rule evaluate:
     input:
-        predictions="results/predictions/{experiment}.h5",
+        predictions="results/predictions/{experiment}.<store>",
         baseline=baseline_predictions,
         x=x_stores,
     output:

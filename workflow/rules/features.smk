@@ -1,13 +1,16 @@
 rule extract:
     input:
-        view="results/views/{dataset}/{unit}/{view}.h5",
+        view="results/views/{dataset}/{unit}/{view}.<store>",
         weights=weights,
     output:
-        features="results/features/{dataset}/{unit}/{view}/{backbone}.h5",
+        multiext(
+            "results/features/{dataset}/{unit}/{view}/{backbone}",
+            features=".<store>",
+            cost=".json",
+        ),
     log:
         "results/logs/extract/{dataset}/{unit}/{view}/{backbone}.log",
-    benchmark:
-        "results/benchmarks/extract/{dataset}/{unit}/{view}/{backbone}.tsv"
+    cache: True
     conda:
         "../../envs/extract.yaml"
     threads: 8

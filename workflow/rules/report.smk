@@ -1,7 +1,7 @@
 rule plot:
     input:
         scores="results/scores/{experiment}.json",
-        predictions="results/predictions/{experiment}.h5",
+        predictions="results/predictions/{experiment}.<store>",
         view=picture_stores,
     output:
         subjects=report(
@@ -31,8 +31,8 @@ rule plot:
 
 rule map:
     input:
-        latents="results/latents/{experiment}.h5",
-        predictions="results/predictions/{experiment}.h5",
+        latents="results/latents/{experiment}.<store>",
+        predictions="results/predictions/{experiment}.<store>",
         view=picture_stores,
     output:
         picture=report(
@@ -66,7 +66,7 @@ rule report:
             "results/scores/{experiment}.json", experiment=plan.experiments()
         ),
         predictions=collect(
-            "results/predictions/{experiment}.h5", experiment=plan.experiments()
+            "results/predictions/{experiment}.<store>", experiment=plan.experiments()
         ),
         figures=plan.figures(),
         page=page_templates(),

@@ -8,6 +8,7 @@ with job(snakemake) as run:
         view=snakemake.input.view,
         weights=snakemake.input.get("weights"),
         features=snakemake.output.features,
+        cost=snakemake.output.cost,
         spec=run.spec,
         made_by=run.made_by,
         device=run.device,
