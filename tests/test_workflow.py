@@ -209,3 +209,29 @@ def test_an_error_in_a_job_is_one_line_in_its_log_and_leaves_nothing_half_writte
     assert "Traceback" not in log
     assert "error: " in text
     assert not list(checkout.glob("results/views/tiny/*/spectrogram*"))
+
+
+# ---- features shared between workflows -----------------------------------------------------
+
+
+def test_workflows_share_features_until_the_code_that_makes_them_changes(
+    checkout, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    features = "results/features/tiny/sub-01/spectrogram/tiny_vit.h5"
+    (checkout / features).unlink()
+    other = shutil.copytree(checkout, tmp_path / "other", symlinks=True)
+
+    def run(folder):
+        snakemake(folder, "--cache", "extract", "--", features)
+        return folder / features
+
+    first, second = run(checkout), run(other)
+    assert second.is_symlink()
+    assert second.read_bytes() == first.read_bytes()
+
+    second.unlink()
+    with (other / "src/engram/images.py").open("a") as file:
+        file.write("\nCHANGED = True\n")
+    assert run(other).resolve() != first.resolve()
