@@ -88,7 +88,7 @@ def test_features_carry_names_table_and_what_made_them(view, tmp_path):
     assert (header["weights"], header["seed"]) == ("random", 3)
     assert header["view"]["simulated"] is True
     assert header["view"]["modality"] == "eeg"
-    assert header["made_by"] == MADE_BY
+    assert header["made_by"] == MADE_BY | {"from": {"view": str(view), "weights": None}}
     assert re.fullmatch("[0-9a-f]{64}", header["weights_sha256"])
     assert re.fullmatch("[0-9a-f]{16}", header["fingerprint"])
 

@@ -9,7 +9,6 @@ import difflib
 from engram import components, plan
 from engram.errors import InputError
 
-
 #: Keys that are no options of a component.
 COMMON_KEYS = {"datasets": plan.DATASET_KEYS, "backbones": plan.BACKBONE_KEYS}
 

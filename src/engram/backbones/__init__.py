@@ -8,13 +8,13 @@ float32 features (batch, *shape), an array or a tensor.
 import json
 import resource
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from engram import components, store
 from engram.errors import InputError
+from engram.overlap import Overlap
 from engram.progress import progress
 
 #: Axes of one image or text, by what a view holds.
@@ -54,26 +54,63 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         RuntimeError: the weights changed during the extraction.
     """
     source = store.open(view)
+    backbone = load(source, spec, weights, device)
+    encode(
+        source,
+        backbone,
+        features,
+        spec,
+        made_by,
+        cost,
+        made_from={"view": str(view), "weights": str(weights) if weights else None},
+    )
+
+
+def load(source, spec, weights, device):
+    """The backbone that `spec` asks for, ready for the rows of `source`.
+
+    Args:
+        source: has `path`, and `header` like that of a view store.
+        spec, weights, device: as for `extract`.
+
+    Raises:
+        InputError: the rows are of another kind, or model or weights do not fit.
+    """
     if source.header.get("what") not in AXES:
-        raise InputError(f"{view}: a backbone needs {' or '.join(AXES)} rows")
-    image = source.shape[-AXES[source.header["what"]] :]
-    lead = source.shape[1 : -len(image)]
+        raise InputError(f"{source.path}: a backbone needs {' or '.join(AXES)} rows")
     module, options = components.options("backbones", spec["backbone"])
-    backbone = module.load(options, Path(weights) if weights else None, source.header, device)
+    return module.load(options, Path(weights) if weights else None, source.header, device)
+
+
+def encode(source, backbone, features, spec, made_by, cost=None, made_from=None):
+    """Write the features of any rows that can be read like those of a store.
+
+    Args:
+        source: has `path`, `header`, `table`, `shape`, and gives rows by slice.
+        backbone: what `load` gives.
+        features, spec, made_by, cost: as for `extract`.
+        made_from: paths of the `view` and the `weights`, for the header.
+    """
+    lead = source.shape[1 : len(source.shape) - AXES[source.header["what"]]]
     header = {
         "what": "features",
         "kind": spec["backbone"]["kind"],
         "view": {key: source.header[key] for key in INHERITED if key in source.header},
-        "made_by": made_by,
+        "made_by": made_by | {"from": made_from or {}},
         **backbone.facts,
     }
-    shape = (len(source), *lead, *backbone.shape)
+    shape = (len(source.table), *lead, *backbone.shape)
     part_rows = _part_rows(backbone, lead)
-    spent = Cost(backbone, device, made_by)
+    spent = Cost(backbone, made_by)
     with store.resume(features, source.table, shape, backbone.dtype, header, part_rows) as parts:
-        _fill(parts, source, backbone, image, spent)
+        _fill(parts, source, backbone, spent)
     if cost:
-        spent.write(cost, Path(features).stat().st_size / max(len(source), 1))
+        spent.write(cost, Path(features).stat().st_size / max(len(source.table), 1))
+
+
+def images_of(source, rows) -> np.ndarray:
+    """Images (m, ...) of rows (n, ...) of a source: those of every region, one after the other."""
+    return rows.reshape(-1, *source.shape[len(source.shape) - AXES[source.header["what"]] :])
 
 
 def _part_rows(backbone, lead):
@@ -82,25 +119,22 @@ def _part_rows(backbone, lead):
     return max(1, backbone.batch * batches // int(np.prod(lead)))
 
 
-def _fill(parts, source, backbone, image, cost):
+def _fill(parts, source, backbone, cost):
     """Encode the parts that are missing, and verify the weights afterwards."""
     missing = parts.missing()
-    regions = int(np.prod(source.shape[1 : -len(image)]))
-    total, todo = len(source) * regions, sum(stop - start for start, stop in missing) * regions
+    regions = int(np.prod(parts.shape[1 : len(parts.shape) - len(backbone.shape)]))
+    total, todo = parts.shape[0] * regions, sum(stop - start for start, stop in missing) * regions
     what = f"{parts.path.parent.name}/{parts.path.stem}"
 
     def finish(start, stop, values):
         _refuse_unusable(source, start, values)
         parts[start:stop] = values
 
-    with (
-        progress(total, what, "images", done=total - todo) as bar,
-        cost.of(todo),
-        _Behind() as behind,
-    ):
-        for (start, stop), rows in behind.ahead(lambda span: source[slice(*span)], missing):
-            values = _encode(backbone, rows.reshape(-1, *image), bar)
-            behind.do(finish, start, stop, values.reshape(len(rows), *parts.shape[1:]))
+    bar = progress(total, what, "images", done=total - todo)
+    with bar, cost.of(todo), Overlap() as overlap:
+        for (start, stop), rows in overlap.ahead(lambda span: source[slice(*span)], missing):
+            values = in_batches(backbone, images_of(source, rows), bar.update)
+            overlap.behind(finish, start, stop, values.reshape(len(rows), *parts.shape[1:]))
     try:
         backbone.check()
     except RuntimeError:
@@ -108,46 +142,14 @@ def _fill(parts, source, backbone, image, cost):
         raise
 
 
-class _Behind:
-    """A reader one step ahead of a loop, and a writer one step behind it."""
-
-    def __enter__(self):
-        self.reader, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.last = None
-        return self
-
-    def ahead(self, read, spans):
-        """(span, read(span)) of each span; the next is read while the caller works."""
-        coming = [self.reader.submit(read, span) for span in spans[:1]]
-        for i, span in enumerate(spans):
-            rows = coming.pop().result()
-            coming += [self.reader.submit(read, following) for following in spans[i + 1 : i + 2]]
-            yield span, rows
-
-    def do(self, function, *arguments):
-        """Call `function` behind the caller, after what it was given before has ended."""
-        self._wait()
-        self.last = self.writer.submit(function, *arguments)
-
-    def _wait(self):
-        if self.last:
-            self.last.result()
-
-    def __exit__(self, kind, error, traceback):
-        self.reader.shutdown(cancel_futures=True)
-        self.writer.shutdown()
-        if kind is None:
-            self._wait()
-
-
-def _encode(backbone, images, bar):
-    """Features (m, *shape) of images (m, ...), in batches of one size."""
+def in_batches(backbone, images, count=lambda n: None):
+    """Features (m, *shape) of images (m, ...), in batches of one size; `count` hears of each."""
     encoded = []
     for start in range(0, len(images), backbone.batch):
         batch = images[start : start + backbone.batch]
         padding = np.repeat(batch[-1:], backbone.batch - len(batch), axis=0)
         encoded.append(backbone(np.concatenate([batch, padding]))[: len(batch)])
-        bar.update(len(batch))
+        count(len(batch))
     values = np.concatenate(
         [np.asarray(one.cpu() if hasattr(one, "cpu") else one) for one in encoded]
     )
@@ -173,9 +175,9 @@ class Cost:
     Only images that this run encoded count, not those that an interrupted one had finished.
     """
 
-    def __init__(self, backbone, device, made_by):
+    def __init__(self, backbone, made_by):
         self.facts = {
-            "device": device,
+            "device": made_by.get("device"),
             "threads": made_by.get("threads"),
             "precision": backbone.facts.get("precision", "fp64"),
         }

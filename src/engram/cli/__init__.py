@@ -1,0 +1,201 @@
+"""The command `engram`: look at stores, verify them, encode images outside the workflow."""
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+from engram import __version__
+from engram.errors import InputError
+
+
+def main(arguments=None):
+    """Entry point; a user's mistake is one line and exit status 1."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (KeyboardInterrupt, BrokenPipeError):
+        print("stopped", file=sys.stderr)
+    return 1
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="engram", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run, name, text):
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(run=run)
+        return one
+
+    one = command(stores, "stores", "list the stores of a folder")
+    one.add_argument("folder", nargs="?", default="results", type=Path)
+
+    one = command(show, "show", "print header, table and a few rows of a store")
+    one.add_argument("file", type=Path)
+    one.add_argument("--rows", type=int, default=5, help="how many rows (default: 5)")
+
+    one = command(verify, "verify", "check every checksum, and encode a sample of rows again")
+    one.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    one.add_argument("--share", type=float, default=0.01, help="of the batches (default: 0.01)")
+    one.add_argument("--quick", action="store_true", help="checksums only")
+
+    one = command(backbones, "backbones", "list the backbones of the configuration")
+    _add_configfiles(one)
+
+    one = command(features, "features", "encode images, or lines of text, into a store")
+    one.add_argument("inputs", nargs="+", metavar="IMAGE", help="images, folders, or .txt files")
+    one.add_argument("--backbone", required=True, metavar="NAME", help="see `engram backbones`")
+    one.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help=".h5 or .zarr")
+    one.add_argument("--weights", help="a file, or `random`; by default as configured")
+    one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    _add_configfiles(one)
+    return top
+
+
+def _add_configfiles(one):
+    one.add_argument(
+        "--configfile",
+        action="append",
+        default=[],
+        type=Path,
+        help="a study, laid over the configuration; may be given more than once",
+    )
+
+
+# ---- stores ---------------------------------------------------------------------------
+
+
+def stores(options):
+    from engram import store
+
+    if not options.folder.is_dir():
+        raise InputError(f"{options.folder}: no such folder; name the one that holds the stores")
+    files = sorted(f for f in options.folder.rglob("*") if f.suffix in store.SUFFIXES)
+    lines = []
+    for file in files:
+        try:
+            one = store.open(file)
+        except InputError as error:
+            lines.append([str(file), "unreadable", str(error)])
+            continue
+        facts = [one.header.get("what", ""), _shape(one), _size(file.stat().st_size)]
+        lines.append([str(file), *facts])
+    _print_table(["store", "holds", "rows", "size"], lines)
+
+
+def show(options):
+    from engram import store
+
+    one = store.open(options.file)
+    print(f"{options.file}: {_shape(one)}, {_size(options.file.stat().st_size)}\n")
+    print(json.dumps(one.header, indent=2, ensure_ascii=False))
+    if one.audit:
+        print(f"\naudit: {json.dumps(one.audit, ensure_ascii=False)}")
+    print(f"\n{one.table.head(options.rows).to_string()}")
+    for name, row in zip(one.table.index, one[: options.rows], strict=False):
+        print(f"\n{name}\n{row}")
+
+
+def verify(options):
+    from engram import store
+    from engram.cli.verify import recompute
+
+    unsound = 0
+    for file in options.files:
+        try:
+            one = store.open(file)
+            problems = one.verify()
+            remark = f"{len(one)} rows, every checksum fits"
+            if not problems and not options.quick and _has_source(one):
+                remark += f"; {recompute(file, options.share)}"
+        except InputError as error:
+            problems = [str(error).removeprefix(f"{file}: ")]
+        unsound += bool(problems)
+        for problem in problems:
+            print(f"{file}: NOT SOUND: {problem}")
+        if not problems:
+            print(f"{file}: {remark}")
+    return int(unsound > 0)
+
+
+def _has_source(one):
+    return bool(one.header.get("made_by", {}).get("from"))
+
+
+def _shape(one):
+    return f"{' x '.join(map(str, one.shape))} {one.dtype}"
+
+
+def _size(n):
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
+
+
+def _print_table(head, lines):
+    lines = [head, *([str(cell) for cell in line] for line in lines)]
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=False))
+        print("  ".join(cells).rstrip())
+
+
+# ---- backbones ------------------------------------------------------------------------
+
+
+def configuration(configfiles) -> dict:
+    """The vocabulary of the folder, or of the installed package, with studies laid over it."""
+    import yaml
+
+    roots = [Path(), Path(__file__).parents[3]]
+    root = next((root for root in roots if (root / "config/backbones.yaml").is_file()), None)
+    if not root:
+        raise InputError("no config/backbones.yaml here; run this in a checkout of Engram")
+    merged = {}
+    for file in [root / "config/config.yaml", root / "config/backbones.yaml", *configfiles]:
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; correct --configfile")
+        _lay_over(merged, yaml.safe_load(file.read_text("utf-8")) or {})
+    return merged
+
+
+def _lay_over(base, over):
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _lay_over(base[key], value)
+        else:
+            base[key] = value
+
+
+def backbones(options):
+    from engram.plan import Plan
+
+    plan = Plan(configuration(options.configfile))
+    lines = []
+    for name in plan.config["backbones"]:
+        this = plan.backbone(name)
+        published = plan.config["checkpoints"].get(this.get("checkpoint"), {})
+        size = "x".join(map(str, this["size"])) if "size" in this else ""
+        licence = published.get("licence", "")
+        download = _size(published["bytes"]) if "bytes" in published else ""
+        file, weights = plan.weights(name), this.get("weights", "none")
+        where = file if file and Path(file).is_file() else published.get("url", file or weights)
+        where = "random" if weights == "random" else where
+        lines.append([name, this["kind"], this.get("dim", ""), size, licence, download, where])
+    _print_table(["backbone", "kind", "dim", "input", "licence", "file", "weights"], lines)
+
+
+def features(options):
+    from engram.cli.features import features as encode
+
+    config = configuration(options.configfile)
+    encode(
+        config, options.backbone, options.inputs, options.output, options.weights, options.device
+    )

@@ -1,0 +1,67 @@
+"""Features of images or lines of text, outside the workflow, in the same store."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from engram.backbones import encode, load
+from engram.configuration import did_you_mean
+from engram.errors import InputError
+from engram.files import Images, Texts
+from engram.job import digest, versions
+from engram.plan import Plan
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the rows are, before they are read."""
+
+    path: Path
+    header: dict
+
+
+def features(config, name, inputs, output, weights=None, device="cpu"):
+    """Encode files into a feature store; goes on where an interrupted call stopped.
+
+    Args:
+        config: the configuration, merged.
+        name: of the backbone.
+        inputs: paths of images or of folders of images, or of .txt files, one text a line.
+        output: the store to write.
+        weights: a file or "random"; None as configured.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: there is no such backbone, its weights are not there, or a file is not
+            readable.
+    """
+    if name not in config["backbones"]:
+        raise InputError(f"no backbone {name!r}{did_you_mean(name, config['backbones'])}")
+    if weights:
+        config["backbones"][name]["weights"] = weights
+    plan = Plan(config)
+    spec, file = plan.spec("extract", backbone=name), plan.weights(name) or None
+    if file and not Path(file).is_file():
+        raise InputError(
+            f"{file}: the weights of {name} are not there; fetch them with "
+            f"`snakemake --cores 1 {file}`, or give --weights"
+        )
+    text = Path(inputs[0]).suffix == ".txt"
+    kind = Kind(Path(inputs[0]), {"what": "text" if text else "picture"})
+    backbone = load(kind, spec, file, device)
+    rows = Texts(inputs) if text else _images(inputs, backbone.preprocessing)
+    made_by = {
+        "spec": spec,
+        "inputs": {str(file): digest(file)} if file else {},
+        "versions": versions(),
+        "threads": os.cpu_count(),
+        "device": device,
+    }
+    if backbone.facts["weights"] == "random":
+        print(f"warning: {name} has random weights; its features know nothing", file=sys.stderr)
+    encode(rows, backbone, output, spec, made_by)
+
+
+def _images(inputs, preprocessing):
+    return Images(inputs, preprocessing.size, preprocessing.interpolation)
