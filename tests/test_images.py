@@ -97,6 +97,32 @@ def test_every_way_resizes_horizontally_first(name, shape):
     assert np.abs(ours - exact).max() <= 2
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("way", [images.resize, images.resize_by_matrix])
+@pytest.mark.parametrize("shape", [(300, 260), (65, 100), (100, 500)])
+def test_every_interpolation_is_that_of_pillow(way, interpolation, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *shape), np.uint8)
+    ours = way(torch.from_numpy(pixels), (224, 224), interpolation).int().numpy()
+    method, height = Image.Resampling[interpolation.upper()], shape[0]
+    for image, found in zip(pixels, ours, strict=True):
+        wide = Image.fromarray(image.transpose(1, 2, 0)).resize((224, height), method)
+        theirs = np.asarray(wide.resize((224, 224), method), int).transpose(2, 0, 1)
+        assert np.abs(found - theirs).max() <= 2
+        assert np.abs(found - theirs).mean() / 255 / min(STD) < 2e-4
+
+
+def test_grey_is_the_level_between_the_limits_or_the_luma_of_a_picture():
+    grey = {"size": (30, 20), "mean": (0.0,), "std": (1.0,), "grey": True}
+    rows = np.full((1, 30, 20), LIMITS[0] + 0.25 * (LIMITS[1] - LIMITS[0]), np.float16)
+    seen = Preprocessing.of(SPECTROGRAM, **grey)(rows)
+    assert seen.shape == (1, 1, 30, 20)
+    assert seen.mean() == pytest.approx(64 / 255)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 30, 20, 3), np.uint8)
+    luma = np.asarray(Image.fromarray(picture[0]).convert("L"), int)
+    seen = Preprocessing.of({"what": "picture"}, **grey)(picture)[0, 0].numpy() * 255
+    assert np.abs(seen - luma).max() <= 1.001
+
+
 @pytest.mark.parametrize("mode", ["device", "reference"])
 def test_a_red_picture_stays_red(mode):
     red = np.zeros((2, 40, 60, 3), np.uint8)

@@ -91,6 +91,22 @@ def test_nothing_to_do_the_second_time(finished):
     assert stale(finished) == set()
 
 
+def test_finding_nothing_to_do_imports_no_model_library(finished):
+    features = "results/features/tiny/sub-01/spectrogram/tiny_vit.h5"
+    command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--configfile", "tiny.yaml"]
+    done = subprocess.run(
+        [*command, "--cores", "1", features],
+        cwd=finished,
+        env=os.environ | {"PYTHONPATH": str(finished / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "engram.plan" in imported
+    assert not {"torch", "timm", "h5py", "sklearn"} & imported
+
+
 # ---- the edit matrix: for each kind of edit, the jobs that run again --------------------
 
 SUBJECTS = ["sub-01", "sub-02", "sub-03", "sub-04"]

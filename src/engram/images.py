@@ -151,8 +151,8 @@ def resize_by_matrix(images, size, interpolation="bicubic") -> torch.Tensor:
         resize_weights(old, new, interpolation).to(images.device)
         for old, new in zip(images.shape[2:], size, strict=True)
     )
-    wide = (images.float() @ columns.T).round_().clamp_(0, 255)
-    return (rows @ wide).round_().clamp_(0, 255).byte()
+    wide = (images.float() @ columns.T).add_(0.5).floor_().clamp_(0, 255)
+    return (rows @ wide).add_(0.5).floor_().clamp_(0, 255).byte()
 
 
 @functools.cache

@@ -1,0 +1,152 @@
+"""Layers, pooling and precision of torch backbones, against the models themselves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engram import frozen
+from engram.backbones.timm import timm
+from engram.components import options
+from engram.errors import InputError
+
+VIEW = {"what": "picture"}
+VIT, CONVOLUTIONS = "test_vit.r160_in1k", "test_resnet.r160_in1k"
+
+
+def backbone(model=VIT, **keys):
+    module, chosen = options("backbones", {"kind": "timm", "model": model, "seed": 3, **keys})
+    return module.load(chosen, None, VIEW, "cpu")
+
+
+def library(model=VIT):
+    """The same model, built by the library itself."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return timm.create_model(model, num_classes=0).eval()
+
+
+@pytest.fixture
+def rows():
+    return np.random.default_rng(0).integers(0, 256, (4, 160, 160, 3), np.uint8)
+
+
+def seen_by(this, rows):
+    return this.preprocessing(rows)
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_gives_what_the_library_calls_its_intermediate(rows):
+    this = backbone(layer="blocks.2", pooling="tokens")
+    tokens = library().forward_intermediates(
+        seen_by(this, rows),
+        indices=[2],
+        return_prefix_tokens=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+        norm=False,
+    )[0]
+    patches, prefix = tokens
+    close(this(rows), torch.cat([prefix, patches], dim=1))
+    assert this.shape == (101, 64)
+    close(backbone(layer="blocks.2")(rows), prefix[:, 0])
+    close(backbone(layer="blocks.2", pooling="mean")(rows), patches.mean(dim=1))
+    close(backbone(layer="blocks.2", pooling="flatten")(rows), this(rows).flatten(1))
+
+
+def test_tokens_of_the_whole_model_are_those_before_its_pooling(rows):
+    this = backbone(pooling="tokens")
+    close(this(rows), library().forward_features(seen_by(this, rows)))
+
+
+def test_a_map_is_averaged_over_its_positions(rows):
+    stages = library(CONVOLUTIONS)
+    this = backbone(CONVOLUTIONS, layer="layer3")
+    maps = stages.forward_intermediates(seen_by(this, rows), indices=[3], intermediates_only=True)
+    close(this(rows), maps[0].mean(dim=(2, 3)))
+    tokens = backbone(CONVOLUTIONS, layer="layer3", pooling="tokens")(rows)
+    close(tokens, maps[0].flatten(2).transpose(1, 2))
+
+
+def test_channels_may_stand_last():
+    output = torch.rand(2, 5, 5, 7)
+    close(frozen.pool(output, "mean", 0, ""), output.mean(dim=(1, 2)))
+    close(frozen.pool(output.permute(0, 3, 1, 2), "mean", 0, ""), output.mean(dim=(1, 2)))
+    with pytest.raises(InputError, match="does not tell channels from positions"):
+        frozen.pool(torch.rand(2, 5, 5, 5), "mean", 0, "x")
+
+
+def test_nothing_behind_a_layer_is_computed(rows):
+    this, called = backbone(layer="blocks.0"), []
+    this.model.blocks[1].register_forward_pre_hook(lambda *_: called.append(1))
+    this(rows)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"layer": "block.2"}, r"no layer 'block\.2'; did you mean 'blocks\.2'"),
+        ({"model": CONVOLUTIONS, "pooling": "cls"}, "has no class token; use `pooling: mean`"),
+        ({"dim": 65}, r"shape \[64\], but the configuration says `dim: 65`"),
+        ({"batch": 0}, "at least 1"),
+    ],
+)
+def test_what_a_model_cannot_give_is_refused(keys, message):
+    with pytest.raises(InputError, match=message):
+        backbone(**keys)
+
+
+def test_another_size_interpolation_and_scale_than_published(rows):
+    this = backbone(size=[64, 96], interpolation="lanczos", mean=[0.1] * 3, std=[0.5] * 3)
+    assert this.preprocessing.probe().shape == (1, 3, 64, 96)
+    facts = this.facts["preprocessing"]
+    assert (facts["mean"], facts["interpolation"]) == ([0.1] * 3, "lanczos, antialiased")
+    assert this(rows).shape == (4, 64)
+
+
+# ---- precision ------------------------------------------------------------------------
+
+
+def test_bf16_is_recorded_and_agrees(rows):
+    exact, half = backbone(precision="fp32"), backbone(precision="bf16")
+    assert (exact.facts["precision"], half.facts["precision"]) == ("fp32", "bf16")
+    assert exact.facts["weights_sha256"] == half.facts["weights_sha256"]
+    assert half(rows).dtype == torch.float32
+    cosine = torch.cosine_similarity(exact(rows), half(rows))
+    assert cosine.min() > 0.999
+    assert not torch.equal(exact(rows), half(rows))
+    half.check()
+
+
+class Fragile(nn.Module):
+    """Features that live in the last digits of large numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.large = nn.Parameter(torch.full((8,), 1000.0))
+
+    def forward(self, images):
+        small = images.mean(dim=(2, 3)).repeat(1, 3)[:, :8]
+        return (self.large + small * torch.arange(8) / 8) - self.large
+
+
+def test_features_that_bf16_would_spoil_are_computed_in_fp32(rows, capsys):
+    wanted = backbone(precision="bf16")
+    chosen = frozen.Options(precision="bf16")
+    object.__setattr__(chosen, "model", "fragile")
+    this = frozen.Frozen(Fragile(), wanted.preprocessing, chosen, None, "cpu")
+    assert this.facts["precision"] == "fp32"
+    assert "cosine" in capsys.readouterr().out
+    close(this(rows), Fragile()(seen_by(this, rows)))
+    this.check()
+
+
+def test_auto_is_fp32_where_the_processor_has_no_bf16(monkeypatch):
+    monkeypatch.setattr(frozen, "multiplies_bf16", lambda device: False)
+    assert backbone().facts["precision"] == "fp32"
+    monkeypatch.setattr(frozen, "multiplies_bf16", lambda device: True)
+    assert backbone().facts["precision"] == "bf16"
