@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -29,6 +30,13 @@ def pytest_terminal_summary(terminalreporter):
     deselected = terminalreporter.stats.get("deselected", [])
     if any(item.get_closest_marker("browser") for item in deselected) and not chromium():
         terminalreporter.write_line(LEFT_OUT)
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Compare with libraries in fp32, on processors that have bf16 too."""
+    if frozen := sys.modules.get("engram.frozen"):
+        monkeypatch.setattr(frozen, "multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(scope="session")

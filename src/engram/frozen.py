@@ -287,10 +287,10 @@ def _positions(output, name):
 
 
 def multiplies_bf16(device) -> bool:
-    """Whether the hardware multiplies bf16 matrices natively: AMX, or a GPU since Ampere."""
+    """Whether the hardware multiplies bf16 natively: AMX, AVX-512 BF16, a GPU since Ampere."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    return torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def build(make, options, weights) -> torch.nn.Module:
