@@ -47,8 +47,8 @@ def test_plain_h5py_reads_it(tmp_path):
     store.write(tmp_path / "a.h5", given)
     with h5py.File(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file["rows"][()], given.array)
-        assert file["names"].asstr()[()].tolist() == given.table.index.tolist()
-        assert file["table/note"].asstr()[1] == "α–β"
+        assert file["row"].asstr()[()].tolist() == given.table.index.tolist()
+        assert file["note"].asstr()[1] == "α–β"
         assert json.loads(file.attrs["header"])["β"] == [1, 2]
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_a_store_is_refused(tmp_path):
         store.open(tmp_path / "a.h5")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.attrs["layout"] = 99
-    with pytest.raises(InputError, match="layout 99, expected 1"):
+    with pytest.raises(InputError, match="layout 99, expected 2"):
         store.open(tmp_path / "b.h5")
 
 

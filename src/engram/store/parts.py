@@ -1,0 +1,306 @@
+"""Writing: parts that survive a killed job, one writer at a time, absent or complete."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from engram.errors import InputError
+from engram.recording import Rows
+from engram.store import audit, formats, layout
+
+CODE_VERSION = 2  # raise when stores written before must be written again
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def write(path, rows: Rows):
+    """Write a whole store at once: absent or complete, never between.
+
+    Args:
+        path: ends in .h5 or .zarr, which is the format; what lies there is replaced.
+        rows: array (n, ...), a table of n uniquely named rows, a header.
+
+    Raises:
+        InputError: row names are not unique, or the disk is full.
+    """
+    array = np.asarray(rows.array)
+    parts = Parts(Path(path), rows.table, array.shape, array.dtype, rows.header)
+    with parts.room(parts.size, "make room and run again"), _locked(parts.path):
+        parts.prepare()
+        parts.publish([array])
+
+
+@contextlib.contextmanager
+def resume(path, table, shape, dtype, header, part_rows=None):
+    """Write a store part by part; parts finished by an earlier, killed run are kept.
+
+    Within the block, fill every range that `Parts.missing` yields.  Leaving it without an
+    error assembles the store; an error leaves the finished parts for the next run, which
+    uses them if table, shape, dtype and header are the same.  A finished store of the same
+    table, shape, dtype and header has nothing missing and stays as it is.
+
+    One process writes a store at a time: a second one says so, waits, and finds what the
+    first has finished.
+
+    Args:
+        path: the store to write; ends in .h5 or .zarr, which is the format.
+        table: DataFrame of n rows, indexed by unique row names.
+        shape: of the whole array, (n, ...).
+        dtype: of the array.
+        header: JSON-able dict.
+        part_rows: rows in one part; by default the whole array is one.
+
+    Raises:
+        InputError: row names are not unique, a range was left unfilled, or the disk is full.
+    """
+    parts = Parts(Path(path), table, tuple(shape), np.dtype(dtype), header, part_rows)
+    with contextlib.ExitStack() as stack:
+        with parts.room(parts.size):
+            stack.enter_context(_locked(parts.path))
+            parts.prepare()
+            parts.finished = parts.is_published()
+        yield parts
+        with parts.room(parts.size):
+            parts.assemble()
+
+
+class Parts:
+    """The parts of a store that is being written; see `resume`."""
+
+    def __init__(self, path, table, shape, dtype, header, part_rows=None):
+        layout.check(path, table, shape)
+        self.path, self.table, self.shape, self.dtype = path, table, shape, dtype
+        self.format = formats.of(path)
+        self.header = layout.canonical(header)
+        self.part_rows = part_rows or max(shape[0], 1)
+        self.folder = path.with_name(path.name + ".parts")
+        self.fingerprint = layout.fingerprint(self.header, table, shape, dtype)
+        self.finished = False  # such a store was published before
+
+    @property
+    def size(self) -> int:
+        """Bytes that the store takes, somewhat more rather than less."""
+        values = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        texts = self.table.memory_usage(index=True, deep=True).sum()
+        chunks = self.shape[0] // layout.chunk_rows(self.shape, self.dtype) + 1
+        return values + 2 * int(texts) + 300 * chunks + 2 * len(self.header) + (1 << 16)
+
+    def prepare(self):
+        """Make the folder of parts; remove what another table, header, ... or a kill left."""
+        key = self.folder / f"{self.fingerprint[:32]}-{self.part_rows}.key"
+        if self.folder.exists() and not key.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key.touch()
+        for left in self.folder.glob("*.partial"):
+            left.unlink()
+
+    def is_published(self) -> bool:
+        """Whether a finished store of this table, shape, dtype and header lies there."""
+        try:
+            found = formats.facts(self.path)
+        except InputError:
+            return False
+        return found.fingerprint() == self.fingerprint
+
+    def ranges(self):
+        n = self.shape[0]
+        return [(start, min(start + self.part_rows, n)) for start in range(0, n, self.part_rows)]
+
+    def missing(self):
+        """Row ranges (start, stop) that no finished part holds, in order."""
+        if self.finished:
+            return []
+        return [span for span in self.ranges() if self._part(*span) is None]
+
+    def clear(self):
+        """Forget finished parts, and a finished store."""
+        self.finished = False
+        for part in self.folder.glob("*.npy"):
+            part.unlink()
+
+    def __setitem__(self, rows: slice, values: np.ndarray):
+        """Finish the part of `rows`, one of the ranges that `missing` lists.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        if (rows.start, rows.stop) not in self.ranges():
+            raise IndexError(f"{rows} is not a part of {self.path}")
+        values = np.ascontiguousarray(values, self.dtype)
+        if values.shape != (rows.stop - rows.start, *self.shape[1:]):
+            raise ValueError(f"{self.path}: part of shape {values.shape} at {rows}")
+        name = f"{rows.start:09d}.{_sha256(values)}.npy"
+        with self.room(values.nbytes), replaced(self.folder / name) as temporary:
+            _save(temporary, values)
+
+    def _part(self, start, stop):
+        """Values of a finished part, or None; a part that is damaged counts as missing."""
+        for part in self.folder.glob(f"{start:09d}.*.npy"):
+            with contextlib.suppress(ValueError, OSError, EOFError):
+                values = np.load(part, allow_pickle=False)
+                if len(values) == stop - start and _sha256(values) == part.name.split(".")[1]:
+                    return values
+            part.unlink()
+        return None
+
+    def _parts(self):
+        for start, stop in self.ranges():
+            values = self._part(start, stop)
+            if values is None:
+                raise InputError(f"{self.path}: rows {start} to {stop} were never written")
+            yield values
+
+    def assemble(self):
+        """Publish the store; all parts must be finished."""
+        if self.finished:
+            shutil.rmtree(self.folder)
+        else:
+            self.publish(self._parts())
+
+    def publish(self, arrays):
+        """Write the store from arrays (m, ...) that together are its rows; remove the parts."""
+        usage = shutil.disk_usage(self.folder)
+        if usage.total and usage.free < self.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        looked_at = audit.Audit(self.table, self.shape, self.dtype)
+
+        def blocks():
+            start = 0
+            for values in _in_blocks(arrays, layout.block_rows(self.shape, self.dtype)):
+                looked_at.add(start, values)
+                yield start, values
+                start += len(values)
+
+        def attributes():
+            return {
+                "layout": layout.LAYOUT,
+                "header": self.header,
+                "audit": layout.canonical(looked_at.result()),
+                "columns": layout.canonical([*self.table.columns]),
+            }
+
+        with replaced(self.path, self.folder) as temporary:
+            self.format.write(temporary, self.table, self.shape, self.dtype, blocks(), attributes)
+        shutil.rmtree(self.folder)
+        audit.warn(self.path, looked_at.result())
+
+    @contextlib.contextmanager
+    def room(self, needed, advice="finished parts are kept: make room and run again"):
+        """Turn a full disk, quota or file size limit into an error that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            free = shutil.disk_usage(self.path.parent).free
+            raise InputError(
+                f"{self.path}: {os.strerror(error.errno)}; {_mib(needed)} are needed and "
+                f"{_mib(free)} are free; {advice}"
+            ) from None
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Hold `path` against other processes; its lock file is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    file = _lock(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # while it is held, so that no other process holds it
+        os.close(file)
+
+
+def _lock(lock, path):
+    told = False
+    while True:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                print(f"{path}: waiting for another process that writes it", file=sys.stderr)
+            told = True
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: {path}: this file system has no locks; write it by one process only",
+                file=sys.stderr,
+            )
+            return file
+        # Who held it may have removed it meanwhile, and another may hold a new one.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(lock), os.fstat(file)):
+                return file
+        os.close(file)
+
+
+@contextlib.contextmanager
+def replaced(path, folder=None):
+    """A temporary path beside `path`; leaving the block without an error syncs and renames it.
+
+    Args:
+        path: the file to write.
+        folder: where the temporary file lies, on the same file system; by default that of `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(folder or path.parent) / f"{path.name}.{os.getpid()}.partial"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path):
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _save(path, values):
+    """`numpy.save`, except that a full disk is told from other failures by its errno."""
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(values)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(values.reshape(-1).view(np.uint8))
+
+
+def _in_blocks(arrays, rows):
+    """The same values, cut anew into arrays of `rows` rows; the last may be shorter."""
+    held, n = [], 0
+    for values in arrays:
+        held.append(values)
+        n += len(values)
+        if n >= rows:
+            values = np.concatenate(held) if len(held) > 1 else values
+            whole = n - n % rows
+            yield from (values[start : start + rows] for start in range(0, whole, rows))
+            held, n = [values[whole:]], n - whole
+    if n:
+        yield np.concatenate(held)
+
+
+def _sha256(values):
+    return hashlib.sha256(values.reshape(-1).view(np.uint8)).hexdigest()
+
+
+def _mib(size):
+    return f"{size / 2**20:.1f} MiB"
