@@ -84,8 +84,10 @@ def opened(path):
                 raise OSError(f"chunk {key} is missing")
             return found
 
-    with contextlib.closing(Complete(path, mode="r")) as members:
-        yield Reader(open_group(members, mode="r", zarr_format=3, use_consolidated=False))
+    members = Complete(path, mode="r")
+    root = open_group(members, mode="r", zarr_format=3, use_consolidated=False)
+    with contextlib.closing(members):
+        yield Reader(root)
 
 
 class Reader:
