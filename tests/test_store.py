@@ -1,9 +1,12 @@
 """The on-disk format: what goes in comes out, or nothing is there."""
 
+import json
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -450,3 +453,67 @@ def test_stores_of_one_kind_are_stacked_and_others_refused(tmp_path):
     store.write(tmp_path / "b.h5", Rows(other.array, other.table, {**other.header, "β": [3]}))
     with pytest.raises(InputError, match=r"b.h5 differ in `β` \(\[1, 2\] and \[3\]\)"):
         store.load([tmp_path / "a.h5", tmp_path / "b.h5"])
+
+
+# ---- docs/stores.md -------------------------------------------------------------------
+
+
+PAGE = (Path(__file__).parents[1] / "docs/stores.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def features(tmp_path, monkeypatch):
+    """The two files that the page reads, in the current folder; their content."""
+    names = [f"sub-{s:02d}/scan-01/window-{w:04d}" for s in (1, 2) for w in range(12)]
+    table = pd.DataFrame(
+        {
+            "subject": [name.partition("/")[0] for name in names],
+            "onset": np.arange(24) * 1.5,
+            "valid": np.arange(24) % 2 == 0,
+            "sex": [*"fm" * 11, "", "é"],
+        },
+        index=names,
+    )
+    array = np.random.default_rng(0).random((24, 3, 4)).astype(np.float16)
+    monkeypatch.chdir(tmp_path)
+    given = Rows(array, table, {"what": "features"})
+    store.write("features.h5", given)
+    store.write("features.zarr", given)
+    return given
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_the_page_on_stores_runs_and_reads_the_same(features, number):
+    found = {}
+    exec(SNIPPETS[number], found)
+    if "dataset" in found:
+        dataset = found["dataset"]
+        assert dataset["rows"].dims == ("row", "axis_1", "axis_2")
+        assert dataset["rows"].dtype == np.float16
+        assert dataset["row"].values.tolist() == features.table.index.tolist()
+        for name in features.table:
+            assert dataset[name].dims == ("row",)
+            assert dataset[name].values.tolist() == features.table[name].tolist()
+        assert json.loads(dataset.attrs["header"]) == features.header
+        np.testing.assert_array_equal(found["one"], features.array[3])
+        np.testing.assert_array_equal(found["of_subject"], features.array[:12])
+        dataset.close()
+    elif "everything" in found:
+        np.testing.assert_array_equal(found["everything"].array, features.array)
+    elif "names" in found and "root" not in found and "file" not in found:
+        for path in ("whole.zarr", "parts.h5"):
+            np.testing.assert_array_equal(store.open(path)[:], found["array"])
+    else:
+        np.testing.assert_array_equal(found["array"], features.array)
+        assert found["names"].tolist() == features.table.index.tolist()
+        assert found["subject"].tolist() == features.table["subject"].tolist()
+        assert found["header"] == features.header
+
+
+def test_the_page_shows_every_way_to_read():
+    assert len(SNIPPETS) == 6
+    for word in ("store.open", "open_dataset", "open_zarr", "h5py.File", "open_group", "resume"):
+        assert sum(word in snippet for snippet in SNIPPETS) == 1
+    assert f"Layout, version {store.layout.LAYOUT}" in PAGE
+    assert f"about {store.layout.CHUNK_BYTES >> 10} KiB" in PAGE

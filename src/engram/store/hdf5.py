@@ -137,10 +137,10 @@ class Reader:
             key: value.decode() if isinstance(value, bytes) else value
             for key, value in file.attrs.items()
         }
-        rows = file.get("rows")
-        if rows is not None:
-            self.shape, self.dtype = rows.shape, rows.dtype
-            self.chunk_rows = rows.chunks[0] if rows.chunks else 1
+        if "rows" in file:
+            self._rows = file["rows"]
+            self.shape, self.dtype = self._rows.shape, self._rows.dtype
+            self.chunk_rows = self._rows.chunks[0] if self._rows.chunks else 1
 
     def column(self, name) -> np.ndarray | list[str]:
         """Values of a column, or, for "row", the row names."""
@@ -150,4 +150,4 @@ class Reader:
 
     def read(self, start, stop) -> np.ndarray:
         """Rows [start, stop), checksums verified."""
-        return self._file["rows"][start:stop]
+        return self._rows[start:stop]
