@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 
+from engram.store import layout
+
 CODE_VERSION = 2
 
 WORDS = {
@@ -33,8 +35,8 @@ class Audit:
     def __init__(self, table, shape, dtype):
         self._applies = np.dtype(dtype).kind == "f" and len(shape) > 1
         self._names = table.index
-        excluded = "exclude" in table
-        self._used = (table["exclude"] == "").to_numpy() if excluded else np.ones(len(table), bool)
+        reasons = layout.column(table["exclude"]) if "exclude" in table else [""] * len(table)
+        self._used = np.array([reason == "" for reason in reasons], bool)
         self._digests = set()
         self._found = {kind: [0, []] for kind in WORDS}
 

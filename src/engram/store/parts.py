@@ -34,8 +34,11 @@ def write(path, rows: Rows):
     array = np.asarray(rows.array)
     parts = Parts(Path(path), rows.table, array.shape, array.dtype, rows.header)
     with parts.room(parts.size, "make room and run again"), _locked(parts.path):
-        parts.prepare()
-        parts.publish([array])
+        try:
+            parts.prepare()
+            parts.publish([array])
+        finally:
+            shutil.rmtree(parts.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -55,7 +58,7 @@ def resume(path, table, shape, dtype, header, part_rows=None):
         table: DataFrame of n rows, indexed by unique row names.
         shape: of the whole array, (n, ...).
         dtype: of the array.
-        header: JSON-able dict.
+        header: JSON-able dict of everything that the values depend on.
         part_rows: rows in one part; by default the whole array is one.
 
     Raises:
@@ -99,6 +102,7 @@ class Parts:
         if self.folder.exists() and not key.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        _sync(self.folder.parent)
         key.touch()
         for left in self.folder.glob("*.partial"):
             left.unlink()
