@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engram import configuration, plan
+from engram import configuration, plan, store
 from engram.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -255,3 +255,4 @@ def test_the_format_of_stores_is_chosen_in_one_place(config):
     config["store"] = "zarr"
     configuration.check(config, SCHEMA)
     assert all(path.endswith(".zarr") for path in plan.Plan(config).x("both_clip"))
+    assert {f".{suffix}" for suffix in plan.STORES} == set(store.formats.FORMATS)

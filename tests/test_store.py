@@ -1,5 +1,6 @@
 """The on-disk format: what goes in comes out, or nothing is there."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -517,3 +518,26 @@ def test_the_page_shows_every_way_to_read():
         assert sum(word in snippet for snippet in SNIPPETS) == 1
     assert f"Layout, version {store.layout.LAYOUT}" in PAGE
     assert f"about {store.layout.CHUNK_BYTES >> 10} KiB" in PAGE
+
+
+def test_a_part_is_kept_as_long_as_its_own_rows_are_the_same(path):
+    given = rows(n=9)
+
+    def missing(table):
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            store.resume(path, table, (9, 3), "f4", given.header, part_rows=3) as parts,
+        ):
+            found = parts.missing()
+            for start, stop in found:
+                parts[start:stop] = given.array[start:stop]
+            raise KeyboardInterrupt
+        return found
+
+    assert missing(given.table) == [(0, 3), (3, 6), (6, 9)]
+    assert missing(given.table) == []
+    changed = given.table.copy()
+    changed.iloc[4, changed.columns.get_loc("onset")] = 99.0
+    assert missing(changed) == [(3, 6)]
+    renamed = changed.rename(index={"row-008": "row-800"})
+    assert missing(renamed) == [(6, 9)]

@@ -75,7 +75,7 @@ def stores(options):
 
     if not options.folder.is_dir():
         raise InputError(f"{options.folder}: no such folder; name the one that holds the stores")
-    files = sorted(f for f in options.folder.rglob("*") if f.suffix in store.SUFFIXES)
+    files = sorted(f for f in options.folder.rglob("*") if f.suffix in store.formats.FORMATS)
     lines = []
     for file in files:
         try:
@@ -103,7 +103,7 @@ def show(options):
 
 def verify(options):
     from engram import store
-    from engram.cli.verify import recompute
+    from engram.cli.recompute import recompute
 
     unsound = 0
     for file in options.files:
@@ -114,10 +114,10 @@ def verify(options):
             if not problems and not options.quick and _has_source(one):
                 remark += f"; {recompute(file, options.share)}"
         except InputError as error:
-            problems = [str(error).removeprefix(f"{file}: ")]
+            problems = [str(error)]
         unsound += bool(problems)
         for problem in problems:
-            print(f"{file}: NOT SOUND: {problem}")
+            print(f"NOT SOUND: {problem}")
         if not problems:
             print(f"{file}: {remark}")
     return int(unsound > 0)
@@ -193,9 +193,9 @@ def backbones(options):
 
 
 def features(options):
-    from engram.cli.features import features as encode
+    from engram.cli.encode import encode_files
 
     config = configuration(options.configfile)
-    encode(
+    encode_files(
         config, options.backbone, options.inputs, options.output, options.weights, options.device
     )

@@ -47,7 +47,8 @@ def resume(path, table, shape, dtype, header, part_rows=None):
 
     Within the block, fill every range that `Parts.missing` yields.  Leaving it without an
     error assembles the store; an error leaves the finished parts for the next run, which
-    uses them if table, shape, dtype and header are the same.  A finished store of the same
+    uses those whose lines of the table are the same, if dtype, header and the shape of a row
+    are.  A finished store of the same
     table, shape, dtype and header has nothing missing and stays as it is.
 
     One process writes a store at a time: a second one says so, waits, and finds what the
@@ -97,8 +98,9 @@ class Parts:
         return values + 2 * int(texts) + 300 * chunks + 2 * len(self.header) + (1 << 16)
 
     def prepare(self):
-        """Make the folder of parts; remove what another table, header, ... or a kill left."""
-        key = self.folder / f"{self.fingerprint[:32]}-{self.part_rows}.key"
+        """Make the folder of parts; remove what another header, ... or a kill left."""
+        alike = layout.fingerprint(self.header, self.table[:0], self.shape[1:], self.dtype)
+        key = self.folder / f"{alike[:32]}-{self.part_rows}.key"
         if self.folder.exists() and not key.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,17 +144,24 @@ class Parts:
         values = np.ascontiguousarray(values, self.dtype)
         if values.shape != (rows.stop - rows.start, *self.shape[1:]):
             raise ValueError(f"{self.path}: part of shape {values.shape} at {rows}")
-        name = f"{rows.start:09d}.{_sha256(values)}.npy"
+        name = f"{self._name(rows.start, rows.stop)}.{_sha256(values)}.npy"
         with self.room(values.nbytes), replaced(self.folder / name) as temporary:
             _save(temporary, values)
 
+    def _name(self, start, stop):
+        """A part is that of its rows: of their names and of all that the table says of them."""
+        rows = layout.fingerprint("", self.table[start:stop], (), self.dtype)
+        return f"{start:09d}-{rows[:16]}"
+
     def _part(self, start, stop):
         """Values of a finished part, or None; a part that is damaged counts as missing."""
-        for part in self.folder.glob(f"{start:09d}.*.npy"):
-            with contextlib.suppress(ValueError, OSError, EOFError):
-                values = np.load(part, allow_pickle=False)
-                if len(values) == stop - start and _sha256(values) == part.name.split(".")[1]:
-                    return values
+        for part in self.folder.glob(f"{start:09d}-*.npy"):
+            name, digest, _ = part.name.split(".")
+            if name == self._name(start, stop):
+                with contextlib.suppress(ValueError, OSError, EOFError):
+                    values = np.load(part, allow_pickle=False)
+                    if len(values) == stop - start and _sha256(values) == digest:
+                        return values
             part.unlink()
         return None
 

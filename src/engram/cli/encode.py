@@ -21,7 +21,7 @@ class Kind:
     header: dict
 
 
-def features(config, name, inputs, output, weights=None, device="cpu"):
+def encode_files(config, name, inputs, output, weights=None, device="cpu"):
     """Encode files into a feature store; goes on where an interrupted call stopped.
 
     Args:
