@@ -22,6 +22,7 @@ MARK = "<!-- tables: written by docs/options.py -->"
 def tables() -> str:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     experiments = schema["properties"]["experiments"]["additionalProperties"]["properties"]
+    comparisons = schema["properties"]["comparisons"]["additionalProperties"]["properties"]
     evaluation = schema["properties"]["evaluation"]["properties"]
     checkpoints = schema["properties"]["checkpoints"]["additionalProperties"]["properties"]
     backbones = schema["$defs"]["backbones"]["additionalProperties"]["properties"]
@@ -29,6 +30,7 @@ def tables() -> str:
         section("`experiments.<name>`", from_schema(experiments)),
         section("`checkpoints.<name>`", from_schema(checkpoints)),
         section("`backbones.<name>`, of every kind", from_schema(backbones)),
+        section("`comparisons.<name>`", from_schema(comparisons)),
         section("`evaluation`", from_schema(evaluation)),
     ]
     for family in plan.FAMILIES:

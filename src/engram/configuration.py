@@ -9,8 +9,13 @@ import difflib
 from engram import components, plan
 from engram.errors import InputError
 
-#: Keys that are no options of a component.
-COMMON_KEYS = {"datasets": plan.DATASET_KEYS, "backbones": plan.BACKBONE_KEYS}
+#: Keys that any component of a family may have, beside the options of its kind.
+COMMON_KEYS = {
+    "datasets": plan.DATASET_KEYS,
+    "views": ("kind", "unit"),
+    "backbones": plan.BACKBONE_KEYS,
+    "heads": ("kind",),
+}
 
 
 def check(config, schema):
@@ -29,12 +34,20 @@ def check(config, schema):
             if family == "backbones":
                 spec = _checked_backbone(config, name)
             _check_component(family, name, spec)
-    for name in config.get("experiments", {}):
-        _check_experiment(config, name)
+    for name, this in config.get("experiments", {}).items():
+        _check_experiment(config, f"experiments.{name}", this)
+    for name in config.get("comparisons", {}):
+        _check_comparison(config, name)
+    _check_names_differ(config)
     _check_encoded_once(config)
+    known = plan.Plan(config).known
     for key in ("run", "maps"):
         for name in config.get(key, []):
-            _check_name(key, name, config["experiments"], "experiment")
+            _check_name(key, name, known, "experiment")
+    for name in config.get("compare", []):
+        _check_name("compare", name, config.get("comparisons", {}), "comparison")
+    if not config["run"] and not config.get("compare"):
+        raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
 
 
 def _check_keys(value, schema, path):
@@ -75,7 +88,7 @@ def _check_component(family, name, spec):
         guess = did_you_mean(spec["kind"], components.kinds(family))
         raise InputError(f"{where}.kind: no {spec['kind']!r}{guess}")
     known = components.fields(family, spec["kind"])
-    common = COMMON_KEYS.get(family, ("kind", "unit"))
+    common = COMMON_KEYS[family]
     for key, value in spec.items():
         if key in common:
             continue
@@ -90,14 +103,40 @@ def _check_component(family, name, spec):
             raise InputError(f"{where}: `{key}` is missing (kind {spec['kind']!r})")
 
 
-def _check_experiment(config, name):
-    this, where = config["experiments"][name], f"experiments.{name}"
+def _check_comparison(config, name):
+    this, where = config["comparisons"][name], f"comparisons.{name}"
+    if "view" not in this:
+        raise InputError(f"{where}: `view` is missing")
+    backbones = this.get("backbones")
+    if not backbones or not isinstance(backbones, list):
+        raise InputError(f"{where}.backbones: needs a list of backbones")
+    for backbone in backbones:
+        _check_name(f"{where}.backbones", backbone, config["backbones"], "backbone")
+        if backbones.count(backbone) > 1:
+            raise InputError(f"{where}.backbones: {backbone!r} is listed twice")
+    _check_experiment(config, where, next(iter(plan.Plan(config).members(name).values())))
+
+
+def _check_names_differ(config):
+    """An experiment, a comparison and its members share folders: none may be called like another."""
+    taken = {name: f"experiments.{name}" for name in config["experiments"]}
+    for comparison in config.get("comparisons", {}):
+        for name in [comparison, *plan.Plan(config).members(comparison)]:
+            if name in taken:
+                raise InputError(
+                    f"comparisons.{comparison}: {name!r} is a name in {taken[name]} already; "
+                    "rename the comparison"
+                )
+            taken[name] = f"comparisons.{comparison}"
+
+
+def _check_experiment(config, where, this):
     for key in ("dataset", "x", "y", "head"):
         if key not in this:
             raise InputError(f"{where}: `{key}` is missing")
     _check_name(f"{where}.dataset", this["dataset"], config["datasets"], "dataset")
     _check_name(f"{where}.head", this["head"], config["heads"], "head")
-    for source in [*plan.Plan(config).sources(name), this["y"]]:
+    for source in [*(s for one in plan.candidates(this) for s in one), this["y"]]:
         view, _, backbone = source.partition("/")
         _check_name(where, view, config["views"], "view")
         if backbone:
@@ -121,7 +160,7 @@ def _check_experiment(config, name):
 def _check_encoded_once(config):
     """Refuse two names for one backbone: everything would be encoded twice."""
     this, names = plan.Plan(config), {}
-    sources = (s for name in config.get("experiments", {}) for s in this.sources(name))
+    sources = (s for name in this.known for s in this.sources(name))
     for backbone in sorted({source.partition("/")[2] for source in sources} - {""}):
         spec = str(this.spec("extract", backbone=backbone)) + str(this.weights(backbone))
         twin = names.setdefault(spec, backbone)

@@ -8,7 +8,7 @@ import csv
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from engram import components
@@ -26,6 +26,8 @@ BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
 
 #: Suffixes of stores: their formats.
 STORES = ("h5", "zarr")
+#: Keys of a comparison that its members do not share with an experiment.
+COMPARISON_KEYS = ("title", "view", "backbones")
 
 #: How folds are made, and whether training and test share subjects.
 FOLDS = {
@@ -136,11 +138,17 @@ class Plan:
 
     # ---- experiments --------------------------------------------------------------
 
+    @cached_property
+    def known(self) -> dict:
+        """Every experiment by name: those that are written out and the members of comparisons."""
+        known = dict(self.config["experiments"])
+        for comparison in self.config.get("comparisons", {}):
+            known |= self.members(comparison)
+        return known
+
     def candidates(self, experiment) -> list[list[str]]:
         """Inputs among which training chooses; each a list of sources used side by side."""
-        x = self.config["experiments"][experiment]["x"]
-        alternatives = x["choose"] if isinstance(x, dict) else [x]
-        return [[one] if isinstance(one, str) else list(one) for one in alternatives]
+        return candidates(self.known[experiment])
 
     def sources(self, experiment) -> list[str]:
         """Every source that stands on the x side of an experiment."""
@@ -148,7 +156,7 @@ class Plan:
 
     def stores(self, experiment, source) -> list[str]:
         """The stores of one source, all units of the experiment's dataset."""
-        dataset = self.config["experiments"][experiment]["dataset"]
+        dataset = self.known[experiment]["dataset"]
         paths = [self.store(dataset, unit, source) for unit in self.units(dataset)]
         return list(dict.fromkeys(paths))
 
@@ -156,7 +164,7 @@ class Plan:
         return [p for source in self.sources(experiment) for p in self.stores(experiment, source)]
 
     def y(self, experiment) -> list[str]:
-        return self.stores(experiment, self.config["experiments"][experiment]["y"])
+        return self.stores(experiment, self.known[experiment]["y"])
 
     def pictures(self, experiment) -> list[str]:
         """The view stores behind the first source, whose rows a person can look at."""
@@ -164,17 +172,25 @@ class Plan:
 
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
-        name = self.config["experiments"][experiment].get("baseline")
+        name = self.known[experiment].get("baseline")
         return None if name == "none" else name
 
+    def shown(self) -> list[str]:
+        """Experiments that have a place of their own in the report: `run`, after its baselines."""
+        return self._after_baselines(self.config["run"])
+
     def experiments(self) -> list[str]:
-        """What to run, baselines included, each after its baseline."""
+        """What to run, each after its baseline: `run`, then the members of comparisons."""
+        members = [name for one in self.comparisons() for name in self.members(one)]
+        return self._after_baselines([*self.config["run"], *members])
+
+    def _after_baselines(self, experiments):
         wanted = []
-        for experiment in self.config["run"]:
+        for experiment in experiments:
             wanted += [name for name in (self.baseline(experiment), experiment) if name]
         return list(dict.fromkeys(wanted))
 
-    def compared(self, experiment) -> list[str]:
+    def baseline_predictions(self, experiment) -> list[str]:
         """Predictions of the baseline of an experiment, if it has one."""
         baseline = self.baseline(experiment)
         return [f"results/predictions/{baseline}.{self.suffix}"] if baseline else []
@@ -182,11 +198,66 @@ class Plan:
     def figures(self) -> list[str]:
         """The figures that the report shows."""
         paths = []
-        for name in self.experiments():
+        for name in self.shown():
             files = ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
             files += ["map.json", "map.png"] if name in self.config.get("maps", []) else []
             paths += [f"results/figures/{name}/{file}" for file in files]
+        for name in self.comparisons():
+            paths += [f"results/figures/{name}/{file}" for file in ("comparison.svg", "cka.svg")]
         return paths
+
+    # ---- comparisons --------------------------------------------------------------
+
+    def comparisons(self) -> list[str]:
+        """The comparisons to make."""
+        return list(self.config.get("compare", []))
+
+    def members(self, comparison) -> dict[str, dict]:
+        """The experiments that a comparison consists of, by name: one a backbone."""
+        this = self.config["comparisons"][comparison]
+        shared = {key: this[key] for key in this if key not in COMPARISON_KEYS}
+        return {
+            f"{comparison}-{backbone}": {
+                "title": self.config["backbones"][backbone].get("title", backbone),
+                "x": f"{this['view']}/{backbone}",
+                **shared,
+            }
+            for backbone in this["backbones"]
+        }
+
+    def compared_sources(self, comparison) -> dict[str, str]:
+        """The features that a comparison measures, by experiment.
+
+        Beside the members it is the baseline, if its x is the features of one backbone.
+        """
+        members = self.members(comparison)
+        found = {name: member["x"] for name, member in members.items()}
+        this = self.config["comparisons"][comparison]
+        baseline = self.known.get(this["baseline"], {})
+        alike = all(baseline.get(key) == this[key] for key in ("dataset", "y"))
+        if alike and isinstance(baseline["x"], str) and "/" in baseline["x"]:
+            found[this["baseline"]] = baseline["x"]
+        return found
+
+    def compared_features(self, comparison) -> list[str]:
+        """The feature stores of all experiments that a comparison measures, in their order."""
+        sources = self.compared_sources(comparison)
+        return [p for name, source in sources.items() for p in self.stores(name, source)]
+
+    def controls(self, comparison) -> dict[str, str]:
+        """Members with random weights, each with the member whose model has published ones."""
+        models = {"drawn": {}, "published": {}}
+        for backbone in self.config["comparisons"][comparison]["backbones"]:
+            spec = self._options("backbones", backbone)
+            drawn = spec.pop("weights", "random") == "random"
+            spec.pop("seed", None)
+            models["drawn" if drawn else "published"][f"{comparison}-{backbone}"] = spec
+        return {
+            name: twin
+            for name, spec in models["drawn"].items()
+            for twin, other in models["published"].items()
+            if other == spec
+        }
 
     # ---- what a job depends on ------------------------------------------------------
 
@@ -224,7 +295,7 @@ class Plan:
         return {"backbone": {key: this[key] for key in this if key not in facts}}
 
     def _train_spec(self, experiment):
-        this = self.config["experiments"][experiment]
+        this = self.known[experiment]
         return {
             "experiment": {key: this[key] for key in this if key not in ("baseline", "title")},
             "sources": self._counted_sources(experiment),
@@ -237,7 +308,7 @@ class Plan:
         return [[s, len(self.stores(experiment, s))] for s in self.sources(experiment)]
 
     def _evaluate_spec(self, experiment):
-        this = self.config["experiments"][experiment]
+        this = self.known[experiment]
         return {
             "experiment": experiment,
             "baseline": self.baseline(experiment),
@@ -251,23 +322,42 @@ class Plan:
 
     _map_spec = _plot_spec
 
+    def _compare_spec(self, comparison):
+        controls = self.controls(comparison)
+        return {
+            "comparison": comparison,
+            "members": [
+                {
+                    "experiment": name,
+                    "title": self.known[name].get("title", name),
+                    "source": source,
+                    "stores": len(self.stores(name, source)),
+                    "baseline": name == self.config["comparisons"][comparison]["baseline"],
+                    "control_of": controls.get(name),
+                }
+                for name, source in self.compared_sources(comparison).items()
+            ],
+        }
+
     def _report_spec(self):
         return {
             "title": self.config.get("title", "Engram"),
-            "experiments": {
-                name: {
-                    **self.config["experiments"][name],
-                    "dataset_title": self.config["datasets"][
-                        self.config["experiments"][name]["dataset"]
-                    ].get("title", self.config["experiments"][name]["dataset"]),
-                }
-                for name in self.experiments()
+            "experiments": {name: self._titled(self.known[name]) for name in self.shown()},
+            "comparisons": {
+                name: self._titled({"title": name, **self.config["comparisons"][name]})
+                for name in self.comparisons()
             },
         }
+
+    def _titled(self, this):
+        """An experiment or comparison beside what the report calls its dataset."""
+        title = self.config["datasets"][this["dataset"]].get("title", this["dataset"])
+        return {**this, "dataset_title": title}
 
     def _options(self, family, name):
         this = self.config[family][name]
         skipped = [key for key in DATASET_KEYS if key != "kind"] if family == "datasets" else []
+        skipped += ["title"] if family == "backbones" else []
         return {key: this[key] for key in this if key not in skipped}
 
     def modules(self, stage, **names) -> list[str]:
@@ -292,6 +382,12 @@ class Plan:
 def _file_name(url):
     """The last part of a URL's path."""
     return url.partition("?")[0].rpartition("/")[2]
+
+def candidates(experiment) -> list[list[str]]:
+    """Inputs among which an experiment chooses; each a list of sources used side by side."""
+    x = experiment["x"]
+    alternatives = x["choose"] if isinstance(x, dict) else [x]
+    return [[one] if isinstance(one, str) else list(one) for one in alternatives]
 
 
 def fold_kind(experiment) -> str:

@@ -23,8 +23,9 @@ def checked_plan():
         validate(config, str(SCHEMA))
         this = Plan(config)
         for experiment in this.experiments():
-            for unit in this.units(config["experiments"][experiment]["dataset"]):
-                this.raw(config["experiments"][experiment]["dataset"], unit)
+            dataset = this.known[experiment]["dataset"]
+            for unit in this.units(dataset):
+                this.raw(dataset, unit)
         return this
     except InputError as error:
         sys.exit(f"error in the configuration: {error}")
@@ -101,7 +102,26 @@ def page_templates():
 
 
 def baseline_predictions(wildcards):
-    return plan.compared(wildcards.experiment)
+    return plan.baseline_predictions(wildcards.experiment)
+
+
+def compared_scores(wildcards):
+    names = plan.compared_sources(wildcards.comparison)
+    return [f"results/scores/{name}.json" for name in names]
+
+
+def compared_features(wildcards):
+    return plan.compared_features(wildcards.comparison)
+
+
+def compared_costs(wildcards):
+    return [
+        path.removesuffix(".h5") + ".json" for path in compared_features(wildcards)
+    ]
+
+
+def compared_labels(wildcards):
+    return plan.y(next(iter(plan.members(wildcards.comparison))))
 
 
 wildcard_constraints:
@@ -109,5 +129,6 @@ wildcard_constraints:
     dataset="|".join(config["datasets"]),
     view="|".join(config["views"]),
     backbone="|".join(config["backbones"]),
-    experiment="|".join(config["experiments"]),
+    experiment="|".join(plan.known),
+    comparison="|".join(config.get("comparisons", {})),
     unit="[^/]+",

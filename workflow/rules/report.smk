@@ -60,13 +60,46 @@ rule map:
         "../scripts/map.py"
 
 
+rule compare:
+    input:
+        scores=compared_scores,
+        features=compared_features,
+        costs=compared_costs,
+        y=compared_labels,
+    output:
+        comparison="results/comparisons/{comparison}.json",
+        figure=report(
+            "results/figures/{comparison}/comparison.svg",
+            caption="../report/comparison.rst",
+            category="Figures",
+            labels={"experiment": "{comparison}", "figure": "comparison"},
+        ),
+        cka="results/figures/{comparison}/cka.svg",
+    log:
+        "results/logs/compare/{comparison}.log",
+    benchmark:
+        "results/benchmarks/compare/{comparison}.tsv"
+    conda:
+        "../../envs/compare.yaml"
+    threads: 2
+    resources:
+        mem_mb=growing(8_000),
+        runtime="1h",
+    params:
+        spec=spec("compare"),
+        code=code("compare"),
+    script:
+        "../scripts/compare.py"
+
+
 rule report:
     input:
-        scores=collect(
-            "results/scores/{experiment}.json", experiment=plan.experiments()
-        ),
+        scores=collect("results/scores/{experiment}.json", experiment=plan.shown()),
         predictions=collect(
-            "results/predictions/{experiment}.<store>", experiment=plan.experiments()
+            "results/predictions/{experiment}.<store>", experiment=plan.shown()
+        ),
+        comparisons=collect(
+            "results/comparisons/{comparison}.json", comparison=plan.comparisons()
         ),
         figures=plan.figures(),
         page=page_templates(),

@@ -7,6 +7,7 @@ with job(snakemake) as run:
     report(
         scores=snakemake.input.scores,
         predictions=snakemake.input.predictions,
+        comparisons=snakemake.input.comparisons,
         figures=snakemake.input.figures,
         report=snakemake.output.report,
         spec=run.spec,
