@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import latent_map, neighbours, pictures, style
+from engram.figures import json_file, latent_map, neighbours, pictures, style
 from engram.figures.confusion import confusion_figure
 from engram.figures.curves import curves_figure
 from engram.figures.examples import choose, examples_figure
@@ -307,7 +307,7 @@ def test_map_data_is_capped_complete_json(stores, tmp_path, monkeypatch):
     latents, predictions, view = stores
     monkeypatch.setattr(latent_map, "place", first_two)
     monkeypatch.setattr(latent_map, "SHOWN", 20)
-    latent_map.write(latent_map.build(latents, predictions, view), tmp_path / "map.json")
+    json_file.write(latent_map.build(latents, predictions, view), tmp_path / "map.json")
     data = json.loads((tmp_path / "map.json").read_text())
     points = data["points"]
     assert data["rows"] == 32

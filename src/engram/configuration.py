@@ -118,7 +118,7 @@ def _check_comparison(config, name):
 
 
 def _check_names_differ(config):
-    """An experiment, a comparison and its members share folders: none may be called like another."""
+    """Experiments, comparisons and their members share folders: no name may occur twice."""
     taken = {name: f"experiments.{name}" for name in config["experiments"]}
     for comparison in config.get("comparisons", {}):
         for name in [comparison, *plan.Plan(config).members(comparison)]:

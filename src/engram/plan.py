@@ -332,7 +332,7 @@ class Plan:
                     "title": self.known[name].get("title", name),
                     "source": source,
                     "stores": len(self.stores(name, source)),
-                    "baseline": name == self.config["comparisons"][comparison]["baseline"],
+                    "is_baseline": name == self.config["comparisons"][comparison]["baseline"],
                     "control_of": controls.get(name),
                 }
                 for name, source in self.compared_sources(comparison).items()

@@ -1,6 +1,5 @@
 """The latent map: UMAP fitted on training rows, held-out rows placed into it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -116,20 +115,3 @@ def _modality(sources, view, header):
     if views == {view}:
         return header.get("modality", view)
     return "fused" if len(views) > 1 else views.pop()
-
-
-def write(data, path):
-    """Write `data`, from `build`, as JSON."""
-    with store.replaced(path) as temporary:
-        temporary.write_text(json.dumps(_plain(data), allow_nan=False), encoding="utf-8")
-
-
-def _plain(value):
-    """`value` as JSON can hold it: NaN is null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray | pd.Series):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from engram import store, tensorboard
-from engram.figures import latent_map, style
+from engram.figures import json_file, latent_map, style
 from engram.figures.map_figure import map_figure
 
 
@@ -22,7 +22,7 @@ def map(latents, predictions, view, picture, data, events):
         InputError: too few training rows, or the stores name different rows.
     """
     built = latent_map.build(store.open(latents).load(), store.open(predictions).load(), view)
-    latent_map.write(built, data)
+    json_file.write(built, data)
     with style.styled():
         style.save(map_figure(built), picture)
     tag = f"UMAP 2d visualization of {built['modality']}_feats"

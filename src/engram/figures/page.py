@@ -27,14 +27,15 @@ BADGES = {
 }
 
 
-def render(scored, headers, figures, spec) -> str:
+def render(scored, headers, figures, spec, compared=None) -> str:
     """The whole page as HTML.
 
     Args:
         scored: scores by experiment, in the order shown.
         headers: header of the predictions by experiment.
         figures: path by file name, by experiment.
-        spec: `title` and `experiments`, their configuration by name.
+        spec: `title`, `experiments` and `comparisons` (or none), their configuration by name.
+        compared: by comparison, what `comparison.build` found, read back from JSON.
 
     Raises:
         InputError: an experiment lacks its scores or its predictions.
@@ -50,19 +51,25 @@ def render(scored, headers, figures, spec) -> str:
         if (config := spec["experiments"].get(name))
     ]
     groups = _groups(experiments)
+    comparisons = [
+        _comparison(name, config, compared[name], figures.get(name, {}))
+        for name, config in spec.get("comparisons", {}).items()
+    ]
+    named = [*experiments, *(m for c in comparisons for m in c["members"])]
     return (
         _environment()
         .get_template("report.html")
         .render(
             title=spec["title"],
-            summary=_summary(groups),
+            summary=_summary(groups, comparisons),
             badges=[
                 badge
                 for key, badge in BADGES.items()
-                if any(badge in e["badges"] for e in experiments)
+                if any(badge in e["badges"] for e in named)
             ],
+            comparisons=comparisons,
             groups=groups,
-            titles={e["name"]: e["title"] for e in experiments},
+            titles={e["name"]: e["title"] for e in named},
             bokeh=_bokeh() if maps else None,
             version=engram.__version__,
         )
@@ -83,13 +90,39 @@ def _experiment(name, config, scores, header, figures, points):
         "badges": [badge for key, badge in BADGES.items() if found.get(key)],
         "header": header,
         "made_by": header.get("made_by", {}),
-        "images": {
-            Path(file).stem: _data_uri(path)
-            for file, path in figures.items()
-            if path.suffix in MEDIA
-        },
+        "images": _images(figures),
         "iterated": bool(header["curves"]),
         "map": _map(name, figures["map.json"], points) if "map.json" in figures else None,
+    }
+
+
+def _images(figures):
+    """The pictures among files as data addresses, by the name of the file without suffix."""
+    return {
+        Path(file).stem: _data_uri(path) for file, path in figures.items() if path.suffix in MEDIA
+    }
+
+
+def _comparison(name, config, found, figures):
+    """What the template shows of one comparison."""
+    titles = {m["experiment"]: m["title"] for m in found["members"]}
+    controls = {m["control_of"]: m for m in found["members"] if m["control_of"]}
+    return {
+        **found,
+        "anchor": f"comparison-{name}",
+        "config": config,
+        "title": config["title"],
+        "members": [
+            {
+                **member,
+                "name": member["experiment"],
+                "badges": [badge for key, badge in BADGES.items() if member[key]],
+                "twin": controls.get(member["experiment"]),
+                "twin_of": titles.get(member["control_of"]),
+            }
+            for member in found["members"]
+        ],
+        "images": _images(figures),
     }
 
 
@@ -155,8 +188,24 @@ def _axis(rows):
     return math.floor(10 * min(values) - 0.2) / 10, math.ceil(10 * max(values) + 0.2) / 10
 
 
-def _summary(groups):
+def _summary(groups, comparisons):
     """One line: what was run, on how much, and what came out."""
+    parts = [_compared(comparison) for comparison in comparisons]
+    if groups:
+        parts.append(_experimented(groups))
+    return " ".join(parts)
+
+
+def _compared(comparison):
+    members = [m for m in comparison["members"] if not m["is_baseline"]]
+    values = [m["value"] for m in members if number(m["value"])]
+    text = f"{len(members)} backbones on {comparison['config']['dataset_title']}"
+    if values:
+        text += f": {title(members[0]['metric']).lower()} {min(values):.2f} to {max(values):.2f}"
+    return f"{text}."
+
+
+def _experimented(groups):
     experiments = [e for group in groups for e in group["experiments"]]
     values = [e["first"]["value"] for e in experiments if number(e["first"]["value"])]
     samples = {group["dataset"]: group["experiments"][0]["scores"]["sample"] for group in groups}
@@ -177,7 +226,7 @@ def _environment():
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "signed": _signed, "p": _p, "metric": title}
+    environment.filters |= {"number": _number, "signed": _signed, "p": _p, "metric": title, "bytes": _bytes}
     environment.globals["defined"] = number
     environment.globals["text"] = _text
     return environment
@@ -200,6 +249,14 @@ def _p(value):
     if not number(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _bytes(count):
+    """A size as people say it: 512 B, 3.1 kB, 1.2 MB."""
+    for factor, unit in ((1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
 
 
 def _data_uri(path):

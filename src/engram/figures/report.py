@@ -8,15 +8,18 @@ from engram import store
 from engram.figures import page
 
 
-def report(scores, predictions, figures, report, spec):
+def report(scores, predictions, figures, report, spec, comparisons=()):
     """Write the page that shows a whole study, in one file that needs no network.
 
     Args:
         scores: JSON files of `evaluate`, each named after its experiment, in the order shown.
         predictions: stores of `train`, named alike; only their headers are read.
-        figures: files of `plot` and `map`; the folder of each is named after its experiment.
+        figures: files of `plot`, `map` and `compare`; the folder of each is named after its
+            experiment or comparison.
         report: HTML file to write.
-        spec: `title` and `experiments`: the configuration of each, by name.
+        spec: `title`, `experiments` and, if there are any, `comparisons`: the configuration of
+            each, by name.
+        comparisons: JSON files of `compare`, each named after its comparison.
 
     Raises:
         InputError: an experiment lacks its scores or its predictions.
@@ -26,6 +29,7 @@ def report(scores, predictions, figures, report, spec):
         found[path.parent.name][path.name] = path
     headers = {Path(path).stem: store.open(path).header for path in predictions}
     scored = {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in scores}
-    html = page.render(scored, headers, found, spec)
+    compared = {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in comparisons}
+    html = page.render(scored, headers, found, spec, compared)
     with store.replaced(report) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -1,0 +1,52 @@
+"""Stage compare: several backbones over one view, side by side."""
+
+import itertools
+import json
+from pathlib import Path
+
+from engram.figures import json_file, style
+from engram.figures.comparison import build
+from engram.figures.comparison_figure import cka_figure, comparison_figure
+
+
+def compare(scores, features, costs, y, comparison, figure, cka, spec):
+    """Measure the members of a comparison and draw them.
+
+    Args:
+        scores: JSON files of `evaluate`, one a member, in the order of the members.
+        features: feature stores of all members, one member after the other.
+        costs: JSON files of `extract`, one a feature store.
+        y: label stores.
+        comparison: JSON file to write; what it holds says `comparison.build`.
+        figure: SVG to write, scores and neighbours of each member.
+        cka: SVG to write, how alike the spaces are.
+        spec: dict with `members`, each with experiment, title, source, stores (how many),
+            is_baseline and control_of.
+
+    Raises:
+        InputError: the stores share too few usable rows.
+    """
+    members = spec["members"]
+    counts = [member["stores"] for member in members]
+    found = build(
+        [{key: member[key] for key in member if key != "stores"} for member in members],
+        [_read(path) for path in scores],
+        _grouped(features, counts),
+        _grouped(map(_read, costs), counts),
+        y,
+    )
+    json_file.write(found, comparison)
+    found = _read(comparison)
+    with style.styled():
+        style.save(comparison_figure(found), figure)
+        style.save(cka_figure(found["cka"]), cka)
+
+
+def _read(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _grouped(items, counts):
+    """The first of `items`, as many as `counts` says, then the next, and so on."""
+    items = iter(items)
+    return [list(itertools.islice(items, count)) for count in counts]
