@@ -48,7 +48,7 @@ def _scores(axes, members, rows):
         row, colour = rows[member["experiment"]], _colour(member)
         dots = [(v, row + 0.2 * height[s]) for s, v in member["subjects"].items() if number(v)]
         if dots and not member["control_of"]:
-            axes.scatter(*zip(*dots, strict=True), s=9, color=style.GREY, alpha=0.4, linewidths=0)
+            axes.scatter(*zip(*dots, strict=True), s=9, color=style.GREY, alpha=0.55, linewidths=0)
         if number(member["low"]) and number(member["high"]):
             width = 1.2 if member["random_weights"] else 2.4
             axes.plot([member["low"], member["high"]], [row, row], color=colour, linewidth=width)
@@ -125,7 +125,9 @@ def cka_figure(cka):
     values = np.array(cka["values"], float)
     names = [shortened(name) for name in cka["titles"]]
     cell = 0.46 if len(names) <= 14 else 0.3
-    made = style.figure(2.6 + cell * len(names), 2.2 + cell * len(names))
+    label = 0.2 + 0.07 * max(map(len, names))
+    made = style.figure(label + cell * len(names) + 0.9, 0.75 * label + cell * len(names) + 0.1)
+    made.set_layout_engine("compressed")
     axes = made.subplots()
     shown = axes.imshow(np.clip(values, 0, 1), cmap="Blues", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(values) if len(names) <= 14 else ():

@@ -55,7 +55,7 @@ def render(scored, headers, figures, spec, compared=None) -> str:
         _comparison(name, config, compared[name], figures.get(name, {}))
         for name, config in spec.get("comparisons", {}).items()
     ]
-    named = [*experiments, *(m for c in comparisons for m in c["members"])]
+    named = [*experiments, *comparisons, *(m for c in comparisons for m in c["members"])]
     return (
         _environment()
         .get_template("report.html")
@@ -63,13 +63,11 @@ def render(scored, headers, figures, spec, compared=None) -> str:
             title=spec["title"],
             summary=_summary(groups, comparisons),
             badges=[
-                badge
-                for key, badge in BADGES.items()
-                if any(badge in e["badges"] for e in named)
+                badge for key, badge in BADGES.items() if any(badge in e["badges"] for e in named)
             ],
             comparisons=comparisons,
             groups=groups,
-            titles={e["name"]: e["title"] for e in named},
+            titles={e["name"]: e["title"] for e in experiments},
             bokeh=_bokeh() if maps else None,
             version=engram.__version__,
         )
@@ -107,8 +105,10 @@ def _comparison(name, config, found, figures):
     """What the template shows of one comparison."""
     titles = {m["experiment"]: m["title"] for m in found["members"]}
     controls = {m["control_of"]: m for m in found["members"] if m["control_of"]}
+    of_all = [key for key in BADGES if all(member[key] for member in found["members"])]
     return {
         **found,
+        "badges": [BADGES[key] for key in of_all],
         "anchor": f"comparison-{name}",
         "config": config,
         "title": config["title"],
@@ -116,7 +116,7 @@ def _comparison(name, config, found, figures):
             {
                 **member,
                 "name": member["experiment"],
-                "badges": [badge for key, badge in BADGES.items() if member[key]],
+                "badges": [BADGES[key] for key in BADGES if member[key] and key not in of_all],
                 "twin": controls.get(member["experiment"]),
                 "twin_of": titles.get(member["control_of"]),
             }
@@ -226,7 +226,13 @@ def _environment():
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "signed": _signed, "p": _p, "metric": title, "bytes": _bytes}
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "p": _p,
+        "metric": title,
+        "bytes": _bytes,
+    }
     environment.globals["defined"] = number
     environment.globals["text"] = _text
     return environment
