@@ -6,7 +6,7 @@ from engram.figures import style
 from engram.figures.subjects import heights, number, title
 
 LONGEST = 34  # letters of a name beside a figure
-TWIN = 0.3  # how far below its row a control stands
+TWIN = 0.36  # how far below its row a control stands
 
 
 def comparison_figure(found):
@@ -65,8 +65,8 @@ def _scores(axes, members, rows):
 
 def _neighbours(axes, members, rows, k):
     for member in members:
-        row = rows[member["experiment"]]
-        for key, colour, marker in KINDS:
+        for key, (colour, marker, below) in KINDS.items():
+            row = rows[member["experiment"]] + below
             value, chance = member["purity"][key]
             if number(value):
                 axes.plot([chance, value], [row, row], color=colour, linewidth=1, alpha=0.5)
@@ -75,8 +75,8 @@ def _neighbours(axes, members, rows, k):
     axes.set_title(f"Share of the {k} nearest windows")
 
 
-#: What neighbours can have in common, its colour and its mark.
-KINDS = (("state", style.GREEN, "o"), ("subject", style.PINK, "s"))
+#: What neighbours can have in common: its colour, its mark, and how far below its row it stands.
+KINDS = {"state": (style.GREEN, "o", -0.07), "subject": (style.PINK, "s", 0.07)}
 
 
 def _colour(member):
@@ -104,7 +104,7 @@ def _legend(made, axes, members, place):
         entries.insert(2, entry("random weights", "o", s=40, **look))
     if any(m["is_baseline"] for m in members):
         entries.append(axes.plot([], [], color=style.ORANGE, lw=1, label="baseline")[0])
-    for key, colour, marker in KINDS:
+    for key, (colour, marker, _) in KINDS.items():
         entries.append(entry(f"same {key}", marker, s=32, color=colour))
     entries.append(entry("by chance", "|", s=45, color=style.GREY, linewidths=1.2))
     made.legend(handles=entries, loc=place, ncols=len(entries), columnspacing=1.0)

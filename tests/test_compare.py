@@ -1,0 +1,312 @@
+"""Stage compare: spaces measured on the same rows, against closed forms and brute force."""
+
+import itertools
+import json
+
+import comparing
+import numpy as np
+import pandas as pd
+import pytest
+import study
+from sklearn.metrics import silhouette_score
+
+from engram import store
+from engram.errors import InputError
+from engram.figures import comparison, page
+from engram.figures.compare import compare
+from engram.figures.comparison_figure import places
+from engram.figures.similarity import centred_gram, linear_cka, stratified
+from engram.recording import Rows
+from engram.statistics import holm
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+# ---- how alike spaces are -------------------------------------------------------------
+
+
+def of_features(x, y):
+    """Biased linear CKA by its formula on features (Kornblith et al. 2019, eq. 4)."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    square = np.linalg.norm(y.T @ x) ** 2
+    return square / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+
+
+def by_distinct_rows(x, y):
+    """Unbiased HSIC as the U-statistic it is: the mean over all four different rows."""
+    k, m = x @ x.T, y @ y.T
+    fours = itertools.permutations(range(len(x)), 4)
+    terms = [k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in fours]
+    return np.mean(terms)
+
+
+def test_biased_cka_is_the_formula_on_features(rng):
+    x, y = rng.normal(3, 2, (40, 6)), rng.normal(size=(40, 9))
+    y[:, 0] += x[:, 0]
+    found = linear_cka([x, y], debiased=False)
+    np.testing.assert_allclose(found, [[1, of_features(x, y)], [of_features(x, y), 1]], rtol=1e-10)
+
+
+def test_debiased_hsic_is_the_mean_over_different_rows(rng):
+    n = 7
+    x, y = rng.normal(5, 1, (n, 3)), rng.normal(size=(n, 2))
+    y[:, 0] += x[:, 1]
+    found = centred_gram(x) @ centred_gram(y) / (n * (n - 3))
+    assert found == pytest.approx(by_distinct_rows(x, y), rel=1e-9)
+    cross = by_distinct_rows(x, y) / np.sqrt(by_distinct_rows(x, x) * by_distinct_rows(y, y))
+    assert linear_cka([x, y])[0, 1] == pytest.approx(cross, rel=1e-9)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+def test_rotation_scale_and_shift_change_nothing(rng, debiased):
+    x, y = rng.normal(size=(50, 8)), rng.normal(size=(50, 5))
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    found = linear_cka([x, 3.7 * x @ rotation + 11, y], debiased)
+    assert found[0, 1] == pytest.approx(1, abs=1e-12)
+    assert found[0, 2] == pytest.approx(found[1, 2], abs=1e-12)
+
+
+def test_independent_spaces_are_unlike_once_the_bias_is_gone(rng):
+    x, y = rng.normal(size=(200, 400)), rng.normal(size=(200, 400))
+    assert abs(linear_cka([x, y])[0, 1]) < 0.02
+    assert linear_cka([x, y], debiased=False)[0, 1] > 0.5
+
+
+def test_tokens_are_part_of_a_row(rng):
+    x, y = rng.normal(size=(30, 4, 3)), rng.normal(size=(30, 5))
+    flat = linear_cka([x.reshape(30, 12), y])
+    np.testing.assert_allclose(linear_cka([x.astype(np.float32), y]), flat, rtol=1e-5)
+
+
+def test_a_constant_space_is_like_nothing(rng):
+    found = linear_cka([np.full((9, 2), 0.1), rng.normal(size=(9, 2))])
+    assert np.isnan(found[0]).all()
+    assert found[1, 1] == pytest.approx(1)
+    with pytest.raises(ValueError, match="at least 4"):
+        linear_cka([np.zeros((3, 2))])
+
+
+def test_a_sample_keeps_the_share_of_every_stratum():
+    strata = np.repeat(["a", "b", "c"], [600, 300, 101])
+    strata = strata[np.random.default_rng(1).permutation(len(strata))]
+    chosen = stratified(strata, 100)
+    assert len(set(chosen)) == 100
+    assert (np.diff(chosen) > 0).all()
+    for name, share in (("a", 60), ("b", 30), ("c", 10)):
+        assert abs((strata[chosen] == name).sum() - share) <= 1
+    np.testing.assert_array_equal(chosen, stratified(strata, 100))
+    assert (chosen != stratified(strata, 100, seed=1)).any()
+    np.testing.assert_array_equal(stratified(strata, 2000), np.arange(1001))
+
+
+# ---- how a space groups its rows --------------------------------------------------------
+
+
+def table(subjects=3, scans=2, windows=10):
+    rows = itertools.product(range(subjects), range(scans), range(windows))
+    names = [(f"sub-{a}", f"scan-{b}", ("x", "y")[(a + c) % 2]) for a, b, c in rows]
+    return pd.DataFrame(names, columns=["subject", "scan", "state"])
+
+
+def test_separability_is_brute_force_on_standardised_features(rng):
+    rows = table()
+    space = rng.normal(4, (1, 10, 100), (len(rows), 3)) + (rows["state"] == "y").to_numpy()[:, None]
+    found = comparison.separability(space, rows)
+    z = (space - space.mean(0)) / space.std(0)
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    shares = {"state": [], "subject": []}
+    for i in range(len(rows)):
+        same_scan = (rows[["subject", "scan"]] == rows.loc[i, ["subject", "scan"]]).all(axis=1)
+        for key, allowed in (("state", ~same_scan), ("subject", rows.index != i)):
+            others = np.flatnonzero(allowed)
+            nearest = others[np.argsort(-(unit[others] @ unit[i]))[:10]]
+            same = (rows[key] == rows.loc[i, key]).to_numpy()
+            shares[key].append((same[nearest].mean(), same[others].mean()))
+    for key in shares:
+        assert found["purity"][key] == pytest.approx(np.mean(shares[key], axis=0))
+    for key in ("state", "subject"):
+        expected = silhouette_score(z, rows[key], metric="cosine")
+        assert found["silhouette"][key] == pytest.approx(expected)
+    within = []
+    for name in set(rows["subject"]):
+        own = (rows["subject"] == name).to_numpy()
+        z = (space[own] - space[own].mean(0)) / space[own].std(0)
+        within.append(silhouette_score(z, rows["state"][own], metric="cosine"))
+    assert found["silhouette"]["state_within"] == pytest.approx(np.mean(within))
+
+
+def test_what_cannot_be_told_apart_is_undefined(rng):
+    rows = table(subjects=1, scans=1).assign(state="x")
+    found = comparison.separability(rng.normal(size=(10, 2)), rows)
+    assert np.isnan([*found["silhouette"].values(), *found["purity"]["state"]]).all()
+
+
+def test_constant_features_count_for_nothing(rng):
+    space = rng.normal(size=(500, 2)).astype(np.float32)
+    constant = np.full((500, 1), 0.1, np.float32)
+    found = comparison.standardised(np.hstack([space, constant]))
+    assert (found[:, 2] == 0).all()
+    np.testing.assert_allclose(found[:, :2].std(0), 1, rtol=1e-9)
+
+
+def test_the_cost_of_all_units_is_added_up():
+    part = {"peak_mib": 10.0, "device": "cpu", "precision": "fp32", "bytes_per_row": 8}
+    parts = [part | {"images": 10, "seconds": 1.0}]
+    parts.append(part | {"images": 30, "seconds": 4.0, "peak_mib": 30.0, "device": "cuda"})
+    found = comparison.cost(parts)
+    assert (found["images"], found["seconds"], found["rate"]) == (40, 5.0, 8.0)
+    assert (found["peak_mib"], found["device"], found["bytes_per_row"]) == (30.0, "cpu, cuda", 8)
+
+
+# ---- stores ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def members():
+    return [
+        comparing.member("clip", 0.78, state=3),
+        comparing.member("clip_random", 0.6, weights="random", of="clip", rate=20),
+        comparing.member("dino", 0.8, d=12, title="DINO"),
+        comparing.member("bandpower", 0.71, d=5, baseline=True, weights="none"),
+    ]
+
+
+def rewritten(path, change):
+    """Write the store at `path` again, its rows changed."""
+    rows = store.open(path).load()
+    array, rows_table = change(rows.array.copy(), rows.table.copy())
+    store.write(path, Rows(array, rows_table, rows.header))
+
+
+def test_rows_are_the_same_for_all_and_matched_by_name(tmp_path, members):
+    files = comparing.write(tmp_path, members)
+    features = [files["features"][i : i + 6] for i in range(0, 24, 6)]
+    before, spaces, facts = comparison.load(features, files["y"])
+    assert len(before) == 120
+    assert [f["dim"] for f in facts] == [8, 8, 12, 5]
+    assert [f["weights"] for f in facts] == ["x.safetensors", "random", "x.safetensors", "none"]
+
+    def spoilt(array, rows):
+        array[3] = np.nan
+        rows.iloc[5, rows.columns.get_loc("exclude")] = "artefact"
+        order = np.random.default_rng(2).permutation(len(rows))[:-1]
+        return array[order], rows.iloc[order]
+
+    rewritten(features[1][0], spoilt)
+    dropped = np.random.default_rng(2).permutation(20)[-1]
+    after, again, _ = comparison.load(features, files["y"])
+    names = [f"sub-01/scan-01/window-{i:04d}" for i in {3, 5, int(dropped)}]
+    assert set(before.index) - set(after.index) == set(names)
+    kept = before.index.isin(after.index)
+    for one, other in zip(spaces, again, strict=True):
+        np.testing.assert_array_equal(one[kept], other)
+
+
+def test_many_rows_are_sampled(tmp_path, members, monkeypatch):
+    monkeypatch.setattr(comparison, "ROWS", 30)
+    files = comparing.write(tmp_path, members[:1])
+    found, spaces, _ = comparison.load([files["features"]], files["y"])
+    assert len(found) == len(spaces[0]) == 30
+    counts = found.groupby(["subject", "state"]).size()
+    assert counts.between(2, 3).all()
+
+
+def test_too_few_usable_rows_are_refused(tmp_path, members):
+    files = comparing.write(tmp_path, members[:1], subjects=1)
+    rewritten(files["features"][0], lambda array, rows: (array * np.nan, rows))
+    with pytest.raises(InputError, match=r"clip\.h5: 0 rows are usable in all"):
+        comparison.load([files["features"]], files["y"])
+
+
+def test_the_stage_writes_what_it_found(tmp_path, members):
+    files = comparing.write(tmp_path, members)
+    paths = comparing.outputs(tmp_path)
+    compare(**files, **paths)
+    found = json.loads(paths["comparison"].read_text())
+    assert [m["experiment"] for m in found["members"]] == [
+        "vision-dino", "vision-clip", "bandpower", "vision-clip_random",
+    ]  # fmt: skip
+    by_name = {m["experiment"]: m for m in found["members"]}
+    raw = [0.03125] * 3  # what every member's scores say; the baseline is no rival of itself
+    rivals = ("vision-clip", "vision-clip_random", "vision-dino")
+    assert [by_name[m]["difference_p_holm"] for m in rivals] == pytest.approx(holm(raw))
+    assert by_name["vision-clip_random"]["cost"]["rate"] == pytest.approx(20)
+    assert by_name["vision-dino"]["cost"]["bytes_per_row"] == 48
+    clip, random = (by_name[m]["purity"]["state"][0] for m in rivals[:2])
+    assert clip > random
+    cka = np.array(found["cka"]["values"], float)
+    assert found["cka"]["experiments"] == [*rivals, "bandpower"]
+    np.testing.assert_allclose(cka, cka.T)
+    np.testing.assert_allclose(np.diagonal(cka), 1)
+    for name in ("figure", "cka"):
+        text = paths[name].read_text()
+        assert text.startswith("<?xml")
+        assert "DINO" in text
+    first = {name: path.read_bytes() for name, path in paths.items()}
+    compare(**files, **paths)
+    assert {name: path.read_bytes() for name, path in paths.items()} == first
+
+
+def test_a_control_stands_below_the_member_it_belongs_to(tmp_path, members):
+    files = comparing.write(tmp_path, members)
+    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    rows = places(json.loads(paths["comparison"].read_text())["members"])
+    assert rows.pop("vision-clip_random") - rows["vision-clip"] == pytest.approx(0.36)
+    assert sorted(rows.values()) == [0, 1, 2]
+
+
+# ---- the report -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(tmp_path, members):
+    """Arguments of `page.render` for a study that shows a comparison alone."""
+    files = comparing.write(tmp_path, members)
+    paths = comparing.outputs(tmp_path)
+    compare(**files, **paths)
+    figures = {"vision": {path.name: path for path in (paths["figure"], paths["cka"])}}
+    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
+    return {}, {}, figures, spec, {"vision": json.loads(paths["comparison"].read_text())}
+
+
+def test_the_report_has_a_line_for_every_member(shown):
+    text = page.render(*shown)
+    lines = text.partition('class="compared"')[2].partition("</table>")[0].split("<tr")[2:]
+    assert len(lines) == 4
+    for line, words in zip(
+        lines,
+        (
+            ("DINO", "0.800", "0.740 to 0.860", "+0.090", "p 0.094", "48 B", "12 values"),
+            ("clip", "0.780", "random 0.600", "x.safetensors", "40"),
+            ("bandpower", "baseline", "0.710", "20 B"),
+            ("clip_random", "control of clip", "random weights", "20", "cpu, fp32"),
+        ),
+        strict=True,
+    ):
+        assert [word for word in words if word not in line] == []
+    assert "random weights" not in lines[0]
+    assert "3 backbones on Simulated vigilance: balanced accuracy 0.60 to 0.80." in text
+    assert text.count("data:image/svg+xml;base64,") == 2
+
+
+def test_a_comparison_stands_before_the_experiments(shown, tmp_path):
+    *_, figures, spec, compared = shown
+    spec |= {"experiments": study.write(tmp_path)["experiments"]}
+    scored = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("scores/*.json")}
+    headers = {p.stem: store.open(p).header for p in tmp_path.glob("predictions/*.h5")}
+    text = page.render(scored, headers, figures, spec, compared)
+    assert text.index('id="comparison-vision"') < text.index('id="group-1"')
+    assert 'id="vision-clip"' not in text
+
+
+def test_undefined_values_are_a_dash(shown):
+    found = shown[-1]["vision"]
+    for member in found["members"]:
+        member |= dict.fromkeys(("value", "low", "high", "auc", "shuffled", "difference"))
+        member["purity"] = {"state": [None, None], "subject": [None, None]}
+        member["silhouette"] = dict.fromkeys(member["silhouette"])
+        member["cost"]["rate"] = None
+    assert page.render(*shown).count("– (–)") == 12
