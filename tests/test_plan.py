@@ -88,6 +88,143 @@ def test_baselines_run_with_what_they_stand_beside(config):
     assert plan.Plan(config).experiments() == ["eeg_bandpower", "eeg_clip"]
 
 
+# ---- comparisons ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(config):
+    """The default configuration with a comparison of three backbones, one the other's control."""
+    config["backbones"] |= {
+        "dinov2": {"kind": "timm", "model": "vit_small_patch14_dinov2", "title": "DINOv2"},
+        "dinov2_random": {"kind": "timm", "model": "vit_small_patch14_dinov2", "seed": 4},
+    }
+    config["backbones"]["dinov2"]["weights"] = "dinov2.safetensors"
+    config["comparisons"] = {
+        "vision": {
+            "dataset": "simulated",
+            "view": "spectrogram",
+            "y": "state",
+            "head": "linear",
+            "baseline": "eeg_bandpower",
+            "backbones": ["dinov2", "dinov2_random", "clip"],
+            "seeds": 1,
+            "folds": "group_kfold",
+        }
+    }
+    config |= {"run": [], "compare": ["vision"]}
+    configuration.check(config, SCHEMA)
+    return config
+
+
+def test_a_comparison_is_an_ordinary_experiment_a_backbone(compared):
+    this = plan.Plan(compared)
+    names = ["vision-dinov2", "vision-dinov2_random", "vision-clip"]
+    assert list(this.members("vision")) == names
+    assert this.known["vision-dinov2"] == {
+        "title": "DINOv2",
+        "dataset": "simulated",
+        "x": "spectrogram/dinov2",
+        "y": "state",
+        "head": "linear",
+        "baseline": "eeg_bandpower",
+        "seeds": 1,
+        "folds": "group_kfold",
+    }
+    assert this.known["vision-clip"]["title"] == "clip"
+    assert this.experiments() == ["eeg_bandpower", *names]
+    written = compared["experiments"] | {"alone": this.known["vision-clip"]}
+    alone = plan.Plan(compared | {"experiments": written})
+    for stage in ("train", "evaluate"):
+        member, ordinary = (alone.spec(stage, experiment=n) for n in ("vision-clip", "alone"))
+        assert member | {"experiment": None} == ordinary | {"experiment": None}
+
+
+def test_members_stand_in_the_comparison_and_not_beside_it(compared):
+    this = plan.Plan(compared)
+    assert this.shown() == []
+    files = ("comparison.svg", "cka.svg")
+    assert this.figures() == [f"results/figures/vision/{file}" for file in files]
+    compared["run"] = ["vision-clip"]
+    configuration.check(compared, SCHEMA)
+    assert plan.Plan(compared).shown() == ["eeg_bandpower", "vision-clip"]
+
+
+def test_what_a_comparison_measures(compared):
+    this = plan.Plan(compared)
+    spec = this.spec("compare", comparison="vision")["members"]
+    assert [m["experiment"] for m in spec] == [
+        "vision-dinov2", "vision-dinov2_random", "vision-clip", "eeg_bandpower",
+    ]  # fmt: skip
+    assert [m["is_baseline"] for m in spec] == [False, False, False, True]
+    assert [m["control_of"] for m in spec] == [None, "vision-dinov2", None, None]
+    paths = iter(this.compared_features("vision"))
+    for member in spec:
+        for _ in range(member["stores"]):
+            assert next(paths).endswith(f"/{member['source']}.h5")
+    assert next(paths, None) is None
+
+
+def test_a_baseline_without_features_of_its_own_is_not_measured(compared):
+    for key, value in (("x", "spectrogram"), ("y", "vigall"), ("x", ["spectrogram/clip"])):
+        changed = copy.deepcopy(compared)
+        changed["experiments"]["eeg_bandpower"][key] = value
+        assert "eeg_bandpower" not in plan.Plan(changed).compared_sources("vision")
+    compared["comparisons"]["vision"]["baseline"] = "none"
+    configuration.check(compared, SCHEMA)
+    assert list(plan.Plan(compared).compared_sources("vision")) == plan.Plan(compared).experiments()
+
+
+def test_the_title_of_a_backbone_reruns_no_extraction(compared):
+    before = plan.Plan(compared).spec("extract", backbone="dinov2")
+    compared["backbones"]["dinov2"]["title"] = "another"
+    assert plan.Plan(compared).spec("extract", backbone="dinov2") == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("compare", ["visoin"], r"compare: no comparison 'visoin'; did you mean 'vision'"),
+        ("run", ["vision-clop"], r"run: no experiment 'vision-clop'; did you mean 'vision-clip'"),
+        ("comparisons.vision.backbnes", [], r"vision.backbnes: .* did you mean 'backbones'"),
+        ("comparisons.vision.backbones", ["clop"], r"no backbone 'clop'; did you mean 'clip'"),
+        ("comparisons.vision.backbones", ["clip", "clip"], r"'clip' is listed twice"),
+        ("comparisons.vision.backbones", "clip", r"vision.backbones: needs a list"),
+        ("comparisons.vision.view", "spectogram", r"comparisons.vision: no view 'spectogram'"),
+        ("comparisons.vision.head", "liner", r"vision.head: no head 'liner'; did you mean"),
+        ("comparisons.vision.baseline", "eeg_bandpwer", r"did you mean 'eeg_bandpower'"),
+        ("comparisons.vision.folds", "random_windows", r"vision.folds: .*i_know_this_leaks"),
+        ("compare", [], r"run: names no experiment and `compare` no comparison"),
+    ],
+)
+def test_a_mistake_in_a_comparison_is_named(compared, path, value, message):
+    *parents, key = path.split(".")
+    target = compared
+    for parent in parents:
+        target = target[parent]
+    target[key] = value
+    refuse(compared, message)
+
+
+@pytest.mark.parametrize("missing", ["dataset", "view", "y", "head", "baseline", "backbones"])
+def test_a_comparison_needs_what_its_members_share(compared, missing):
+    del compared["comparisons"]["vision"][missing]
+    refuse(compared, rf"comparisons.vision.*{missing}")
+
+
+@pytest.mark.parametrize("taken", ["vision", "vision-clip"])
+def test_no_name_stands_for_two_things(compared, taken):
+    compared["experiments"][taken] = compared["experiments"]["eeg_clip"]
+    refuse(compared, f"comparisons.vision: '{taken}' is a name in experiments.{taken} already")
+
+
+def test_two_comparisons_may_not_make_the_same_member(compared):
+    compared["backbones"]["b-clip"] = compared["backbones"]["clip"]
+    vision = compared["comparisons"].pop("vision")
+    compared["comparisons"]["a"] = vision | {"backbones": ["b-clip"]}
+    compared["comparisons"]["a-b"] = vision | {"backbones": ["clip"]}
+    refuse(compared, "comparisons.a-b: 'a-b-clip' is a name in comparisons.a already")
+
+
 def test_paths_are_the_names_in_the_configuration(config):
     this = plan.Plan(config)
     assert this.store("simulated", "sub-01", "state") == "results/views/simulated/sub-01/state.h5"

@@ -78,6 +78,15 @@ def test_the_study_ends_in_a_report_that_says_it_is_simulated(finished):
     assert "random weights" in page.lower()
 
 
+def test_the_comparison_stands_in_the_report(finished):
+    page = (finished / "results/report.html").read_text()
+    table = page.partition('class="compared"')[2].partition("</table>")[0]
+    assert "tiny_vit" in table
+    assert "bands" in table
+    assert 'id="vit"' in page
+    assert 'id="which-tiny_vit"' not in page
+
+
 def test_features_say_what_made_them(finished):
     features = store.open(next(finished.glob("results/features/*/*/spectrogram/tiny_vit.h5")))
     made_by = features.header["made_by"]
@@ -110,7 +119,7 @@ def test_finding_nothing_to_do_imports_no_model_library(finished):
 # ---- the edit matrix: for each kind of edit, the jobs that run again --------------------
 
 SUBJECTS = ["sub-01", "sub-02", "sub-03", "sub-04"]
-LATER = {"evaluate {}", "plot {}"}
+COMPARED = {"train which-tiny_vit", "evaluate which-tiny_vit", "compare which"}
 
 
 def experiment_jobs(*names, stages=("train", "evaluate", "plot")):
@@ -137,6 +146,7 @@ def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):
     assert stale(checkout) == {
         *(f"extract tiny {subject} spectrogram tiny_vit" for subject in SUBJECTS),
         *experiment_jobs("vit"),
+        *COMPARED,
         "map vit",
         "report",
     }
@@ -159,6 +169,7 @@ def test_a_view_option_reruns_the_view_and_what_follows(checkout):
         *(f"render tiny {subject} spectrogram" for subject in SUBJECTS),
         *(f"extract tiny {s} spectrogram {b}" for s in SUBJECTS for b in ("bandpower", "tiny_vit")),
         *experiment_jobs("bands", "vit"),
+        *COMPARED,
         "map vit",
         "report",
     }
@@ -173,17 +184,21 @@ def test_a_new_subject_is_computed_and_the_old_are_kept(checkout):
         "extract tiny sub-05 spectrogram bandpower",
         "extract tiny sub-05 spectrogram tiny_vit",
         *experiment_jobs("bands", "vit"),
+        *COMPARED,
         "map vit",
         "report",
     }
 
 
 def test_a_new_backbone_is_computed_and_the_old_are_kept(checkout):
-    with (checkout / "tiny.yaml").open("a") as file:
-        file.write(
-            "  vit_other: {dataset: tiny, x: spectrogram/other_vit, y: state, head: linear, "
-            "baseline: bands}\n"
-        )
+    edit(
+        checkout,
+        "tiny.yaml",
+        "experiments:\n",
+        "experiments:\n"
+        "  vit_other: {dataset: tiny, x: spectrogram/other_vit, y: state, head: linear, "
+        "baseline: bands}\n",
+    )
     edit(
         checkout,
         "tiny.yaml",
@@ -196,6 +211,27 @@ def test_a_new_backbone_is_computed_and_the_old_are_kept(checkout):
         *experiment_jobs("vit_other"),
         "report",
     }
+
+
+def test_a_new_backbone_of_a_comparison_is_computed_and_the_old_are_kept(checkout):
+    edit(
+        checkout,
+        "tiny.yaml",
+        "backbones:\n",
+        "backbones:\n  other_vit: {kind: timm, model: test_vit2.r160_in1k}\n",
+    )
+    edit(checkout, "tiny.yaml", "backbones: [tiny_vit]", "backbones: [tiny_vit, other_vit]")
+    assert stale(checkout) == {
+        *(f"extract tiny {subject} spectrogram other_vit" for subject in SUBJECTS),
+        *experiment_jobs("which-other_vit", stages=("train", "evaluate")),
+        "compare which",
+        "report",
+    }
+
+
+def test_the_title_of_a_backbone_reruns_what_shows_it(checkout):
+    edit(checkout, "tiny.yaml", "tiny_vit: {kind", "tiny_vit: {title: A small ViT, kind")
+    assert stale(checkout) == {"compare which", "report"}
 
 
 def test_plot_code_reruns_plots(checkout):
