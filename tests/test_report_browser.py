@@ -3,11 +3,13 @@
 import json
 import re
 
+import comparing
 import numpy as np
 import pytest
 import study
 
 from engram.figures import latent_map
+from engram.figures.compare import compare
 from engram.figures.map import map as draw_map
 from engram.figures.plot import plot
 from engram.figures.report import report
@@ -35,10 +37,18 @@ def html(tmp_path_factory):
             folder / "latents/clip.h5", folder / "predictions/clip.h5", view, *drawn,
             folder / "figures/clip/events.out.tfevents.1.engram",
         )  # fmt: skip
+    members = [
+        comparing.member("clip", 0.78, title="a model with a name that is much longer than others"),
+        comparing.member("clip_random", 0.6, weights="random", of="clip"),
+        comparing.member("bandpower", 0.71, baseline=True),
+    ]
+    compared = comparing.outputs(folder)
+    compare(**comparing.write(folder / "compared", members), **compared)
     report(
         [folder / f"scores/{name}.json" for name in spec["experiments"]],
         [folder / f"predictions/{name}.h5" for name in spec["experiments"]],
-        [*figures, *drawn], folder / "report.html", spec,
+        [*figures, *drawn, compared["figure"], compared["cka"]], folder / "report.html",
+        spec | {"comparisons": {"vision": comparing.CONFIG}}, [compared["comparison"]],
     )  # fmt: skip
     return folder / "report.html"
 
@@ -75,10 +85,19 @@ def test_headline_table_is_visible(visited):
     assert line.locator("circle.dot").count() == 6
 
 
+def test_comparison_fits_the_page(visited):
+    page, _, _ = visited
+    table = page.locator("table.compared")
+    assert table.is_visible()
+    assert table.evaluate("t => t.parentElement.scrollWidth <= t.parentElement.clientWidth")
+    assert table.locator("tbody tr").count() == 3
+
+
 def test_every_picture_loads(visited):
     page, _, _ = visited
     widths = page.eval_on_selector_all("figure img", "images => images.map(i => i.naturalWidth)")
-    assert len(widths) == 6  # two experiments: dots, confusion; one set of curves; one of examples
+    # two experiments: dots, confusion; one set of curves; one of examples; one comparison: two
+    assert len(widths) == 8
     assert min(widths) > 100
 
 

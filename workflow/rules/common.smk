@@ -115,9 +115,7 @@ def compared_features(wildcards):
 
 
 def compared_costs(wildcards):
-    return [
-        path.removesuffix(".h5") + ".json" for path in compared_features(wildcards)
-    ]
+    return [path.removesuffix(".h5") + ".json" for path in compared_features(wildcards)]
 
 
 def compared_labels(wildcards):
