@@ -302,6 +302,11 @@ def test_a_comparison_stands_before_the_experiments(shown, tmp_path):
     assert 'id="vision-clip"' not in text
 
 
+def test_a_comparison_that_was_not_made_is_refused(shown):
+    with pytest.raises(InputError, match="nothing was measured for comparison 'vision'"):
+        page.render(*shown[:-1], {})
+
+
 def test_undefined_values_are_a_dash(shown):
     found = shown[-1]["vision"]
     for member in found["members"]:

@@ -38,11 +38,14 @@ def render(scored, headers, figures, spec, compared=None) -> str:
         compared: by comparison, what `comparison.build` found, read back from JSON.
 
     Raises:
-        InputError: an experiment lacks its scores or its predictions.
+        InputError: an experiment lacks its scores or its predictions, or a comparison its results.
     """
     for name in spec["experiments"]:
         if name not in scored or name not in headers:
             raise InputError(f"report: no scores or no predictions of experiment {name!r}")
+    for name in spec.get("comparisons", {}):
+        if name not in (compared or {}):
+            raise InputError(f"report: nothing was measured for comparison {name!r}")
     maps = sum("map.json" in files for files in figures.values())
     points = POINTS // max(maps, 1)
     experiments = [
@@ -115,7 +118,6 @@ def _comparison(name, config, found, figures):
         "members": [
             {
                 **member,
-                "name": member["experiment"],
                 "badges": [BADGES[key] for key in BADGES if member[key] and key not in of_all],
                 "twin": controls.get(member["experiment"]),
                 "twin_of": titles.get(member["control_of"]),
