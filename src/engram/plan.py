@@ -218,12 +218,19 @@ class Plan:
         shared = {key: this[key] for key in this if key not in COMPARISON_KEYS}
         return {
             f"{comparison}-{backbone}": {
-                "title": self.config["backbones"][backbone].get("title", backbone),
+                "title": self._backbone_title(backbone),
                 "x": f"{this['view']}/{backbone}",
                 **shared,
             }
             for backbone in this["backbones"]
         }
+
+    def _backbone_title(self, name):
+        """Its own title; of one that is like another that one's title and its own name."""
+        this = self.config["backbones"][name]
+        if "title" in this or "like" not in this:
+            return this.get("title", name)
+        return f"{self._backbone_title(this['like'])}, {name}"
 
     def compared_sources(self, comparison) -> dict[str, str]:
         """The features that a comparison measures, by experiment.
@@ -290,9 +297,7 @@ class Plan:
         }
 
     def _extract_spec(self, backbone, **_):
-        this = self.backbone(backbone)
-        facts = [key for key in BACKBONE_KEYS if key != "kind"]
-        return {"backbone": {key: this[key] for key in this if key not in facts}}
+        return {"backbone": self._options("backbones", backbone)}
 
     def _train_spec(self, experiment):
         this = self.known[experiment]
@@ -355,10 +360,10 @@ class Plan:
         return {**this, "dataset_title": title}
 
     def _options(self, family, name):
-        this = self.config[family][name]
-        skipped = [key for key in DATASET_KEYS if key != "kind"] if family == "datasets" else []
-        skipped += ["title"] if family == "backbones" else []
-        return {key: this[key] for key in this if key not in skipped}
+        """Kind and options of a component, without what the plan alone reads."""
+        this = self.backbone(name) if family == "backbones" else self.config[family][name]
+        skipped = {"datasets": DATASET_KEYS, "backbones": BACKBONE_KEYS}.get(family, ())
+        return {key: this[key] for key in this if key == "kind" or key not in skipped}
 
     def modules(self, stage, **names) -> list[str]:
         """Modules of the components that one job loads by name."""
@@ -382,6 +387,7 @@ class Plan:
 def _file_name(url):
     """The last part of a URL's path."""
     return url.partition("?")[0].rpartition("/")[2]
+
 
 def candidates(experiment) -> list[list[str]]:
     """Inputs among which an experiment chooses; each a list of sources used side by side."""

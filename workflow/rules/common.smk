@@ -115,7 +115,7 @@ def compared_features(wildcards):
 
 
 def compared_costs(wildcards):
-    return [path.removesuffix(".h5") + ".json" for path in compared_features(wildcards)]
+    return [str(Path(path).with_suffix(".json")) for path in compared_features(wildcards)]
 
 
 def compared_labels(wildcards):
