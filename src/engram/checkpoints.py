@@ -2,23 +2,29 @@
 
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from engram import pickled
 from engram.errors import InputError
 
 #: Keys under which training checkpoints keep the state dict of the model.
 WRAPPERS = ("state_dict", "model")
 
+#: What the libraries raise for a file that is damaged or of another format.
+UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError)
+
 
 def read(path) -> dict[str, torch.Tensor]:
-    """Tensors by name of a checkpoint: safetensors, or a state dict that torch saved.
+    """Tensors by name of a checkpoint: safetensors, or what torch saved.
 
-    A state dict may stand under the key `state_dict` or `model` of a training checkpoint,
-    and its names may begin with `module.`.  Nothing but tensors is ever unpickled.
+    That is a state dict, a whole module, or a TorchScript archive.  It may stand under the key
+    `state_dict` or `model` of a training checkpoint, and names may begin with `module.`.
+    Nothing but tensors is ever unpickled, and nothing in a file is run.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
@@ -30,8 +36,8 @@ def read(path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            tensors = _unpickled(path)
+    except UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{path}: not a readable checkpoint, truncated or of another format ({reason})"
@@ -42,6 +48,16 @@ def read(path) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path}: holds no tensors by name; save the state dict of the model")
     return below(tensors, "module.") if all(n.startswith("module.") for n in tensors) else tensors
+
+
+def _unpickled(path):
+    """A state dict as torch reads it; whatever else is in the file, by the restricted reader."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that it refuses an archive
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except UNREADABLE:
+            return pickled.read(path)
 
 
 def below(tensors, prefix) -> dict[str, torch.Tensor]:
