@@ -33,10 +33,7 @@ def read(path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: weights file is missing; download it or correct `weights`")
     try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = _unpickled(path)
+        tensors = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         raise InputError(

@@ -74,7 +74,12 @@ class Published:
 
 
 def preprocessing(options, published, view, device) -> Preprocessing:
-    """What happens to the rows of a view before a model: as published, or as `options` say."""
+    """What happens to the rows of a view before a model: as published, or as `options` say.
+
+    Raises:
+        InputError: the view holds no images.
+    """
+    takes(("spectrogram", "picture"), view, options.model)
     return Preprocessing.of(
         view,
         size=tuple(options.size or published.size),
@@ -87,6 +92,21 @@ def preprocessing(options, published, view, device) -> Preprocessing:
     )
 
 
+def takes(whats, view, name):
+    """Refuse a view that holds something else than what a model takes.
+
+    Args:
+        whats: what may stand under `what` in the header of the view.
+        view: header of the view.
+        name: of the model, for the message.
+    """
+    if view["what"] not in whats:
+        raise InputError(
+            f"backbone {name}: takes {' or '.join(whats)} rows, but the view holds "
+            f"{view['what']} rows; choose another view or backbone"
+        )
+
+
 class Frozen:
     """Backbone of a frozen model: forward passes without gradients.
 
@@ -97,6 +117,7 @@ class Frozen:
         options: `Options` of the component, with `model`, a name for messages.
         weights: file the weights came from, None if they were drawn.
         device: "cpu" or "cuda".
+        features: function that maps the input to the features (b, d), if not the model itself.
         tokens: function that maps the input to the model's last tokens (b, n, d) or map
             (b, d, h, w), for `pooling`; None if it has none.
         prefix: number of tokens before those of the positions, the class token first.
@@ -113,13 +134,24 @@ class Frozen:
             length than `dim`, or `batch` is below 1.
     """
 
-    def __init__(self, model, preprocessing, options, weights, device, *, tokens=None, prefix=0):
+    def __init__(
+        self,
+        model,
+        preprocessing,
+        options,
+        weights,
+        device,
+        *,
+        features=None,
+        tokens=None,
+        prefix=0,
+    ):
         if options.batch < 1:
             raise InputError(f"backbone {options.model}: `batch` is {options.batch}; at least 1")
         self.name = options.model
         self.model = model.to(device).eval().requires_grad_(False)
         self.preprocessing, self.batch, self.dtype = preprocessing, options.batch, options.dtype
-        self.features = self._chosen(options, tokens, prefix)
+        self.features = self._chosen(options, features or self.model, tokens, prefix)
         self.number = torch.float32
         weights_sha256 = checkpoints.digest(self.model)
         self.shape = tuple(self._forward(preprocessing.probe()).shape[1:])
@@ -187,14 +219,14 @@ class Frozen:
         self.model.to(self.number).load_state_dict(weights)
         return "fp32"
 
-    def _chosen(self, options, tokens, prefix):
+    def _chosen(self, options, features, tokens, prefix):
         """The function from the model's input to the features that the options ask for."""
         pooling = options.pooling
         if options.layer:
             source = Layer(self.model, options.layer, self.name)
             pooling = "cls" if pooling == "default" and prefix else pooling
         elif pooling == "default":
-            return self.model
+            return features
         elif tokens is None:
             raise InputError(
                 f"backbone {self.name}: the model ends in no tokens to pool; name a `layer`"
@@ -202,10 +234,10 @@ class Frozen:
         else:
             source = tokens
 
-        def features(images):
+        def pooled(images):
             return pool(source(images), pooling, prefix, self.name)
 
-        return features
+        return pooled
 
 
 class Layer:
