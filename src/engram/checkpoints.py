@@ -53,7 +53,7 @@ def _unpickled(path):
         warnings.simplefilter("ignore")  # torch announces that it refuses an archive
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except UNREADABLE:
+        except Exception:  # a damaged pickle may raise anything
             return pickled.read(path)
 
 
