@@ -3,10 +3,12 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from engram import checkpoints
@@ -309,6 +311,38 @@ def test_given_colours_need_no_tag():
     found = module._published(chosen, (224, 224))
     assert found.interpolation == STANDARD["interpolation"]
     assert found.size == (224, 224)
+
+
+# ---- the catalogue --------------------------------------------------------------------
+
+CATALOGUE = yaml.safe_load((Path(__file__).parents[1] / "config/backbones.yaml").read_text())
+TOWERS = [n for n, b in CATALOGUE["backbones"].items() if b["kind"] in ("open_clip", "clip_text")]
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_the_catalogue_says_what_openclip_publishes(name):
+    entry = dict(CATALOGUE["backbones"][name])
+    checkpoint = CATALOGUE["checkpoints"][entry.pop("checkpoint")]
+    entry.pop("title")
+    _, chosen = options("backbones", entry)
+    found = [
+        (model, cfg)
+        for model, tag in open_clip.list_pretrained()
+        for cfg in [open_clip.get_pretrained_cfg(model, tag)]
+        if checkpoint["url"] == cfg["url"]
+        or (cfg["hf_hub"] and f"/{cfg['hf_hub']}resolve/" in checkpoint["url"])
+    ]
+    cfg = dict(found)[chosen.model]
+    config = configuration(chosen.model)
+    assert config["embed_dim"] == chosen.dim
+    assert config["quick_gelu"] is cfg.get("quick_gelu", False)
+    if entry["kind"] == "open_clip":
+        assert (chosen.mean, chosen.std) == (list(cfg["mean"]), list(cfg["std"]))
+        assert chosen.interpolation == cfg["interpolation"]
+        assert tuple(chosen.size) == config["image_size"]
+    assert "sha256" not in checkpoint or (
+        checkpoint["sha256"] in checkpoint["url"] or "huggingface" in checkpoint["url"]
+    )
 
 
 # ---- refusals -------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from engram import checkpoints
@@ -168,6 +170,16 @@ def test_pixels_stay_away_from_the_ends_of_the_scale(state):
     assert module.PUBLISHED.size == (256, 256)
     assert module.PUBLISHED.interpolation == "lanczos"
     assert chosen.batch == 8
+
+
+def test_the_catalogue_says_what_the_component_does():
+    path = Path(__file__).parents[1] / "config/backbones.yaml"
+    entry = yaml.safe_load(path.read_text())["backbones"]["dalle"]
+    module, _ = options("backbones", {"kind": "dalle"})
+    published = module.PUBLISHED
+    assert entry["size"] == list(published.size)
+    assert (entry["mean"], entry["std"]) == (list(published.mean), list(published.std))
+    assert entry["interpolation"] == published.interpolation
 
 
 def test_random_weights_follow_their_seed():
