@@ -69,10 +69,12 @@ def archive(clip, tmp_path_factory):
     facts = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
     for name, value in facts.items():
         clip._buffers[name] = torch.tensor(value)
+    clip.transformer.resblocks[0]._buffers["attn_mask"] = clip.attn_mask
     example = torch.zeros(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long)
     traced = torch.jit.trace(clip, example, check_trace=False)
     for name in facts:
         del clip._buffers[name]
+    del clip.transformer.resblocks[0]._buffers["attn_mask"]
     halved(traced).save(path)
     clip.float()  # its tensors are those of the traced module
     return path
@@ -127,7 +129,9 @@ def test_captions_have_the_features_of_the_library(file, clip):
 
 def test_the_archive_is_half_precision_and_has_the_names_of_the_library(archive, clip):
     tensors = checkpoints.read(archive)
-    assert {name: tensor.shape for name, tensor in tensors.items() if name != "attn_mask"} == {
+    masks = {name for name in tensors if name.endswith("attn_mask")}
+    assert masks == {"attn_mask", "transformer.resblocks.0.attn_mask"}
+    assert {name: tensor.shape for name, tensor in tensors.items() if name not in masks} == {
         name: tensor.shape for name, tensor in clip.state_dict().items()
     }
     assert tensors["visual.conv1.weight"].dtype == torch.float16
@@ -515,6 +519,13 @@ def test_a_tensor_beyond_its_values_is_refused(size, stride, offset):
     with pytest.raises(pickle.UnpicklingError, match="beyond its values"):
         _tensor(torch.ones(3), offset, size, stride)
     assert _tensor(torch.arange(6.0), 1, (2, 2), (1, 2)).tolist() == [[1, 3], [2, 4]]
+
+
+def test_a_zip_archive_of_another_kind_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(InputError, match=r"other\.pt: .*not one of torch"):
+        checkpoints.read(tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x02.", b"<html></html>", bytes(100)])

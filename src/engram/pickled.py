@@ -95,8 +95,10 @@ class _ZipUnpickler(_Unpickler):
 
 def _from_zip(path):
     with zipfile.ZipFile(path) as archive:
-        root = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-        return _ZipUnpickler(archive, root.removesuffix("data.pkl")).load()
+        found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if not found:
+            raise pickle.UnpicklingError("a zip archive, but not one of torch")
+        return _ZipUnpickler(archive, found[0].removesuffix("data.pkl")).load()
 
 
 def _from_legacy(path):

@@ -18,7 +18,7 @@ from engram.backbones.open_clip import configuration
 from engram.errors import InputError
 
 #: What else stands in the checkpoint of a whole model.
-NO_TEXT = ("visual", "logit_scale", "logit_bias", "attn_mask")
+NO_TEXT = ("visual", "logit_scale", "logit_bias")
 
 #: Options that speak of images.
 OF_IMAGES = ("size", "interpolation", "mean", "std")
@@ -131,8 +131,12 @@ def _text_tower(config):
 
 
 def _of_text(tensors):
-    """The tensors of the text tower; in some models they have a prefix of their own."""
-    return checkpoints.below(tensors, "text.") or checkpoints.without(tensors, NO_TEXT)
+    """The tensors of the text tower; in some models they have a prefix of their own.
+
+    Archives keep causal masks beside the weights; towers make their own.
+    """
+    tensors = checkpoints.below(tensors, "text.") or checkpoints.without(tensors, NO_TEXT)
+    return {n: t for n, t in tensors.items() if n.rpartition(".")[2] != "attn_mask"}
 
 
 def _projected(tower, tokens):
