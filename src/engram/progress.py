@@ -14,9 +14,10 @@ def progress(items, what, unit="rows", done=0):
     """A progress bar with speed and time left; in a log file a whole line every few seconds.
 
     Args:
-        items: what to iterate over, or the total as an int; then call `update(n)` on the result.
+        items: what to iterate over, or the total as an int (None if unknown); then call
+            `update(n)` on the result.
         what: says what is going on, e.g. the name of the model.
-        unit: plural of what is counted.
+        unit: plural of what is counted; "bytes" are shown as k, M, G.
         done: how many an earlier run finished; they do not count for the speed.
 
     Returns:
@@ -29,6 +30,7 @@ def progress(items, what, unit="rows", done=0):
         desc=what,
         total=total,
         unit=f" {unit}",
+        unit_scale=unit == "bytes",
         initial=done,
         miniters=1,
         **({} if sys.stderr.isatty() else in_file),
