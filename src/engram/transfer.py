@@ -226,7 +226,7 @@ class _Download:
 
     def __init__(self, url, path, size, checksums, ask, limits, count, stop=None):
         self.url, self.path, self.size = url, Path(path), size
-        self.checksums = _checked_sums(self.path, checksums)
+        self.checksums = checked_sums(self.path, checksums)
         self.ask, self.limits, self.count, self.stop = ask, limits, count, stop
         self.part = self.path.with_name(self.path.name + PART)
         self.notes = self.path.with_name(self.path.name + NOTES)
@@ -251,6 +251,10 @@ class _Download:
                 finally:
                     if not os.fstat(file.fileno()).st_size:
                         self._discard()
+        except InputError as error:
+            if str(self.path) in str(error):
+                raise
+            raise type(error)(f"{self.path}: {error}") from None
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror or type(error).__name__}); "
@@ -462,9 +466,9 @@ def _ask(session, url, *, headers=None, page=None, extra=None, name="", limits):
     Raises:
         InputError, _Failed: there is none.
     """
-    home = _origin(url)
+    home = origin(url)
     for _ in range(limits.redirects + 1):
-        own = headers(url) if callable(headers) else headers if _origin(url) == home else None
+        own = headers(url) if callable(headers) else headers if origin(url) == home else None
         response = _get(session, url, {**(own or {}), **(extra or {})}, limits)
         try:
             target = _next(response, url, page, name)
@@ -531,6 +535,7 @@ def _check_status(response, url):
             + "; run again later to continue"
         )
     advice = {
+        301: "moved without saying where; correct the address (or the region of a bucket)",
         401: "a token is missing or wrong",
         403: "access is refused: a token is missing, or terms must be accepted first",
         404: "there is no such file; correct the address",
@@ -597,7 +602,8 @@ def _bar(total, what):
         yield count
 
 
-def _origin(url):
+def origin(url) -> tuple:
+    """(scheme, host, port) of a URL: who is spoken to, and may see a token meant for them."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port
@@ -635,7 +641,7 @@ def check_hop(url, target):
     where = f"{shown(url)}: leads to {shown(target)}"
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
         raise InputError(f"{where}, which is not encrypted; refused")
-    if _origin(url) == _origin(target):
+    if origin(url) == origin(target):
         return
     entered = _networks(urlsplit(target).hostname) - _networks(urlsplit(url).hostname) - {"public"}
     if entered:
@@ -682,8 +688,12 @@ def _page_error(url):
     )
 
 
-def _checked_sums(path, checksums):
-    """Lower-case digests by algorithm, all of them complete (a sha256 may be cut short)."""
+def checked_sums(path, checksums) -> dict[str, str]:
+    """Checksums of the file `path` in lower case; entries without a value are left out.
+
+    Raises:
+        InputError: an algorithm is unknown, or a value has another number of hex digits.
+    """
     sums = {name: str(value).lower() for name, value in (checksums or {}).items() if value}
     for name, value in sums.items():
         length = HASH_LENGTHS.get(name)

@@ -1,0 +1,187 @@
+"""Where data and weights are published: one file a kind of publisher.
+
+Each module has two functions:
+
+- ``list_files(spec, ...)`` asks a publisher what there is and returns a list of `File`;
+- ``access(...)`` returns the arguments that ``engram.transfer.fetch_all`` needs to reach those
+  files beside their addresses: headers with a token, or how to get past a confirmation page.
+
+A listing is kept as a lock file, which a person can review and commit:
+``write_lock("data.lock.csv", osf.list_files("abcde"))``, then
+``fetch_all(read_lock("data.lock.csv"), folder, **osf.access())``, then
+``record("data.lock.csv", folder)`` for files whose publisher gives no checksum.
+"""
+
+import csv
+import dataclasses
+import fnmatch
+import hashlib
+import io
+import os
+import unicodedata
+from pathlib import Path
+
+from engram.errors import InputError
+from engram.transfer import checked_sums, clean_name
+
+COLUMNS = ("path", "size", "checksums", "version", "url")
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One published file.
+
+    Attributes:
+        path: relative, with ``/``; checked by `engram.transfer.clean_name`.
+        url: where its bytes are.
+        size: bytes, None if the publisher does not say.
+        checksums: dict of algorithm to hex digits, see `engram.transfer.fetch`.
+        version: the publisher's word for this state of the file.
+
+    Raises:
+        InputError: the path is harmful, or size or checksums are not what they should be.
+    """
+
+    path: str
+    url: str
+    size: int | None = None
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
+    version: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", clean_name(self.path))
+        object.__setattr__(self, "checksums", checked_sums(self.path, self.checksums))
+        object.__setattr__(self, "version", str(self.version or ""))
+        if not isinstance(self.size, int | None) or (self.size or 0) < 0:
+            raise InputError(f"{self.path}: {self.size!r} is not a size in bytes")
+
+
+def chosen(path, include=(), exclude=()) -> bool:
+    """Whether a file is wanted.
+
+    A pattern is matched part by part: ``*`` stays within a folder, ``**`` is any number of
+    folders, and a pattern that matches a folder takes everything in it.
+
+    Args:
+        path: of the file, relative, with ``/``.
+        include: patterns, one of which must match; none means everything.
+        exclude: patterns, none of which may match.
+    """
+    return (not include or _any(include, path, _covers)) and not _any(exclude, path, _covers)
+
+
+def may_hold(folder, include=(), exclude=()) -> bool:
+    """Whether there can be wanted files in a folder; see `chosen`."""
+    return (not include or _any(include, folder, _leads)) and not _any(exclude, folder, _covers)
+
+
+def selected(files, include, exclude, where) -> list[File]:
+    """The wanted ones of `files`, sorted by path.
+
+    Raises:
+        InputError: two files have one path, or a pattern of `include` fits no file.
+    """
+    files = sorted((f for f in files if chosen(f.path, include, exclude)), key=lambda f: f.path)
+    for one, other in zip(files, files[1:], strict=False):
+        if one.path == other.path:
+            raise InputError(f"{where}: lists {one.path!r} twice; refused")
+    for pattern in include:
+        if not any(chosen(file.path, [pattern]) for file in files):
+            raise InputError(f"{where}: no file fits the pattern {pattern!r}; correct `include`")
+    if not files:
+        raise InputError(f"{where}: no file to fetch; correct the address or `exclude`")
+    return files
+
+
+def _any(patterns, path, fits):
+    parts = path.split("/")
+    return any(fits(unicodedata.normalize("NFC", p).split("/"), parts) for p in patterns)
+
+
+def _covers(pattern, parts):
+    """Whether a pattern matches a path or a folder above it."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_covers(pattern[1:], parts[i:]) for i in range(len(parts) + 1))
+    return (
+        bool(parts)
+        and fnmatch.fnmatchcase(parts[0], pattern[0])
+        and _covers(pattern[1:], parts[1:])
+    )
+
+
+def _leads(pattern, parts):
+    """Whether a pattern can match something in a folder."""
+    if not pattern or not parts or pattern[0] == "**":
+        return True
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _leads(pattern[1:], parts[1:])
+
+
+def write_lock(path, files):
+    """Write what is to be fetched as a table: sorted by path, the same bytes for the same files."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for file in selected(files, (), (), path):
+        sums = " ".join(f"{name}:{value}" for name, value in sorted(file.checksums.items()))
+        size = "" if file.size is None else file.size
+        table.writerow((file.path, size, sums, file.version, file.url))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_lock(path) -> list[File]:
+    """The files of a lock file.
+
+    Raises:
+        InputError: names the file, the line and what is wrong there.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable lock file ({error}); write it anew") from None
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise InputError(f"{path}: not a lock file; its first line must be {','.join(COLUMNS)}")
+    files = []
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            name, size, sums, version, url = row
+            pairs = dict(pair.split(":") for pair in sums.split())
+            files.append(File(name, url, int(size) if size else None, pairs, version))
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+        except ValueError:
+            raise InputError(
+                f"{path}, line {number}: expected {', '.join(COLUMNS)}; correct the line"
+            ) from None
+    return selected(files, (), (), path)
+
+
+def record(path, folder) -> list[File]:
+    """Put sizes and SHA-256 of fetched files into a lock file where no checksum was published.
+
+    Later downloads must then match.  Files that are not in `folder` yet are left as they are.
+
+    Returns:
+        All files of the lock.
+    """
+    files = [_recorded(file, Path(folder) / file.path) for file in read_lock(path)]
+    write_lock(path, files)
+    return files
+
+
+def _recorded(file, path):
+    if file.checksums or not path.is_file():
+        return file
+    with path.open("rb") as data:
+        sha256 = hashlib.file_digest(data, "sha256").hexdigest()
+        size = os.fstat(data.fileno()).st_size
+    return dataclasses.replace(file, size=size, checksums={"sha256": sha256})
