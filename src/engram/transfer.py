@@ -97,6 +97,9 @@ class Limits:
     offline: bool = False
 
 
+LIMITS = Limits()
+
+
 class TooManyRequests(InputError):
     """The server still answers 429 after every wait it asked for."""
 
@@ -109,9 +112,7 @@ class _Stopped(Exception):
     """Another file of the same call was interrupted."""
 
 
-def fetch(
-    url, path, *, size=None, checksums=None, headers=None, page=None, limits=Limits()
-) -> Path:
+def fetch(url, path, *, size=None, checksums=None, headers=None, page=None, limits=LIMITS) -> Path:
     """Download one file, atomically, continuing what an earlier run left.
 
     A file already at `path` that fits `size` and `checksums` is left alone, without a request;
@@ -140,7 +141,7 @@ def fetch(
         return _Download(url, path, size, checksums, ask, limits, count).run()
 
 
-def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=Limits()) -> list[Path]:
+def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=LIMITS) -> list[Path]:
     """Download several files into `folder`, some at a time; finished files stay whatever happens.
 
     Args:
@@ -196,7 +197,7 @@ def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=Limi
     return paths
 
 
-def read(url, *, headers=None, limits=Limits(), max_bytes=64 << 20) -> tuple[bytes, dict]:
+def read(url, *, headers=None, limits=LIMITS, max_bytes=64 << 20) -> tuple[bytes, dict]:
     """A small document, e.g. one page of a listing, with the care that `fetch` takes.
 
     Args:

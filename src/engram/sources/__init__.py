@@ -17,6 +17,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import io
+import itertools
 import os
 import unicodedata
 from pathlib import Path
@@ -82,7 +83,7 @@ def selected(files, include, exclude, where) -> list[File]:
         InputError: two files have one path, or a pattern of `include` fits no file.
     """
     files = sorted((f for f in files if chosen(f.path, include, exclude)), key=lambda f: f.path)
-    for one, other in zip(files, files[1:], strict=False):
+    for one, other in itertools.pairwise(files):
         if one.path == other.path:
             raise InputError(f"{where}: lists {one.path!r} twice; refused")
     for pattern in include:

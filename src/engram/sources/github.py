@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.transfer import Limits, check_hop, origin, read, shown
+from engram.transfer import LIMITS, check_hop, origin, read, shown
 
 API = "https://api.github.com"
 PER_PAGE = 100
@@ -18,7 +18,7 @@ MAX_PAGES = 10  # a release holds at most 1000 files
 
 
 def list_files(
-    spec, *, include=(), exclude=(), size=None, sha256=None, base=API, limits=Limits()
+    spec, *, include=(), exclude=(), size=None, sha256=None, base=API, limits=LIMITS
 ) -> list[File]:
     """The files of a release, or one of them.
 

@@ -8,7 +8,6 @@ alone.
 import os
 from pathlib import PurePosixPath
 
-import httpx2
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,13 +20,13 @@ from huggingface_hub.errors import (
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.transfer import Limits, origin, shown
+from engram.transfer import LIMITS, origin, shown
 
 HUB = "https://huggingface.co"
 
 
 def list_files(
-    spec, *, revision="main", include=(), exclude=(), kind="model", endpoint=None, limits=Limits()
+    spec, *, revision="main", include=(), exclude=(), kind="model", endpoint=None, limits=LIMITS
 ) -> list[File]:
     """The files of a repository.
 
@@ -64,7 +63,7 @@ def list_files(
         raise InputError(f"{where}: not a name of a repository; write owner/name") from None
     except HfHubHTTPError as error:
         raise InputError(f"{where}: status {error.response.status_code}; run again later") from None
-    except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # of its HTTP library, which has changed before
         raise InputError(f"{where}: no usable answer ({type(error).__name__})") from None
     return selected(
         [_file(sibling, spec, found.sha, kind, endpoint) for sibling in found.siblings or ()],

@@ -11,7 +11,7 @@ import re
 
 from engram.errors import InputError
 from engram.sources import File, may_hold, selected
-from engram.transfer import Limits, TooManyRequests, check_hop, clean_name, origin, read, shown
+from engram.transfer import LIMITS, TooManyRequests, check_hop, clean_name, origin, read, shown
 
 API = "https://api.osf.io/v2"
 # The OSF's own download addresses, which check the token before they redirect to a storage host.
@@ -29,7 +29,7 @@ def list_files(
     providers=("osfstorage",),
     base=API,
     max_requests=MAX_REQUESTS,
-    limits=Limits(),
+    limits=LIMITS,
 ) -> list[File]:
     """The files of a project.
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from xml.etree import ElementTree
 
 from engram.errors import InputError
-from engram.sources import File, may_hold, selected
-from engram.transfer import Limits, origin, read, shown
+from engram.sources import File, chosen, selected
+from engram.transfer import LIMITS, origin, read, shown
 
 REGION = "us-east-1"
 EMPTY = hashlib.sha256().hexdigest()
@@ -30,7 +30,7 @@ def list_files(
     region=None,
     anonymous=True,
     max_pages=MAX_PAGES,
-    limits=Limits(),
+    limits=LIMITS,
 ) -> list[File]:
     """The files of a bucket, or of a folder in it.
 
@@ -60,7 +60,7 @@ def list_files(
     files = []
     for key, size, tag in _objects(base, folder + _head(include), headers, max_pages, limits):
         path = key.removeprefix(folder)
-        if not path.endswith("/") and may_hold(path, include, exclude):
+        if not key.endswith("/") and chosen(path, include, exclude):
             plain = anonymous and re.fullmatch("[0-9a-f]{32}", tag)
             sums = {"md5": tag} if plain else {}
             files.append(File(path, f"{base}/{quote(key, safe='/')}", size, sums, tag))
@@ -143,7 +143,7 @@ def _base(bucket, endpoint, region):
 def _head(include):
     """What all wanted paths begin with, so that the server need not list the rest."""
     heads = [re.split(r"[*?\[]", pattern, maxsplit=1)[0] for pattern in include]
-    return os.path.commonprefix(heads)
+    return os.path.commonprefix(heads)  # noqa: RUF071 - S3 compares letters, not folders
 
 
 def _objects(base, prefix, headers, max_pages, limits):
