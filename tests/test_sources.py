@@ -31,6 +31,14 @@ QUICK = Limits(connect=2, read=1, retries=2, backoff=0.001, longest_wait=0.05)
 TOKEN = "t0ken-of-a-person"
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """Loopback is reached directly, whatever this machine is set up for."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @pytest.fixture
 def api():
     with Server() as running:

@@ -1,5 +1,6 @@
 """Downloads against a real server that misbehaves, and real processes that are killed."""
 
+import gzip
 import hashlib
 import os
 import random
@@ -25,6 +26,14 @@ QUICK = Limits(connect=2, read=0.3, retries=3, backoff=0.001, longest_wait=0.2)
 DATA = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 SUMS = {"sha256": SHA256}
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """Loopback is reached directly, whatever this machine is set up for."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +281,22 @@ def test_a_download_cut_often_goes_on_while_it_grows(publish, tmp_path):
     assert len(asked()) == 12 > 1 + QUICK.retries
 
 
+def test_an_empty_file_is_a_file(publish, tmp_path):
+    url, _ = publish(data=b"")
+    fetch(url, tmp_path / "eeg.npy", size=0, checksums={"md5": hashlib.md5(b"").hexdigest()})
+    assert (tmp_path / "eeg.npy").read_bytes() == b""
+    assert left(tmp_path / "eeg.npy") == ["eeg.npy"]
+
+
+def test_a_part_that_vanishes_is_said(server, tmp_path):
+    def answer(query, headers):
+        (tmp_path / "eeg.npy.part").unlink()
+        return 200, {}, DATA
+
+    server.routes["/vanish"] = answer
+    refused(tmp_path / "eeg.npy", "cannot be written", url=f"{server.url}/vanish")
+
+
 # Files that are there, and files that do not fit
 
 
@@ -409,6 +434,12 @@ def test_a_redirect_is_followed_and_the_token_stays(publish, tmp_path, capfd, ca
     logged = [record.getMessage() for record in caplog.records]
     assert any("/data/blob" in text for text in logged)
     assert not any(SECRET in text for text in logged)
+
+
+@pytest.mark.parametrize("target", ["http://[x/", "http://h:port/", "\xff", "mailto:me@h"])
+def test_a_redirect_to_nowhere_is_refused(publish, tmp_path, target):
+    url, _ = publish(f"redirect {target}")
+    refused(tmp_path / "eeg.npy", "an address that is none|not an http|status 404", url=url)
 
 
 def test_headers_may_depend_on_the_address(publish, tmp_path):
@@ -567,6 +598,35 @@ def test_an_interrupt_stops_all_files(tmp_path):
         assert "KeyboardInterrupt" in errors
         assert len(server.requests) < 6
     assert not [path for path in tmp_path.iterdir() if path.suffix == ""]
+
+
+def test_a_document_is_read_and_its_encoding_undone(server):
+    body = b"[" + b" " * 100_000 + b"]"
+    packed = gzip.compress(body)
+    server.routes["/list"] = lambda query, headers: (200, {"Content-Encoding": "gzip"}, packed)
+    found, headers = read_document(f"{server.url}/list", limits=QUICK)
+    assert (found, headers["Content-Length"]) == (body, str(len(packed)))
+    assert server.asked("/list")[0]["Accept-Encoding"] == "identity"
+    with pytest.raises(InputError, match="the answer exceeds 50000 bytes"):
+        read_document(f"{server.url}/list", limits=QUICK, max_bytes=50_000)
+    server.routes["/list"] = lambda query, headers: (
+        200,
+        {"Content-Length": "10", "Connection": "close"},
+        b"short",
+    )
+    with pytest.raises(InputError, match="/list: the connection was cut, 4 times"):
+        read_document(f"{server.url}/list", limits=QUICK)
+
+
+def test_a_file_that_is_packed_stays_packed(server, tmp_path):
+    packed = gzip.compress(DATA)
+    server.routes["/brain.nii.gz"] = lambda query, headers: (
+        200,
+        {"Content-Encoding": "gzip"},
+        packed,
+    )
+    fetch(f"{server.url}/brain.nii.gz", tmp_path / "brain.nii.gz", size=len(packed))
+    assert (tmp_path / "brain.nii.gz").read_bytes() == packed
 
 
 # Names

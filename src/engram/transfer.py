@@ -314,11 +314,9 @@ class _Download:
         whole = start == 0  # in one piece, so that a mismatch is final
         if start and start == known:
             return self._check(file, self._sums(file), whole)
-        extra = {"Accept-Encoding": "identity"}
-        if start:
-            extra["Range"] = f"bytes={start}-"
-            if notes.get("etag"):
-                extra["If-Range"] = notes["etag"]
+        extra = {"Range": f"bytes={start}-"} if start else {}
+        if start and notes.get("etag"):
+            extra["If-Range"] = notes["etag"]
         with self.ask(self.url, extra=extra, name=self.path.name) as response:
             if response.status_code == 206:
                 said = self._said(response, start)
@@ -514,7 +512,10 @@ def _get(session, url, headers, limits):
 def _next(response, url, page, name):
     """Where an answer sends the client, or None if it is the answer."""
     if response.is_redirect:
-        return urljoin(url, response.headers["location"])
+        try:
+            return urljoin(url, response.headers["location"].encode("latin-1").decode())
+        except ValueError:
+            raise InputError(f"{shown(url)}: leads to an address that is none") from None
     if response.status_code == 200 and _is_page(response) and name and not _is_page_name(name):
         if page is None:
             raise _page_error(url)
@@ -545,10 +546,10 @@ def _check_status(response, url):
     raise InputError(f"{shown(url)}: status {status}: {advice}")
 
 
-def _chunks(response):
-    """The body as sent and as soon as it comes, without undoing a content encoding."""
+def _chunks(response, decode=False):
+    """The body as soon as it comes; as sent, unless a content encoding is to be undone."""
     try:
-        while chunk := response.raw.read1(CHUNK, decode_content=False):
+        while chunk := response.raw.read1(CHUNK, decode_content=decode):
             yield chunk
     except (HTTPError, OSError) as error:
         raise _Failed(
@@ -558,7 +559,7 @@ def _chunks(response):
 
 def _body(response, url, max_bytes):
     body = bytearray()
-    for chunk in _chunks(response):
+    for chunk in _chunks(response, decode=True):
         body += chunk
         if len(body) > max_bytes:
             raise InputError(f"{shown(url)}: the answer exceeds {max_bytes} bytes")
@@ -585,6 +586,7 @@ def _session(limits, connections=1):
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.headers["User-Agent"] = f"engram/{__version__}"
+    session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     session.auth = lambda request: request  # a `default` entry of netrc would go to any host
     return session
@@ -713,11 +715,16 @@ def _locked(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # the holder may have renamed or deleted the file that was waited for
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
-                    yield file
-                    return
+            if _is_at(file, path):  # the holder may have renamed or deleted what was waited for
+                yield file
+                return
+
+
+def _is_at(file, path):
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder):
@@ -773,7 +780,7 @@ def safe_name(folder, name) -> Path:
     return path
 
 
-def unzip(path, folder, max_bytes=1 << 40, max_ratio=200, max_members=200_000) -> Path:
+def unzip(path, folder, max_bytes=1 << 40, max_ratio=200, max_members=50_000) -> Path:
     """Unpack a zip archive into a new folder, completely or not at all.
 
     Args:

@@ -58,7 +58,7 @@ def list_files(
 
 def access(base=API) -> dict:
     """The token of GITHUB_TOKEN, for the API alone."""
-    token, home = os.environ.get("GITHUB_TOKEN"), origin(base)
+    token, home = os.environ.get("GITHUB_TOKEN", "").strip(), origin(base)
 
     def headers(url):
         return {"Authorization": f"Bearer {token}"} if token and origin(url) == home else {}

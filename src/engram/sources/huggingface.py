@@ -45,7 +45,7 @@ def list_files(
     endpoint = _endpoint(endpoint)
     if limits.offline:
         raise InputError(f"{spec}: not asked, because of offline mode; use the lock file")
-    api = HfApi(endpoint=endpoint, token=os.environ.get("HF_TOKEN") or False)
+    api = HfApi(endpoint=endpoint, token=os.environ.get("HF_TOKEN", "").strip() or False)
     where = f"{shown(endpoint)}: {kind} {spec} at {revision}"
     try:
         found = api.repo_info(
@@ -75,7 +75,7 @@ def list_files(
 
 def access(endpoint=None) -> dict:
     """The token of HF_TOKEN, for the hub alone."""
-    token, home = os.environ.get("HF_TOKEN"), origin(_endpoint(endpoint))
+    token, home = os.environ.get("HF_TOKEN", "").strip(), origin(_endpoint(endpoint))
 
     def headers(url):
         return {"Authorization": f"Bearer {token}"} if token and origin(url) == home else {}

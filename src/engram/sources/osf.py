@@ -57,7 +57,7 @@ def list_files(
 
 def access(base=API) -> dict:
     """The token of OSF_TOKEN, for the API and the OSF's own download addresses alone."""
-    token = os.environ.get("OSF_TOKEN")
+    token = os.environ.get("OSF_TOKEN", "").strip()
     home = origin(base)
     trusted = {home} | (DOWNLOAD if home == origin(API) else set())
 
