@@ -196,6 +196,15 @@ class Handler(BaseHTTPRequestHandler):
     def fault_redirect(self, argument):
         return self.send(302, {"Location": argument}, b"")
 
+    def fault_heavy(self, argument):
+        """A redirect whose own body never ends."""
+        self.send_response(302)
+        self.send_header("Location", argument)
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        self.server.owner.closing.wait(30)
+        self.close_connection = True
+
     def fault_stall(self, argument):
         """Half of the body, then silence: `once` or `always`."""
         if argument == "once" and self.turn > 1:

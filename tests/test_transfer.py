@@ -442,6 +442,13 @@ def test_a_redirect_to_nowhere_is_refused(publish, tmp_path, target):
     refused(tmp_path / "eeg.npy", "an address that is none|not an http|status 404", url=url)
 
 
+def test_the_body_of_a_redirect_is_not_waited_for(publish, tmp_path):
+    stored, _ = publish(name="stored")
+    url, asked = publish(f"heavy {stored}")
+    good(tmp_path / "eeg.npy", url=url, checksums=SUMS)
+    assert len(asked()) == 1
+
+
 def test_headers_may_depend_on_the_address(publish, tmp_path):
     with Server() as storage:
         stored = storage.publish("blob", DATA)

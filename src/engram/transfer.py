@@ -566,9 +566,16 @@ def _body(response, url, max_bytes):
     return bytes(body)
 
 
+class _Session(requests.Session):
+    """Leaves redirects to `_ask`, whose checks come first, and their bodies unread."""
+
+    def get_redirect_target(self, response):
+        return None
+
+
 def _session(limits, connections=1):
     """A session without cookies and netrc; proxies come from the environment."""
-    session = requests.Session()
+    session = _Session()
     retry = Retry(
         total=None,
         connect=0,
