@@ -107,12 +107,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def file(self, upto=None, ranges=True, length=True, etag=None, pieces=None):
+    def file(self, upto=None, ranges=True, length=True, etag=None, pieces=None, deaf=False):
         """The file or the rest of it, and then perhaps no more than `upto` of its bytes."""
         etag = etag or f'"{hashlib.sha256(self.data).hexdigest()[:16]}"'
         start = 0
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted and ranges and self.headers.get("If-Range", etag) == etag:
+        if wanted and ranges and (deaf or self.headers.get("If-Range", etag) == etag):
             start = int(wanted[1])
             if start >= len(self.data):
                 return self.send(416, {"Content-Range": f"bytes */{len(self.data)}"}, b"")
@@ -224,10 +224,11 @@ class Handler(BaseHTTPRequestHandler):
         return self.file(len(self.data) // 3 if self.turn == 1 else None, ranges=False)
 
     def fault_changes(self, argument):
-        """Cut once; then it is another file of the same length."""
+        """Cut once; then it is another file of the same length, or `deaf` to If-Range too."""
         if self.turn > 1:
             self.data = self.data[::-1]
-        return self.file(len(self.data) // 3 if self.turn == 1 else None)
+        deaf = argument == "deaf"
+        return self.file(len(self.data) // 3 if self.turn == 1 else None, deaf=deaf)
 
     def fault_anonymous(self, argument):
         """Cut once, and no entity tag to recognise the file by."""
