@@ -11,8 +11,9 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from engram.datasets import fetch, read, simulated_bayes
+from engram.datasets import read, simulated_bayes
 from engram.datasets import simulated_vigilance as simulated
+from engram.downloads import download
 from engram.errors import InputError
 
 ONSETS, LENGTH = 15.0 * np.arange(45), 30.0
@@ -23,7 +24,7 @@ def made(folder, unit="sub-01", **options):
     """The bytes that stage `download` leaves, and the recordings that are read from them."""
     path = folder / f"{unit}.npz"
     dataset, row = {"kind": "simulated_vigilance", **options}, {"unit": unit, "file": path.name}
-    fetch(path, {"dataset": dataset, "row": row})
+    download(path, {"dataset": dataset, "row": row})
     recordings = read({"dataset": dataset, "unit": unit, "rows": [row]}, [path])
     return path.read_bytes(), recordings
 
@@ -82,7 +83,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 def test_files_that_cannot_be_fetched_are_asked_for(tmp_path):
     spec = {"dataset": {"kind": "eeg_recordings"}, "row": {"file": "a.edf"}}
     with pytest.raises(InputError, match=r"a\.edf: data of kind .* set `folder`"):
-        fetch(tmp_path / "a.edf", spec)
+        download(tmp_path / "a.edf", spec)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,15 +1,21 @@
 """The workflow as a user runs it: from nothing to the report, then again after each change."""
 
+import functools
+import hashlib
+import http.server
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
-from engram import store
+from engram import checkpoints, store
+from engram.backbones.timm import timm
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
@@ -240,6 +246,53 @@ def test_plot_code_reruns_plots(checkout):
     jobs = stale(checkout)
     assert {"plot vit", "plot bands", "report"} <= jobs
     assert not [job for job in jobs if job.split()[0] in {"render", "extract", "train", "evaluate"}]
+
+
+# ---- weights -----------------------------------------------------------------------------
+
+
+def publish(checkout, tmp_path, server_url):
+    """Weights of the tiny model at an address, and a study whose backbone uses them."""
+    model = timm.create_model("test_vit.r160_in1k")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    sha256 = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    with (checkout / "tiny.yaml").open("a") as file:
+        file.write(
+            f"checkpoints:\n  there: {{url: {server_url}/model.safetensors, "
+            f"sha256: {sha256[:12]}, licence: MIT}}\n"
+        )
+    edit(checkout, "tiny.yaml", "weights: random}", "weights: published, checkpoint: there}")
+    return model
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a web server whose folder is `tmp_path`."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as this:
+        threading.Thread(target=this.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{this.server_port}"
+        this.shutdown()
+
+
+def test_published_weights_are_fetched_verified_and_used(checkout, tmp_path, server):
+    model = publish(checkout, tmp_path, server)
+    features = "results/features/tiny/sub-01/spectrogram/tiny_vit.h5"
+    snakemake(checkout, features)
+    assert (checkout / "resources/weights/there/model.safetensors").is_file()
+    header = store.open(checkout / features).header
+    assert header["weights"] == "model.safetensors"
+    model.reset_classifier(0)
+    assert header["weights_sha256"] == checkpoints.digest(model)
+
+
+def test_weights_of_another_digest_are_refused_and_not_kept(checkout, tmp_path, server):
+    publish(checkout, tmp_path, server)
+    (tmp_path / "model.safetensors").write_bytes(b"something else")
+    text = snakemake(checkout, "results/features/tiny/sub-01/spectrogram/tiny_vit.h5", check=False)
+    assert "error: " in text
+    assert "sha256" in text
+    assert not (checkout / "resources/weights/there/model.safetensors").exists()
 
 
 # ---- mistakes ----------------------------------------------------------------------------

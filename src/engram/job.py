@@ -52,7 +52,7 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(snakemake):
+def job(snakemake, offline=True):
     """Run the block as the job that Snakemake describes.
 
     Everything printed, by Python or by a library below it, goes to the rule's log; a
@@ -61,7 +61,7 @@ def job(snakemake):
     """
     for name in THREAD_VARIABLES:
         os.environ[name] = str(snakemake.threads)
-    for name in OFFLINE_VARIABLES:
+    for name in OFFLINE_VARIABLES if offline else ():
         os.environ[name] = "1"
     with _logged(snakemake.log), threadpool_limits(snakemake.threads), _device(snakemake) as device:
         yield Job(

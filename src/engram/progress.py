@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+CODE_VERSION = 1  # nothing that is computed depends on this file
+
 SECONDS_BETWEEN_LINES = 5.0
 LINE = (
     "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"

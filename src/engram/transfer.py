@@ -38,6 +38,8 @@ from engram import __version__
 from engram.errors import InputError
 from engram.progress import progress
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 PART, NOTES = ".part", ".part.json"
 CHUNK = 1 << 20
 PROGRESS = 1 << 20  # new bytes that make up for a failure: a long download may be cut often

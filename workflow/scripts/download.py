@@ -1,7 +1,7 @@
-"""Rule download: one raw file of a dataset or one file of weights."""
+"""Rule download: one file of a dataset or of weights, fetched or simulated."""
 
-from engram.datasets import fetch
+from engram.downloads import download
 from engram.job import job
 
-with job(snakemake) as run:
-    fetch(snakemake.output.file, run.spec)
+with job(snakemake, offline=False) as run:
+    download(snakemake.output.file, run.spec)

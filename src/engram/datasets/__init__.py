@@ -5,8 +5,7 @@ its `file`, its `path` on this machine and what is known about it.  A component 
 be fetched or simulated also has `make(path, row, options)`.
 """
 
-from engram import components, store
-from engram.errors import InputError
+from engram import components
 
 
 def read(spec, paths):
@@ -30,23 +29,3 @@ def read(spec, paths):
             row["labels_path"] = next(paths)
         rows.append(row)
     return module.read(spec["unit"], rows, options)
-
-
-def fetch(path, spec):
-    """Stage `download`: make one raw file, absent or complete.
-
-    Args:
-        path: where the file goes.
-        spec: `dataset` (kind and options) and the `row` of the file.
-
-    Raises:
-        InputError: files of this kind of dataset cannot be fetched.
-    """
-    module, options = components.options("datasets", spec["dataset"])
-    if not hasattr(module, "make"):
-        raise InputError(
-            f"{path}: data of kind {spec['dataset']['kind']!r} cannot be downloaded; put the "
-            "files on this machine and set `folder` of the dataset to where they lie"
-        )
-    with store.replaced(path) as temporary:
-        module.make(temporary, spec["row"], options)

@@ -25,6 +25,8 @@ from pathlib import Path
 from engram.errors import InputError
 from engram.transfer import checked_sums, clean_name
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 COLUMNS = ("path", "size", "checksums", "version", "url")
 
 

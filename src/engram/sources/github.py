@@ -12,6 +12,8 @@ from engram.errors import InputError
 from engram.sources import File, selected
 from engram.transfer import LIMITS, check_hop, origin, read, shown
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 API = "https://api.github.com"
 PER_PAGE = 100
 MAX_PAGES = 10  # a release holds at most 1000 files

@@ -12,6 +12,8 @@ from engram.errors import InputError
 from engram.sources import File, selected
 from engram.transfer import origin
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 DRIVE = "https://drive.usercontent.google.com"
 
 

@@ -6,6 +6,8 @@ from engram.errors import InputError
 from engram.sources import File, selected
 from engram.transfer import HASH_LENGTHS, shown
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 KEYS = {"url", "path", "size", "version", *HASH_LENGTHS}
 
 

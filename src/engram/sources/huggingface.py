@@ -22,6 +22,8 @@ from engram.errors import InputError
 from engram.sources import File, selected
 from engram.transfer import LIMITS, origin, shown
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 HUB = "https://huggingface.co"
 
 

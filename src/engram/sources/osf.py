@@ -13,6 +13,8 @@ from engram.errors import InputError
 from engram.sources import File, may_hold, selected
 from engram.transfer import LIMITS, TooManyRequests, check_hop, clean_name, origin, read, shown
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 API = "https://api.osf.io/v2"
 # The OSF's own download addresses, which check the token before they redirect to a storage host.
 DOWNLOAD = {("https", "osf.io", 443), ("https", "files.osf.io", 443)}

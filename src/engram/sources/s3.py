@@ -16,6 +16,8 @@ from engram.errors import InputError
 from engram.sources import File, chosen, selected
 from engram.transfer import LIMITS, origin, read, shown
 
+CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
+
 REGION = "us-east-1"
 EMPTY = hashlib.sha256().hexdigest()
 MAX_PAGES = 10_000  # of 1000 files
