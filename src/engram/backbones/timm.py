@@ -1,13 +1,61 @@
 """Any image model of timm, its pooled features before the classifier.
 
+The weights are read in timm's own layout and in those of the authors, as timm converts them:
+DINO (Caron et al. 2021, arXiv:2104.14294), DINOv2 (Oquab et al. 2023, arXiv:2304.07193), DINOv3
+(Siméoni et al. 2025, arXiv:2508.10104), MAE (He et al. 2022, arXiv:2111.06377), SAM (Kirillov
+et al. 2023, arXiv:2304.02643), SAM 2 (Ravi et al. 2024, arXiv:2408.00714), ConvNeXt (Liu et al.
+2022, arXiv:2201.03545), ResNet (He et al. 2016, arXiv:1512.03385), SynCLR (Tian et al. 2024,
+arXiv:2312.17742).
+
+Features are what timm makes them: for most ViTs the class token after the last norm; for DINOv3
+the mean over positions, where its authors take the class token (`pooling: cls`); for SAM the
+mean over positions of the neck's map (256); for SAM 2 that of the last stage's map, e.g. 896,
+through a layer norm of timm's, which the authors' encoder does not have: its weights stay 1 and 0.
+
 Wightman, R. (2019). PyTorch Image Models. https://doi.org/10.5281/zenodo.4414861
 """
 
+import sys
 from dataclasses import dataclass
 
 import timm
 
 from engram import checkpoints, frozen
+from engram.errors import InputError
+
+#: What the names of the encoder begin with in files that hold more, by timm's module.
+ENCODER = {"vision_transformer_sam": "image_encoder.", "hieradet_sam2": "image_encoder.trunk."}
+
+#: The rest of such files, and parts that only pretraining needs: names of tensors or modules.
+#: Mask tokens, and biases that DINOv3 masks with zeros, timm's conversion leaves out itself.
+BESIDE = {
+    "vision_transformer": (
+        "decoder_blocks",
+        "decoder_embed",
+        "decoder_norm",
+        "decoder_pos_embed",
+        "decoder_pred",
+    ),
+    "vision_transformer_sam": ("mask_decoder", "prompt_encoder"),
+    "hieradet_sam2": (
+        "image_encoder.neck",
+        "mask_downsample",
+        "maskmem_tpos_enc",
+        "memory_attention",
+        "memory_encoder",
+        "no_mem_embed",
+        "no_mem_pos_enc",
+        "no_obj_embed_spatial",
+        "no_obj_ptr",
+        "obj_ptr_proj",
+        "obj_ptr_tpos_proj",
+        "sam_mask_decoder",
+        "sam_prompt_encoder",
+    ),
+}
+
+#: Tensors of timm's model that the authors' file does not have; they stay as timm sets them.
+OURS = {"hieradet_sam2": ("head.norm.weight", "head.norm.bias")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +73,9 @@ class Options(frozen.Options):
 def load(options, weights, view, device) -> frozen.Frozen:
     """The model, ready to encode rows of a view.
 
+    The position table of the weights file has to be that of the published size; where `size`
+    is another, timm resizes it (bicubic, antialiased) after the weights are loaded.
+
     Args:
         options: `Options`.
         weights: path of the checkpoint; None for random weights.
@@ -32,19 +83,27 @@ def load(options, weights, view, device) -> frozen.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: timm has no such model, or the checkpoint does not fit it.
+        InputError: timm has no such model, the checkpoint does not fit it, or its input
+            cannot have `size`.
     """
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
     frozen.known_name(options.model, names, "timm")
-    model = frozen.build(lambda: _model(options), options, weights)
+    model = frozen.build(
+        lambda: timm.create_model(options.model, num_classes=0), options, weights
+    )
     published = model.pretrained_cfg
     if weights:
-        tensors = checkpoints.below(checkpoints.read(weights), options.prefix)
-        tensors = checkpoints.without(tensors, _names(published["classifier"]))
+        tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
+        tensors = _converted(model, tensors, published["classifier"])
         checkpoints.load_strictly(model, tensors, weights, options.model)
     expected = frozen.Published(
-        size=tuple(published["input_size"][1:]), mean=published["mean"], std=published["std"]
+        size=tuple(published["input_size"][1:]),
+        mean=published["mean"],
+        std=published["std"],
+        interpolation=published["interpolation"],
     )
+    if options.size and tuple(options.size) != expected.size:
+        _set_size(model, options)
     return frozen.Frozen(
         model,
         frozen.preprocessing(options, expected, view, device),
@@ -56,13 +115,70 @@ def load(options, weights, view, device) -> frozen.Frozen:
     )
 
 
-def _model(options):
-    size = {"img_size": tuple(options.size)} if options.size else {}
+def _family(model):
+    """The module of timm that a model is from, e.g. `vision_transformer`."""
+    return type(model).__module__.rpartition(".")[2]
+
+
+def _converted(model, tensors, classifier):
+    """`tensors` of a published file by the names that timm's model has for them."""
+    family, strangers = _family(model), {}
+    encoder = ENCODER.get(family, "")
+    tensors = checkpoints.without(tensors, BESIDE.get(family, ()))
+    if any(name.startswith(encoder) for name in tensors):
+        strangers = {n: t for n, t in tensors.items() if not n.startswith(encoder)}
+    module = sys.modules[type(model).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    found = tensors
+    if convert:
+        try:
+            found = convert(dict(tensors), model)
+        except (AttributeError, AssertionError, KeyError, RuntimeError, ValueError):
+            pass  # of another model: the strict load names what does not fit
+    found = {n.removeprefix(encoder): t for n, t in found.items()} | strangers
+    found |= _as_published(model, found, tensors) | _biases(found, tensors)
+    found = {name: model.state_dict()[name] for name in OURS.get(family, ())} | found
+    found = checkpoints.without(found, (classifier,) if isinstance(classifier, str) else classifier)
+    return checkpoints.with_counters(model, found)
+
+
+def _as_published(model, converted, tensors):
+    """Tables and patches that timm resized to the model's grid, in the size that they had.
+
+    They were resized because they are those of another model.  A position table may lose the
+    rows of tokens that have no position.
+    """
+    rows = getattr(model, "num_prefix_tokens", 0)
+    return {
+        name: tensors[name]
+        for name, slack in (("patch_embed.proj.weight", 0), ("pos_embed", rows))
+        if name in tensors
+        and name in converted
+        and abs(tensors[name].numel() - converted[name].numel())
+        > slack * tensors[name].shape[-1]
+    }
+
+
+def _biases(converted, tensors):
+    """Biases of queries and values that timm left out although they are not zero (DINOv3)."""
+    return {
+        name: bias
+        for name, bias in tensors.items()
+        if name.endswith("attn.qkv.bias")
+        and name not in converted
+        and name.replace("qkv.bias", "q_bias") not in converted
+        and (bias[: len(bias) // 3].any() or bias[-(len(bias) // 3) :].any())
+    }
+
+
+def _set_size(model, options):
+    patches = getattr(model, "patch_embed", None)
     try:
-        return timm.create_model(options.model, num_classes=0, **size)
-    except TypeError:  # a convolutional network takes images of any size
-        return timm.create_model(options.model, num_classes=0)
-
-
-def _names(layers):
-    return (layers,) if isinstance(layers, str) else tuple(layers or ())
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=tuple(options.size))
+        elif getattr(patches, "strict_img_size", False):
+            raise ValueError("the size of this model is fixed")
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"backbone {options.model}: its input cannot have `size: {options.size}` ({error})"
+        ) from None
