@@ -15,6 +15,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,7 +245,7 @@ def unpacked(archive, wanted):
                 files = [Path(folder, f"{i}{Path(name).suffix}") for i, name in enumerate(found)]
                 for name, file in zip(found, files, strict=True):
                     _copy(opened, name, file)
-        except (zipfile.BadZipFile, EOFError, OSError, zipfile.zlib.error) as error:
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise InputError(f"{archive}: not a readable zip file, truncated ({error})") from None
         yield [(file, f"{archive}: {name}") for file, name in zip(files, found, strict=True)]
 

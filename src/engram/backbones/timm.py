@@ -136,7 +136,9 @@ def _converted(model, tensors, classifier):
         except (AttributeError, AssertionError, KeyError, RuntimeError, ValueError):
             pass  # of another model: the strict load names what does not fit
     found = {n.removeprefix(encoder): t for n, t in found.items()} | strangers
-    found |= _as_published(model, found, tensors) | _biases(found, tensors)
+    found |= _as_published(model, found, tensors)
+    if family == "eva":
+        found |= _biases(found, tensors)
     found = {name: model.state_dict()[name] for name in OURS.get(family, ())} | found
     found = checkpoints.without(found, (classifier,) if isinstance(classifier, str) else classifier)
     return checkpoints.with_counters(model, found)
@@ -172,11 +174,11 @@ def _biases(converted, tensors):
 
 
 def _set_size(model, options):
-    patches = getattr(model, "patch_embed", None)
+    fixed = any(getattr(module, "strict_img_size", False) for module in model.modules())
     try:
         if hasattr(model, "set_input_size"):
             model.set_input_size(img_size=tuple(options.size))
-        elif getattr(patches, "strict_img_size", False):
+        elif fixed:
             raise ValueError("the size of this model is fixed")
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
