@@ -59,6 +59,6 @@ def backbone(kind, weights=None, view=PICTURES, **keys):
     """The backbone as the workflow builds it."""
     if weights:
         keys["weights"] = str(weights)
-    keys = {"batch": 2, "precision": "fp32"} | keys
+    keys = {"batch": 1, "precision": "fp32"} | keys
     module, chosen = components.options("backbones", {"kind": kind, **keys})
     return module.load(chosen, weights, view, "cpu")

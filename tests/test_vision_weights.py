@@ -5,6 +5,7 @@ import pytest
 import torch
 from published import backbone, dino_vit, drawn, pictures, save
 
+from engram import frozen
 from engram.backbones.timm import timm
 from engram.backbones.torchvision import models
 from engram.errors import InputError
@@ -22,7 +23,7 @@ def features_of(model, loaded, rows):
 
 
 def assert_equal(loaded, model, rows=None):
-    rows = pictures() if rows is None else rows
+    rows = pictures(1) if rows is None else rows
     expected = features_of(model, loaded, rows)
     assert expected.std() > 1e-3
     np.testing.assert_allclose(loaded(rows), expected, rtol=1e-4, atol=1e-4)
@@ -43,10 +44,17 @@ def plain(name):
 # ---- timm: the authors' files ---------------------------------------------------------
 
 
-def test_dino_as_its_own_transformer_computes_it(tmp_path):
+@pytest.fixture(scope="module")
+def dino():
+    """A base transformer by DINO's authors; those of MAE and SynCLR have its names, too."""
     model = dino_vit()
     tensors = drawn(model)
     model.load_state_dict(tensors)
+    return model, tensors
+
+
+def test_dino_as_its_own_transformer_computes_it(dino, tmp_path):
+    model, tensors = dino
     path = save(tensors, tmp_path / "dino_vitbase16_pretrain.pth")
     loaded = backbone("timm", path, model=DINO, dim=768)
     assert_equal(loaded, model)
@@ -54,17 +62,21 @@ def test_dino_as_its_own_transformer_computes_it(tmp_path):
     assert loaded.facts["preprocessing"]["interpolation"] == "bicubic, antialiased"
 
 
-def test_synclr_under_its_prefix(tmp_path):
-    model = dino_vit()
-    tensors = drawn(model)
-    model.load_state_dict(tensors)
+def test_synclr_under_its_prefix(dino, tmp_path):
+    model, tensors = dino
     published = {"model": {f"module.visual.{n}": t for n, t in tensors.items()}, "epoch": 1}
     path = save(published, tmp_path / "synclr_vit_b_16.pth")
     keys = {"model": "vit_base_patch16_224", "mean": [0.485, 0.456, 0.406]}
-    loaded = backbone("timm", path, prefix="module.visual.", **keys)
-    assert_equal(loaded, model)
+    assert_equal(backbone("timm", path, prefix="module.visual.", **keys), model)
     with pytest.raises(InputError, match=r"synclr_vit_b_16\.pth.*missing.*unexpected"):
         backbone("timm", path, **keys)
+
+
+def test_mae_without_its_decoder(dino, tmp_path):
+    model, tensors = dino
+    rest = {"mask_token": torch.zeros(1, 1, 768), "decoder_embed.weight": torch.zeros(512, 768)}
+    path = save({"model": tensors | rest}, tmp_path / "mae_pretrain_vit_base.pth")
+    assert_equal(backbone("timm", path, model="vit_base_patch16_224.mae"), model)
 
 
 def test_dinov2_with_its_position_table_resized(tmp_path):
@@ -101,15 +113,6 @@ def original_dinov3(tensors):
     return renamed | masked | masks | rest
 
 
-def test_mae_without_its_decoder(tmp_path):
-    model = dino_vit()
-    tensors = drawn(model)
-    model.load_state_dict(tensors)
-    rest = {"mask_token": torch.zeros(1, 1, 768), "decoder_embed.weight": torch.zeros(512, 768)}
-    path = save({"model": tensors | rest}, tmp_path / "mae_pretrain_vit_base.pth")
-    assert_equal(backbone("timm", path, model="vit_base_patch16_224.mae"), model)
-
-
 def published_sam(tensors):
     encoder = {f"image_encoder.{n.replace('mlp.fc', 'mlp.lin')}": t for n, t in tensors.items()}
     return encoder | {
@@ -121,18 +124,18 @@ def published_sam(tensors):
 def test_sam_without_prompts_and_masks(tmp_path):
     tensors = drawn(plain(SAM))
     path = save(published_sam(tensors), tmp_path / "sam_vit_b_01ec64.pth")
-    loaded = backbone("timm", path, model=SAM, size=[256, 256], batch=1, dim=256)
+    loaded = backbone("timm", path, model=SAM, size=[256, 256], dim=256)
     model = timm.create_model(SAM, num_classes=0)
     model.load_state_dict(tensors)
     rows = pictures(1)
     assert_equal(loaded, model, rows)
-    maps = backbone("timm", path, model=SAM, size=[256, 256], batch=1, layer="blocks.1")
+    images = loaded.preprocessing(rows)
     with torch.no_grad():
-        x = model.patch_embed(loaded.preprocessing(rows))
+        found = frozen.pool(frozen.Layer(loaded.model, "blocks.1", SAM)(images), "mean", 0, SAM)
         table = model.pos_embed.permute(0, 3, 1, 2)
         table = torch.nn.functional.interpolate(table, (16, 16), mode="bicubic", antialias=True)
-        x = model.blocks[:2](x + table.permute(0, 2, 3, 1))
-    np.testing.assert_allclose(maps(rows), x.mean(dim=(1, 2)), rtol=1e-3, atol=1e-3)
+        x = model.blocks[:2](model.patch_embed(images) + table.permute(0, 2, 3, 1))
+    np.testing.assert_allclose(found, x.mean(dim=(1, 2)), rtol=1e-3, atol=1e-3)
 
 
 def test_sam_with_parts_that_nobody_knows_is_refused(tmp_path):
@@ -153,13 +156,13 @@ def test_sam2_without_memory_prompts_and_masks(tmp_path):
     beside = ["image_encoder.neck.convs.0.conv.weight", "memory_encoder.fuser.w", "no_mem_embed"]
     published |= {name: torch.zeros(2) for name in beside}
     path = save({"model": published}, tmp_path / "sam2_hiera_base_plus.pt")
-    loaded = backbone("timm", path, model=SAM2, size=[224, 224], batch=1, dim=896)
+    loaded = backbone("timm", path, model=SAM2, size=[224, 224], dim=896)
     assert_equal(loaded, model, pictures(1))
     with torch.no_grad():
         last = model.forward_features(loaded.preprocessing(pictures(1)))
     assert last.shape == (1, 7, 7, 896)
-    mean = backbone("timm", path, model=SAM2, size=[224, 224], batch=1, pooling="mean")
-    np.testing.assert_allclose(mean(pictures(1)), last.mean(dim=(1, 2)), rtol=1e-4, atol=1e-4)
+    pooled = frozen.pool(last, "mean", 0, SAM2)
+    np.testing.assert_allclose(pooled, last.mean(dim=(1, 2)), rtol=1e-4, atol=1e-4)
 
 
 def test_convnext_with_its_classifier_left_out(tmp_path):
@@ -261,7 +264,7 @@ def test_networks_of_torchvision_up_to_their_classifier(
     tensors = drawn(lambda: model_like(model, architecture))
     model.load_state_dict(tensors)
     loaded = backbone("torchvision", save(tensors, tmp_path / file), model=name, dim=dim)
-    rows, run = pictures(), classifier_input(model, layer)
+    rows, run = pictures(1), classifier_input(model, layer)
     with torch.no_grad():
         expected = run(loaded.preprocessing(rows))
     assert expected.std() > 1e-3
@@ -283,8 +286,8 @@ def test_an_old_file_without_the_counters_of_batch_norms_loads(tmp_path):
     new = save(tensors, tmp_path / "resnet50.pth")
     keys = {"model": "resnet50"}
     np.testing.assert_array_equal(
-        backbone("torchvision", path, **keys)(pictures()),
-        backbone("torchvision", new, **keys)(pictures()),
+        backbone("torchvision", path, **keys)(pictures(1)),
+        backbone("torchvision", new, **keys)(pictures(1)),
     )
 
 
@@ -304,7 +307,7 @@ def test_alexnet_and_its_layers(tmp_path):
     model = models.alexnet()
     model.load_state_dict(tensors)
     path = save(tensors, tmp_path / "alexnet-owt-7be5be79.pth")
-    loaded, rows = backbone("torchvision", path, model="alexnet", dim=4096), pictures()
+    loaded, rows = backbone("torchvision", path, model="alexnet", dim=4096), pictures(1)
     images = loaded.preprocessing(rows)
     with torch.no_grad():
         model.eval()

@@ -15,6 +15,7 @@ through a layer norm of timm's, which the authors' encoder does not have: its we
 Wightman, R. (2019). PyTorch Image Models. https://doi.org/10.5281/zenodo.4414861
 """
 
+import contextlib
 import sys
 from dataclasses import dataclass
 
@@ -57,6 +58,9 @@ BESIDE = {
 #: Tensors of timm's model that the authors' file does not have; they stay as timm sets them.
 OURS = {"hieradet_sam2": ("head.norm.weight", "head.norm.bias")}
 
+#: What a conversion of timm raises when it is given the tensors of another model.
+FAILURES = (AttributeError, AssertionError, KeyError, RuntimeError, ValueError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(frozen.Options):
@@ -88,9 +92,7 @@ def load(options, weights, view, device) -> frozen.Frozen:
     """
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
     frozen.known_name(options.model, names, "timm")
-    model = frozen.build(
-        lambda: timm.create_model(options.model, num_classes=0), options, weights
-    )
+    model = frozen.build(lambda: timm.create_model(options.model, num_classes=0), options, weights)
     published = model.pretrained_cfg
     if weights:
         tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
@@ -131,10 +133,9 @@ def _converted(model, tensors, classifier):
     convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     found = tensors
     if convert:
-        try:
+        # Where it fails, the file is of another model: the strict load names what does not fit.
+        with contextlib.suppress(*FAILURES):
             found = convert(dict(tensors), model)
-        except (AttributeError, AssertionError, KeyError, RuntimeError, ValueError):
-            pass  # of another model: the strict load names what does not fit
     found = {n.removeprefix(encoder): t for n, t in found.items()} | strangers
     found |= _as_published(model, found, tensors)
     if family == "eva":
@@ -156,8 +157,7 @@ def _as_published(model, converted, tensors):
         for name, slack in (("patch_embed.proj.weight", 0), ("pos_embed", rows))
         if name in tensors
         and name in converted
-        and abs(tensors[name].numel() - converted[name].numel())
-        > slack * tensors[name].shape[-1]
+        and abs(tensors[name].numel() - converted[name].numel()) > slack * tensors[name].shape[-1]
     }
 
 

@@ -25,10 +25,8 @@ BESIDE = ("AuxLogits", "aux1", "aux2", "projection_head", "prototypes")
 
 #: Arguments with which torchvision builds a model for its published weights: these networks
 #: rescale images of ImageNet's mean and deviation to -1..1 themselves.
-ARGUMENTS = dict.fromkeys(
-    ("inception_v3", "googlenet"),
-    {"transform_input": True, "aux_logits": False, "init_weights": True},
-)
+RESCALING = {"transform_input": True, "aux_logits": False, "init_weights": True}
+ARGUMENTS = {"inception_v3": RESCALING, "googlenet": RESCALING}
 
 
 @dataclass(frozen=True, kw_only=True)
