@@ -64,6 +64,7 @@ def test_dino_as_its_own_transformer_computes_it(dino, tmp_path):
 
 def test_synclr_under_its_prefix(dino, tmp_path):
     model, tensors = dino
+    tensors = tensors | {"pos_embed": tensors["pos_embed"].double()}
     published = {"model": {f"module.visual.{n}": t for n, t in tensors.items()}, "epoch": 1}
     path = save(published, tmp_path / "synclr_vit_b_16.pth")
     keys = {"model": "vit_base_patch16_224", "mean": [0.485, 0.456, 0.406]}

@@ -19,39 +19,31 @@ WRAPPERS = ("state_dict", "model")
 UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError)
 
 
-def read(path, name=None) -> dict[str, torch.Tensor]:
+def read(path) -> dict[str, torch.Tensor]:
     """Tensors by name of a checkpoint: safetensors, or what torch saved.
 
     That is a state dict, a whole module, or a TorchScript archive.  It may stand under the key
     `state_dict` or `model` of a training checkpoint, and names may begin with `module.`.
     Nothing but tensors is ever unpickled, and nothing in a file is run.
 
-    Args:
-        path: of the file.
-        name: in messages, instead of the path.
-
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{name or path}: weights file is missing; download it or correct `weights`"
-        )
+        raise InputError(f"{path}: weights file is missing; download it or correct `weights`")
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{name or path}: not a readable checkpoint, truncated or of another format ({reason})"
+            f"{path}: not a readable checkpoint, truncated or of another format ({reason})"
         ) from None
     for key in WRAPPERS:
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
             tensors = tensors[key]
     if not isinstance(tensors, dict) or not tensors:
-        raise InputError(
-            f"{name or path}: holds no tensors by name; save the state dict of the model"
-        )
+        raise InputError(f"{path}: holds no tensors by name; save the state dict of the model")
     return below(tensors, "module.") if all(n.startswith("module.") for n in tensors) else tensors
 
 

@@ -36,7 +36,8 @@ class Options(frozen.Options):
     """Options.
 
     Attributes:
-        model: only `ast-base`, patches of 16 x 16 every 10 frequencies and 10 times.
+        model: only `ast-base`, patches of 16 x 16 every 10 frequencies and 10 times.  Its layers
+            are named `model.layers.6`.
     """
 
     model: str = "ast-base"

@@ -181,7 +181,7 @@ class DreamSim(torch.nn.Module):
         lora += [(f"{kind}/adapter_model.safetensors", f"{kind}/adapter_model.bin")]
         with unpacked(weights, [base.files, *(lora if options.aligned else [])]) as files:
             file, *lora = files
-            tensors = _base(checkpoints.read(*file), file[1])
+            tensors = _base(_read(*file), file[1])
             if lora:
                 _merge(tensors, lora_changes(*lora), lora[1][1])
         if base.clip:
@@ -265,6 +265,14 @@ def _copy(opened, name, file):
             target.write(block)
 
 
+def _read(path, name):
+    """Tensors of a file of an archive; messages call the file `name`."""
+    try:
+        return checkpoints.read(path)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), name)) from None
+
+
 def _base(tensors, name):
     """Tensors of the base model by the names of its transformer, from any published layout."""
     if "student" in tensors or "teacher" in tensors:
@@ -292,7 +300,7 @@ def lora_changes(config, adapter) -> dict[str, torch.Tensor]:
     """
     rank, alpha = _settings(*config)
     matrices = {}
-    for name, tensor in checkpoints.read(*adapter).items():
+    for name, tensor in _read(*adapter).items():
         match = LORA.fullmatch(name)
         if not match or match.groups() in matrices:
             raise InputError(f"{adapter[1]}: {name} is no change of a single model's qkv")
