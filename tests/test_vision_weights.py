@@ -215,6 +215,19 @@ def test_a_size_that_a_model_cannot_have_is_refused():
         backbone("timm", model="mixer_s32_224", size=[100, 100])
 
 
+def test_maps_with_channels_last_are_not_pooled_from_an_oblong_input():
+    with pytest.raises(InputError, match="pooled only for a square `size`"):
+        backbone("timm", model=SAM2, size=[224, 448], pooling="mean")
+
+
+def test_a_conversion_of_timm_that_takes_the_tensors_alone(tmp_path):
+    tensors = drawn(lambda: timm.create_model("regnetx_002"))
+    path = save(tensors, tmp_path / "regnetx_002.pth")
+    model = timm.create_model("regnetx_002", num_classes=0)
+    model.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("head.fc.")})
+    assert_equal(backbone("timm", path, model="regnetx_002"), model)
+
+
 # ---- torchvision ----------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ Wightman, R. (2019). PyTorch Image Models. https://doi.org/10.5281/zenodo.441486
 """
 
 import contextlib
+import inspect
 import sys
 from dataclasses import dataclass
 
@@ -58,6 +59,17 @@ BESIDE = {
 #: Tensors of timm's model that the authors' file does not have; they stay as timm sets them.
 OURS = {"hieradet_sam2": ("head.norm.weight", "head.norm.bias")}
 
+#: Modules whose maps are (b, h, w, d): told from (b, d, h, w) where h and w are equal.
+CHANNELS_LAST = (
+    "hieradet_sam2",
+    "swin_transformer",
+    "swin_transformer_v2",
+    "vision_transformer_sam",
+)
+
+#: What timm's modules call the function that converts published weights.
+CONVERSIONS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
+
 #: What a conversion of timm raises when it is given the tensors of another model.
 FAILURES = (AttributeError, AssertionError, KeyError, RuntimeError, ValueError)
 
@@ -88,7 +100,7 @@ def load(options, weights, view, device) -> frozen.Frozen:
 
     Raises:
         InputError: timm has no such model, the checkpoint does not fit it, or its input
-            cannot have `size`.
+            cannot have `size`, or not with that `pooling`.
     """
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
     frozen.known_name(options.model, names, "timm")
@@ -106,6 +118,7 @@ def load(options, weights, view, device) -> frozen.Frozen:
     )
     if options.size and tuple(options.size) != expected.size:
         _set_size(model, options)
+    _refuse_ambiguous(model, options)
     return frozen.Frozen(
         model,
         frozen.preprocessing(options, expected, view, device),
@@ -129,13 +142,12 @@ def _converted(model, tensors, classifier):
     tensors = checkpoints.without(tensors, BESIDE.get(family, ()))
     if any(name.startswith(encoder) for name in tensors):
         strangers = {n: t for n, t in tensors.items() if not n.startswith(encoder)}
-    module = sys.modules[type(model).__module__]
-    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     found = tensors
-    if convert:
+    for convert in _conversions(model):
         # Where it fails, the file is of another model: the strict load names what does not fit.
         with contextlib.suppress(*FAILURES):
-            found = convert(dict(tensors), model)
+            wanted = len(inspect.signature(convert).parameters)
+            found = convert(*(dict(tensors), model)[:wanted])
     found = {n.removeprefix(encoder): t for n, t in found.items()} | strangers
     found |= _as_published(model, found, tensors)
     if family == "eva":
@@ -143,6 +155,12 @@ def _converted(model, tensors, classifier):
     found = {name: model.state_dict()[name] for name in OURS.get(family, ())} | found
     found = checkpoints.without(found, (classifier,) if isinstance(classifier, str) else classifier)
     return checkpoints.with_counters(model, found)
+
+
+def _conversions(model):
+    """What timm runs on published weights of such a model: a function, or none."""
+    module = sys.modules[type(model).__module__]
+    return [getattr(module, name) for name in CONVERSIONS if hasattr(module, name)][:1]
 
 
 def _as_published(model, converted, tensors):
@@ -184,3 +202,14 @@ def _set_size(model, options):
         raise InputError(
             f"backbone {options.model}: its input cannot have `size: {options.size}` ({error})"
         ) from None
+
+
+def _refuse_ambiguous(model, options):
+    """Refuse to pool maps of which nobody could tell positions from channels."""
+    pooled = options.layer or options.pooling != "default"
+    oblong = options.size and options.size[0] != options.size[1]
+    if pooled and oblong and options.pooling != "flatten" and _family(model) in CHANNELS_LAST:
+        raise InputError(
+            f"backbone {options.model}: its maps have their channels last, and are pooled only "
+            "for a square `size`; use `pooling: flatten`"
+        )
