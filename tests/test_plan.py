@@ -130,7 +130,7 @@ def test_a_comparison_is_an_ordinary_experiment_a_backbone(compared):
         "seeds": 1,
         "folds": "group_kfold",
     }
-    assert this.known["vision-clip"]["title"] == "clip"
+    assert this.known["vision-clip"]["title"] == "CLIP ViT-B/32, random"
     assert this.experiments() == ["eeg_bandpower", *names]
     written = compared["experiments"] | {"alone": this.known["vision-clip"]}
     alone = plan.Plan(compared | {"experiments": written})
@@ -330,6 +330,7 @@ def published(config):
         },
         "middle": {"like": "base", "layer": "blocks.6"},
         "control": {"like": "middle", "weights": "random"},
+        "tiny": {"kind": "timm", "model": "test_vit.r160_in1k"},
     }
     return config
 
@@ -372,7 +373,7 @@ def test_where_weights_come_from_is_no_reason_to_encode_again(published):
         ({"middle": {"like": "bse"}}, r"no backbone 'bse'; did you mean 'base'"),
         ({"base": {"checkpoint": "ther"}}, r"base.checkpoint: no checkpoint 'ther'; did you mean"),
         ({"control": {"modl": "x"}}, r"control\.modl: unknown key of kind 'timm'"),
-        ({"clip": {"weights": "published"}}, r"clip\.weights: published where\? name a"),
+        ({"tiny": {"weights": "published"}}, r"tiny\.weights: published where\? name a"),
     ],
 )
 def test_a_mistake_in_a_backbone_is_named(published, change, message):
