@@ -30,6 +30,7 @@ def tables() -> str:
         section("`experiments.<name>`", from_schema(experiments)),
         section("`checkpoints.<name>`", from_schema(checkpoints)),
         section("`backbones.<name>`, of every kind", from_schema(backbones)),
+        section("`datasets.<name>.source`", from_schema(schema["$defs"]["source"]["properties"])),
         section("`comparisons.<name>`", from_schema(comparisons)),
         section("`evaluation`", from_schema(evaluation)),
     ]

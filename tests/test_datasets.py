@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_files_that_cannot_be_fetched_are_asked_for(tmp_path):
     spec = {"dataset": {"kind": "eeg_recordings"}, "row": {"file": "a.edf"}}
-    with pytest.raises(InputError, match=r"a\.edf: data of kind .* set `folder`"):
+    with pytest.raises(InputError, match=r"a\.edf: data of kind .* set `source` .* or `folder`"):
         download(tmp_path / "a.edf", spec)
     assert not list(tmp_path.iterdir())
 

@@ -9,6 +9,9 @@ import difflib
 from engram import components, plan
 from engram.errors import InputError
 
+#: Where a dataset can be published; each a module of `engram.sources`.
+PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
+
 #: Keys that any component of a family may have, beside the options of its kind.
 COMMON_KEYS = {
     "datasets": plan.DATASET_KEYS,
@@ -31,6 +34,8 @@ def check(config, schema):
     _check_keys(config, schema, "")
     for family in plan.FAMILIES:
         for name, spec in config.get(family, {}).items():
+            if family == "datasets" and isinstance(spec, dict):
+                _check_source(f"datasets.{name}", spec, schema["$defs"]["source"])
             if family == "backbones":
                 spec = _checked_backbone(config, name)
             _check_component(family, name, spec)
@@ -62,6 +67,17 @@ def _check_keys(value, schema, path):
             _check_keys(value[key], others, where)
         elif others is False:
             raise InputError(f"{where}: unknown key{did_you_mean(key, known)}")
+
+
+def _check_source(where, dataset, schema):
+    source = dataset.get("source")
+    if not source:
+        return
+    _check_keys(source, schema, f"{where}.source")
+    if sum(kind in source for kind in PUBLISHERS) != 1:
+        raise InputError(f"{where}.source: needs one of {', '.join(PUBLISHERS)}")
+    if "folder" in dataset:
+        raise InputError(f"{where}: has both `source` and `folder`; is it fetched or is it here?")
 
 
 def _checked_backbone(config, name):

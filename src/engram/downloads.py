@@ -1,40 +1,175 @@
-"""Stage `download`: one file of a dataset or of weights, fetched or simulated."""
+"""Stages `listing` and `download`: what a publisher has, and one file of it or of weights."""
 
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import importlib
+import inspect
+import os
+import shutil
 from pathlib import Path
 
 from engram import components, store
 from engram.errors import InputError
-from engram.transfer import fetch
+from engram.sources import File, read_lock, write_lock
+from engram.transfer import Limits, fetch, fetch_all, safe_name, unzip
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
+#: Where data and weights are published; each a module of `engram.sources`.
+PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
 
-def download(path, spec):
-    """Make one file, absent or complete and verified.
+#: Keys of a dataset's `source` that say how to read its files, not where they are.
+READING = ("archive",)
+
+
+def limits() -> Limits:
+    """Of downloads; ENGRAM_OFFLINE=1 opens no socket."""
+    return Limits(offline=os.environ.get("ENGRAM_OFFLINE", "") not in ("", "0"))
+
+
+def listing(lock, spec):
+    """Stage `listing`: write what the publisher of a dataset has into a lock file.
+
+    Args:
+        lock: CSV file with path, size, checksums, version and address of each file; to be
+            committed, so that later downloads get the same files.
+        spec: dict with `source`: one of `PUBLISHERS` and what it needs.
+
+    Raises:
+        InputError: the publisher cannot be reached, has no such project, or misbehaves.
+    """
+    module, place, options = _publisher(spec["source"])
+    write_lock(lock, module.list_files(place, **_taken(module.list_files, options)))
+
+
+def download(path, spec, lock=None):
+    """Stage `download`: make one file, absent or complete and verified.
+
+    Where the publisher states no checksum, the SHA-256 of the first download is recorded in the
+    lock file, and later downloads must match it.
 
     Args:
         path: where the file goes.
         spec: `checkpoint` (url and, where published, bytes and sha256); or `dataset` (kind and
-            options) and the `row` of the file.
+            options), the `row` of the file and, if it is published, its `source`.
+        lock: lock file of the dataset or of the weights.
 
     Raises:
-        InputError: files of this kind of dataset cannot be fetched, or the file cannot be had
-            or is not what was published.
+        InputError: files of this kind of dataset cannot be fetched, its terms were not accepted,
+            or the file cannot be had or is not what was published.
     """
+    path = Path(path)
     if "checkpoint" in spec:
-        this = spec["checkpoint"]
-        sums = {"sha256": this["sha256"]} if "sha256" in this else None
-        fetch(this["url"], path, size=this.get("bytes"), checksums=sums)
+        _fetch_weights(path, spec["checkpoint"], Path(lock))
+    elif spec.get("source"):
+        _fetch_published(path, spec, Path(lock))
     else:
-        _simulate(Path(path), spec)
+        _simulate(path, spec)
+
+
+def _fetch_weights(path, checkpoint, lock):
+    name = f"{path.parent.name}/{path.name}"
+    sums = {"sha256": checkpoint["sha256"]} if "sha256" in checkpoint else {}
+    file = File(name, checkpoint["url"], checkpoint.get("bytes"), sums)
+    known = {one.path: one for one in (read_lock(lock) if lock.is_file() else ())}
+    if not sums and name in known:
+        file = known[name]
+    fetch(file.url, path, size=file.size, checksums=file.checksums, limits=limits())
+    if not file.checksums:
+        record(lock, file, path)
+
+
+def _fetch_published(path, spec, lock):
+    row, source = spec["row"], spec["source"]
+    archive = source.get("archive", "").format(**row)
+    folder = path.parents[len(Path(row["file"]).parts) - 1]
+    file = find(read_lock(lock), archive or row["file"], lock)
+    target = safe_name(folder, archive) if archive else path
+    fetch_files([dataclasses.replace(file, path=target.name)], target.parent, source)
+    if not file.checksums:
+        record(lock, file, target)
+    if archive:
+        _take_member(target, row["file"], path)
+
+
+def _take_member(archive, name, path):
+    """Put one file of an archive where it belongs; the archive is unpacked once, beside it."""
+    unpacked = archive.with_name(f".{archive.name}.unpacked")
+    with _locked(unpacked):
+        if not unpacked.is_dir():
+            unzip(archive, unpacked)
+    found = [p for p in unpacked.rglob(Path(name).name) if p.is_file()]
+    best = [p for p in found if p.as_posix().endswith(f"/{name}")] or found
+    if len(best) != 1:
+        raise InputError(f"{archive}: holds {len(best)} files called {name!r}; expected one")
+    with store.replaced(path) as temporary:
+        shutil.copyfile(best[0], temporary)
+
+
+def fetch_files(files, folder, source, parallel=4):
+    """Fetch files of one publisher into `folder`; see `engram.transfer.fetch_all`."""
+    module, place, options = _publisher(source)
+    access = module.access(**_taken(module.access, {"spec": place, **options}))
+    return fetch_all(files, folder, parallel, **access, limits=limits())
+
+
+def find(files, name, lock) -> File:
+    """The file called `name`, or the only one in a folder of any depth.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    found = [file for file in files if file.path == name]
+    found = found or [file for file in files if file.path.endswith(f"/{name}")]
+    if len(found) != 1:
+        raise InputError(
+            f"{lock}: lists {len(found)} files called {name!r}; correct `files` of the dataset, or "
+            "delete the lock file so that it is written again"
+        )
+    return found[0]
+
+
+def record(lock, file, path):
+    """Put size and SHA-256 of a fetched file into a lock file; later downloads must match."""
+    with Path(path).open("rb") as data:
+        sums = {"sha256": hashlib.file_digest(data, "sha256").hexdigest()}
+        seen = dataclasses.replace(file, size=os.fstat(data.fileno()).st_size, checksums=sums)
+    with _locked(lock):
+        others = read_lock(lock) if Path(lock).is_file() else []
+        write_lock(lock, [*(one for one in others if one.path != file.path), seen])
+
+
+def _publisher(source):
+    """Module, place and further options of a `source`."""
+    name = next(name for name in PUBLISHERS if name in source)
+    module = importlib.import_module(f"engram.sources.{name}")
+    options = {key: source[key] for key in source if key not in (name, *READING)}
+    return module, source[name], options | {"limits": limits()}
+
+
+def _taken(function, options):
+    known = inspect.signature(function).parameters
+    return {key: value for key, value in options.items() if key in known}
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Hold `path` against other processes."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _simulate(path, spec):
     module, options = components.options("datasets", spec["dataset"])
     if not hasattr(module, "make"):
         raise InputError(
-            f"{path}: data of kind {spec['dataset']['kind']!r} cannot be downloaded; put the "
-            "files on this machine and set `folder` of the dataset to where they lie"
+            f"{path}: data of kind {spec['dataset']['kind']!r} cannot be downloaded; set `source` "
+            "of the dataset to where it is published, or `folder` to where its files lie"
         )
     with store.replaced(path) as temporary:
         module.make(temporary, spec["row"], options)

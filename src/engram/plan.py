@@ -19,13 +19,17 @@ from engram.errors import InputError
 FAMILIES = ("datasets", "views", "backbones", "heads")
 
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
-DATASET_KEYS = ("kind", "units", "folder", "manifest", "files", "windows", "title")
+DATASET_KEYS = (
+    *("kind", "units", "folder", "manifest", "files", "windows", "title"),
+    *("source", "licence", "terms", "terms_accepted"),
+)
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
 BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
 
 #: Suffixes of stores: their formats.
 STORES = ("h5", "zarr")
+
 #: Keys of a comparison that its members do not share with an experiment.
 COMPARISON_KEYS = ("title", "view", "backbones")
 
@@ -85,6 +89,8 @@ class Plan:
             InputError: the dataset is local and a file is missing.
         """
         local = "folder" in self.config["datasets"][dataset]
+        if not local:
+            self._check_terms(dataset)
         paths = []
         for row in self.rows(dataset, unit):
             for file in filter(None, (row["file"], row.get("labels"))):
@@ -96,6 +102,24 @@ class Plan:
                     )
                 paths.append(str(path))
         return paths
+
+    def _check_terms(self, dataset):
+        this = self.config["datasets"][dataset]
+        if this.get("terms") and not this.get("terms_accepted"):
+            raise InputError(
+                f"datasets.{dataset}: its data is under an agreement: {this['terms']}; accept it "
+                f"there, then set datasets.{dataset}.terms_accepted: true, or set "
+                f"datasets.{dataset}.folder to a copy that you already have"
+            )
+
+    def lock(self, shelf, name) -> str:
+        """The lock file with the checksums of a dataset's files, or of all weights."""
+        return f"config/locks/{name if shelf == 'raw' else 'weights'}.csv"
+
+    def listed(self, shelf, name) -> list[str]:
+        """The lock file that has to be there before a file is downloaded, if any."""
+        published = shelf == "raw" and self.config["datasets"][name].get("source")
+        return [self.lock(shelf, name)] if published else []
 
     # ---- stores -------------------------------------------------------------------
 
@@ -272,6 +296,12 @@ class Plan:
         """The part of the configuration that one job depends on, canonical, and no more."""
         return _canonical(getattr(self, f"_{stage}_spec")(**names))
 
+    def _listing_spec(self, dataset):
+        this = self.config["datasets"][dataset]
+        if not this.get("source"):
+            raise InputError(f"datasets.{dataset} has no `source`: say where it is published")
+        return {"source": this["source"]}
+
     def _download_spec(self, shelf, name, file):
         if shelf == "weights":
             return {"checkpoint": self.config["checkpoints"][name]}
@@ -285,7 +315,9 @@ class Plan:
         )  # fmt: skip
         if row is None:
             raise InputError(f"datasets.{dataset} has no file {file}")
-        return {"dataset": self._options("datasets", dataset), "row": row}
+        spec = {"dataset": self._options("datasets", dataset), "row": row}
+        source = self.config["datasets"][dataset].get("source")
+        return spec | ({"source": source} if source else {})
 
     def _render_spec(self, dataset, unit, view):
         return {

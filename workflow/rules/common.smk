@@ -71,6 +71,15 @@ def growing(megabytes):
     return of_attempt
 
 
+def listed(wildcards):
+    """The listing that a download needs first: that of a dataset with a publisher."""
+    return plan.listed(wildcards.shelf, wildcards.name)
+
+
+def lock(wildcards):
+    return plan.lock(wildcards.shelf, wildcards.name)
+
+
 def raw_files(wildcards):
     return plan.raw(wildcards.dataset, wildcards.unit)
 
@@ -115,7 +124,9 @@ def compared_features(wildcards):
 
 
 def compared_costs(wildcards):
-    return [str(Path(path).with_suffix(".json")) for path in compared_features(wildcards)]
+    return [
+        str(Path(path).with_suffix(".json")) for path in compared_features(wildcards)
+    ]
 
 
 def compared_labels(wildcards):
@@ -124,6 +135,7 @@ def compared_labels(wildcards):
 
 wildcard_constraints:
     shelf="raw|weights",
+    name="[^/]+",
     dataset="|".join(config["datasets"]),
     view="|".join(config["views"]),
     backbone="|".join(config["backbones"]),

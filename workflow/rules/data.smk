@@ -1,4 +1,22 @@
+rule listing:
+    output:
+        lock="config/locks/{dataset}.csv",
+    log:
+        "results/logs/listing/{dataset}.log",
+    retries: 1
+    localrule: True
+    conda:
+        "../../envs/listing.yaml"
+    params:
+        spec=spec("listing"),
+        code=code("listing"),
+    script:
+        "../scripts/listing.py"
+
+
 rule download:
+    input:
+        lock=ancient(listed),
     output:
         file="resources/{shelf}/{name}/{file}",
     log:
@@ -10,6 +28,7 @@ rule download:
     params:
         spec=spec("download"),
         code=code("download"),
+        lock=lock,
     script:
         "../scripts/download.py"
 

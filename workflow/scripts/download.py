@@ -4,4 +4,4 @@ from engram.downloads import download
 from engram.job import job
 
 with job(snakemake, offline=False) as run:
-    download(snakemake.output.file, run.spec)
+    download(snakemake.output.file, run.spec, lock=snakemake.params.lock)
