@@ -1,9 +1,21 @@
-"""What a dataset reads and a view renders: one recording with its signals and its events."""
+"""What a dataset reads and a view renders.
 
+`Recording` is a continuous scan with its events, `Trials` are epochs of one subject that were cut
+before, `Stimuli` are the photographs that were shown.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from engram.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,103 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class Trials:
+    """Epochs of one subject around stimuli, one row a condition.
+
+    Attributes:
+        subject: identifier.
+        part: names these trials among those of the subject, e.g. "test".
+        data: float32 or float64 array (n, repetition, channel, time), in `unit`; it may be a
+            file mapped into memory, so read it in blocks.  Repetitions that are missing stand
+            at the end and hold NaN.
+        table: n conditions, indexed by name (`train/00001_aardvark/aardvark_01b`), with columns
+            split ("train" or "test"), concept, stimulus (name in the table of `Stimuli`) and
+            repetitions (how many there are).
+        sfreq: samples per second (Hz).
+        channels: names of the channels of `data`, in the order of the file.
+        order: the same names in the order that rows get, equal for every subject.
+        start: seconds between the stimulus and the first sample.
+        unit: of the values, e.g. "uV", or "noise" where noise has variance 1.
+        origin: facts for the header of what is rendered, e.g. {"simulated": True}.
+    """
+
+    subject: str
+    part: str
+    data: np.ndarray
+    table: pd.DataFrame
+    sfreq: float
+    channels: tuple[str, ...]
+    order: tuple[str, ...]
+    start: float
+    unit: str
+    origin: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.subject}/{self.part}"
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds between the stimulus and each sample, shape (time,)."""
+        return self.start + np.arange(self.data.shape[-1]) / self.sfreq
+
+
+@dataclass(frozen=True)
+class Stimuli:
+    """The photographs of an experiment, read when they are asked for.
+
+    Attributes:
+        name: for messages.
+        table: indexed by stimulus name (`train/00001_aardvark/aardvark_01b`), with columns split,
+            concept, source (path of a zip archive or folder) and member (path of the image file
+            in it); and, if there are any, caption.
+        origin: facts for the header of what is rendered, e.g. {"simulated": True}.
+    """
+
+    name: str
+    table: pd.DataFrame
+    origin: dict = field(default_factory=dict)
+
+    def files(self) -> Iterator[bytes]:
+        """The content of each image file, in the order of the table.
+
+        Raises:
+            InputError: a file is missing or damaged.
+        """
+        listed = zip(self.table["source"], self.table["member"], strict=True)
+        for source, rows in groupby(listed, key=itemgetter(0)):
+            with _Source(source) as opened:
+                for _, member in rows:
+                    yield opened.read(member)
+
+
+class _Source:
+    """A zip archive or a folder, whose files are read alike."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __enter__(self):
+        try:
+            self.archive = None if self.path.is_dir() else zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.path}: not a readable zip archive ({error})") from None
+        return self
+
+    def __exit__(self, *_):
+        if self.archive:
+            self.archive.close()
+
+    def read(self, member):
+        try:
+            return self.archive.read(member) if self.archive else (self.path / member).read_bytes()
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(
+                f"{self.path}: {member} cannot be read ({error}); fetch the file again"
+            ) from None
+
+
+@dataclass(frozen=True)
 class Windows:
     """The windows that every view of a dataset shares: `length` seconds every `step` seconds."""
 
@@ -138,6 +247,8 @@ class Rows:
 
     @staticmethod
     def stack(parts: list["Rows"]) -> "Rows":
+        if len(parts) == 1:
+            return parts[0]
         return Rows(
             np.concatenate([part.array for part in parts]),
             pd.concat([part.table for part in parts]),

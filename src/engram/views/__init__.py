@@ -1,7 +1,9 @@
 """Views: what turns recordings into named rows.
 
 A component has `render(recording, windows, options) -> Rows`; the table comes from
-`windows.table`, so that rows of the same window have the same name in every view.
+`windows.table`, so that rows of the same window have the same name in every view.  A view of
+something else than a Recording says so, `OF = Trials` or `OF = Stimuli`; rows then take the names
+of its table, and `windows` is None.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ import numpy as np
 from engram import components, store
 from engram.errors import InputError
 from engram.progress import progress
-from engram.recording import Rows, Windows
+from engram.recording import Recording, Rows, Windows
 
 
 def render(recordings, view, spec, made_by):
@@ -21,33 +23,52 @@ def render(recordings, view, spec, made_by):
     `digest`, by which equal rows are found, and the header the provenance.
 
     Args:
-        recordings: list of Recording, all of one unit.
+        recordings: list of Recording, Trials or Stimuli, all of one unit.
         view: path of the view store to write.
-        spec: dict with `view` (kind and options), `windows` (length and step in s), `unit`.
+        spec: dict with `view` (kind and options), `windows` (length and step in s; None unless
+            they are Recordings), `unit`.
         made_by: provenance of the job, for the header.
 
     Raises:
-        InputError: there is no recording, one is shorter than a window or lacks what the view
-            needs, or two differ in a fact that the header states once, e.g. frequencies.
+        InputError: there is no recording, one is no match for the view, is shorter than a window
+            or lacks what the view needs, or two differ in a fact that the header states once,
+            e.g. frequencies.
     """
-    if not spec["windows"]:
-        raise InputError("the dataset has no `windows`; set their length and step in seconds")
     if not recordings:
         raise InputError(f"unit {spec['unit']} holds no recording")
-    windows = Windows(**spec["windows"])
     module, options = components.options("views", spec["view"])
+    windows = _windows(recordings, module, spec)
     parts = []
     for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
-        if not len(windows.onsets(recording)):
-            raise InputError(
-                f"{recording.name}: {recording.duration:g} s are shorter than one window of "
-                f"{windows.length:g} s; shorten `windows` or leave the recording out"
-            )
         parts.append(module.render(recording, windows, options))
         _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
     rows = Rows.stack(parts)
     table = rows.table.assign(digest=[_digest(row) for row in rows.array])
     store.write(view, Rows(rows.array, table, rows.header | {"made_by": made_by}))
+
+
+def _windows(recordings, module, spec):
+    """The windows of the dataset; None for a view of what was cut before."""
+    of = getattr(module, "OF", Recording)
+    for recording in recordings:
+        if not isinstance(recording, of):
+            raise InputError(
+                f"{recording.name}: a view of kind {spec['view']['kind']!r} is made of "
+                f"{of.__name__}, but this dataset holds {type(recording).__name__}; "
+                "choose another view"
+            )
+    if of is not Recording:
+        return None
+    if not spec["windows"]:
+        raise InputError("the dataset has no `windows`; set their length and step in seconds")
+    windows = Windows(**spec["windows"])
+    for recording in recordings:
+        if not len(windows.onsets(recording)):
+            raise InputError(
+                f"{recording.name}: {recording.duration:g} s are shorter than one window of "
+                f"{windows.length:g} s; shorten `windows` or leave the recording out"
+            )
+    return windows
 
 
 def _refuse_difference(name, one, other_name, other):

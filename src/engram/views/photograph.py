@@ -1,0 +1,75 @@
+"""The photographs that were shown, as pictures of one size."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from engram.errors import InputError
+from engram.progress import progress
+from engram.recording import Rows, Stimuli
+
+DEVICE = "cpu"
+OF = Stimuli
+
+COLUMNS = ("split", "concept", "caption")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options.
+
+    Attributes:
+        size: [height, width] in pixels; a photograph is resized as a whole, never cropped.
+        interpolation: of the resizing, by Pillow, antialiased.
+        blur: radius of a Gaussian blur after resizing, pixels: standard deviation; 0 is none.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    blur: float = 0.0
+
+
+def render(stimuli, windows, options) -> Rows:
+    """Every photograph: turned as its EXIF orientation says, converted to RGB, resized, blurred.
+
+    Returns:
+        Rows: uint8 RGB (n, height, width, 3), named as in the table of the stimuli; columns
+        split, concept, caption (if there are any) and exclude.
+
+    Raises:
+        InputError: an image file is missing or damaged, or `size` or `blur` is out of range.
+    """
+    if min(options.size) < 1 or options.blur < 0:
+        raise InputError("photograph: `size` has to be pixels, `blur` a radius from 0 on")
+    names = stimuli.table.index
+    array = np.empty((len(names), *options.size, 3), np.uint8)
+    named = zip(progress(names, stimuli.name, "images"), stimuli.files(), strict=True)
+    for i, (name, content) in enumerate(named):
+        array[i] = _pixels(content, f"{stimuli.name}: {name}", options)
+    table = stimuli.table[[c for c in COLUMNS if c in stimuli.table]].assign(exclude="")
+    header = {
+        "what": "picture",
+        "blur": options.blur,
+        "interpolation": options.interpolation,
+        **stimuli.origin,
+    }
+    return Rows(array, table, header)
+
+
+def _pixels(content, name, options):
+    height, width = options.size
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{name}: not a readable image ({error}); fetch the images again"
+        ) from None
+    method = Image.Resampling[options.interpolation.upper()]
+    resized = upright.resize((width, height), method)
+    if options.blur:
+        resized = resized.filter(ImageFilter.GaussianBlur(options.blur))
+    return np.asarray(resized)
