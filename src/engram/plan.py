@@ -20,7 +20,7 @@ FAMILIES = ("datasets", "views", "backbones", "heads")
 
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
 DATASET_KEYS = (
-    *("kind", "units", "folder", "manifest", "files", "windows", "title"),
+    *("kind", "units", "folder", "manifest", "files", "shared", "windows", "title"),
     *("source", "licence", "terms", "terms_accepted"),
 )
 
@@ -61,9 +61,15 @@ class Plan:
             return [str(unit) for unit in this["units"]]
         return list(dict.fromkeys(row["unit"] for row in self._manifest(dataset)))
 
+    def shared(self, dataset) -> list[str]:
+        """Names of the units that hold what all others share, e.g. the stimuli."""
+        return list(self.config["datasets"][dataset].get("shared", {}))
+
     def rows(self, dataset, unit) -> list[dict]:
         """The raw files of a unit: for each its `file` and what is known about it."""
         this = self.config["datasets"][dataset]
+        if unit in this.get("shared", {}):
+            return [{"unit": unit, "file": file} for file in this["shared"][unit]]
         if "manifest" in this:
             return [row for row in self._manifest(dataset) if row["unit"] == unit]
         return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
@@ -95,7 +101,7 @@ class Plan:
         for row in self.rows(dataset, unit):
             for file in filter(None, (row["file"], row.get("labels"))):
                 path = self._folder(dataset) / file
-                if local and not path.is_file():
+                if local and not path.exists():
                     raise InputError(
                         f"datasets.{dataset}: {path} is missing{_similar(path)}; put the data "
                         f"there, or set datasets.{dataset}.folder to where it lies"
@@ -309,8 +315,8 @@ class Plan:
 
     def _raw_spec(self, dataset, file):
         row = next(
-            (row for unit in self.units(dataset) for row in self.rows(dataset, unit)
-             if row["file"] == file),
+            (row for unit in (*self.shared(dataset), *self.units(dataset))
+             for row in self.rows(dataset, unit) if row["file"] == file),
             None,
         )  # fmt: skip
         if row is None:

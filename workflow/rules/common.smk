@@ -24,7 +24,7 @@ def checked_plan():
         this = Plan(config)
         for experiment in this.experiments():
             dataset = this.known[experiment]["dataset"]
-            for unit in this.units(dataset):
+            for unit in (*this.units(dataset), *this.shared(dataset)):
                 this.raw(dataset, unit)
         return this
     except InputError as error:

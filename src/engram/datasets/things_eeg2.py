@@ -1,15 +1,14 @@
 """THINGS-EEG2: ten subjects who saw 16 540 training and 200 test photographs (OSF 3jk45).
 
 Gifford et al. (2022), CC-BY-4.0.  A subject is a unit of two files, and `image_metadata.npy`
-says which photograph each row belongs to,
-so that no order is guessed.  The photographs are the unit `stimuli`:
-the two published zip archives, or the folders that were in them.
+says which photograph each row belongs to.  The photographs are the unit `stimuli`: the two
+published zip archives, or the folders that were in them.
 
     files: ["{unit}/preprocessed_eeg_training.npy", "{unit}/preprocessed_eeg_test.npy",
             image_metadata.npy]
     shared: {stimuli: [image_metadata.npy, training_images.zip, test_images.zip]}
 
-With `source: raw` epochs are made here from the recordings, see `engram.signals.epochs`:
+With `source: raw` epochs are made here from the recordings, see `engram.signals.epoching`:
 
     sessions: [ses-01, ses-02, ses-03, ses-04]
     files: ["{unit}/{sessions}/raw_eeg_training.npy", "{unit}/{sessions}/raw_eeg_test.npy",
@@ -38,13 +37,18 @@ METADATA = "image_metadata.npy"
 MOST = {"train": 2, "test": 20}  # repetitions of an image in a session
 
 #: Every electrode from front to back: the order of channels for all subjects.
+# fmt: off
 CHANNELS = (
-    "Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 "
-    "FT8 FT10 T7 C5 C3 C1 Cz C2 C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 "
-    "P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2"
-).split()
+    "Fp1", "Fp2", "AF7", "AF3", "AFz", "AF4", "AF8", "F7", "F5", "F3", "F1", "F2",
+    "F4", "F6", "F8", "FT9", "FT7", "FC5", "FC3", "FC1", "FCz", "FC2", "FC4", "FC6",
+    "FT8", "FT10", "T7", "C5", "C3", "C1", "Cz", "C2", "C4", "C6", "T8", "TP9",
+    "TP7", "CP5", "CP3", "CP1", "CPz", "CP2", "CP4", "CP6", "TP8", "TP10", "P7", "P5",
+    "P3", "P1", "Pz", "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8",
+    "O1", "Oz", "O2",
+)
+# fmt: on
 PUBLISHED_WHITENING = "as published; the authors' covariance includes test trials"
-POSTERIOR = [name for name in CHANNELS if name[0] in "OP"]
+POSTERIOR = tuple(name for name in CHANNELS if name[0] in "OP")
 CUTS = {"original": (epoching.ORIGINAL, POSTERIOR), "nice": (epoching.NICE, CHANNELS)}
 
 
@@ -250,59 +254,63 @@ def _trials(unit, split, data, names, table, sfreq, start, whitening):
 
 
 def _from_raw(unit, paths, images, options):
-    """Training and test trials of any number of sessions, each whitened on its own."""
-    cut, channels = CUTS[options.cut]
-    sessions = {split: _in_order(unit, paths, f"raw_eeg_{n}.npy") for split, n in SPLITS.items()}
-    if [s for s, _ in sessions["train"]] != [s for s, _ in sessions["test"]]:
+    """Training and test trials of any number of sessions."""
+    files = {split: _by_session(unit, paths, f"raw_eeg_{n}.npy") for split, n in SPLITS.items()}
+    if list(files["train"]) != list(files["test"]):
         raise InputError(f"unit {unit}: training and test come from different sessions")
-    made = {split: [] for split in SPLITS}
-    for pair in zip(*sessions.values(), strict=True):
-        session = {
-            split: _session(path, split, cut, channels, options)
-            for split, (_, path) in zip(SPLITS, pair, strict=True)
-        }
-        noise = [
-            _within(path, epoching.noise_covariance, array, counts, cut.across)
-            for (_, path), (split, ((_, array, counts), _)) in zip(
-                pair, session.items(), strict=True
-            )
-            if split == "train" or options.whiten_with == "both"
-        ]
-        for split, ((conditions, array, counts), times) in session.items():
-            white = _within(pair[0][1], epoching.whiten, array, np.mean(noise, axis=0))
-            made[split].append((conditions, white, counts))
-    partition = {"training": "training trials", "both": "training and test trials"}
-    facts = (cut.sfreq, float(np.round(times[0], 6)), partition[options.whiten_with])
+    sessions = [
+        _session({split: files[split][name] for split in SPLITS}, options)
+        for name in files["train"]
+    ]
+    cut, channels = CUTS[options.cut]
+    whitening = {"training": "training trials", "both": "training and test trials"}
     found = []
-    for split, parts in made.items():
-        conditions, data, counts = epoching.merge(parts, options.seed)
+    for split in SPLITS:
+        conditions, data, counts = epoching.merge([one[split] for one in sessions], options.seed)
         if conditions[0] < 1 or conditions[-1] > len(images[split]):
             raise InputError(
                 f"unit {unit}: {split} images {conditions[0]} to {conditions[-1]} were shown, but "
                 f"{METADATA} lists {len(images[split])}; fetch both from one source"
             )
         table = images[split].iloc[conditions - 1].assign(repetitions=counts)
-        found.append(_trials(unit, split, data, tuple(channels), table, *facts))
+        facts = (cut.sfreq, cut.keep, whitening[options.whiten_with])
+        found.append(_trials(unit, split, data, channels, table, *facts))
     return found
 
 
-def _in_order(unit, paths, name):
-    """(session, path) of the files of this name, a folder a session."""
-    found = [(Path(f).parent.name, path) for f, path in paths.items() if Path(f).name == name]
+def _by_session(unit, paths, name):
+    """Paths of the files of this name, by the folder that names their session."""
+    found = {Path(f).parent.name: path for f, path in paths.items() if Path(f).name == name}
     if not found:
         raise InputError(f"unit {unit} needs files {name}; name them in `files` of the dataset")
     return found
 
 
-def _session(path, split, cut, channels, options):
-    """((conditions, epochs, repetitions), times) of one recording."""
+def _session(paths, options):
+    """(conditions, whitened epochs, repetitions) of one session, by split."""
+    cut, _ = CUTS[options.cut]
+    found = {split: _epochs(path, split, options) for split, path in paths.items()}
+    used = list(SPLITS) if options.whiten_with == "both" else ["train"]
+    covariances = [
+        _within(paths[split], epoching.noise_covariance, *found[split][1:], cut.across)
+        for split in used
+    ]
+    root = _within(paths["train"], epoching.inverse_root, np.mean(covariances, axis=0))
+    return {
+        split: (conditions, epoching.whiten(array, root), repetitions)
+        for split, (conditions, array, repetitions) in found.items()
+    }
+
+
+def _epochs(path, split, options):
+    """(conditions, epochs, repetitions) of one recording."""
+    cut, channels = CUTS[options.cut]
     content = unpickle.load(path)
     data, names, sfreq = _taken(path, content, ["raw_eeg_data", "ch_names", "sfreq"])
-    found = _within(path, epoching.epochs, data, list(names), float(sfreq), channels, cut)
-    array, codes, times = found
+    array, codes = _within(path, epoching.epochs, data, list(names), float(sfreq), channels, cut)
     if not np.isfinite(array).all():
         raise InputError(f"{path}: holds values that are not finite; fetch the file again")
-    return epoching.by_condition(array, codes, MOST[split], options.seed), times
+    return epoching.by_condition(array, codes, MOST[split], options.seed)
 
 
 def _within(path, function, *args):

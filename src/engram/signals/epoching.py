@@ -57,11 +57,14 @@ def epochs(data, names, sfreq, channels, cut, stim="stim"):
         stim: name of the channel that holds codes.
 
     Returns:
-        (array float32 (n, channel, time), codes (n,), times (time,)).
+        (array float32 (n, channel, time), codes (n,)); the first sample is at `cut.keep`.
 
     Raises:
-        InputError: a channel is missing, there is no event, or one is too close to an end.
+        InputError: a channel is missing, the recording is slower than the epochs, there is no
+            event, or one is too close to an end.
     """
+    if sfreq < cut.sfreq:
+        raise InputError(f"{sfreq:g} samples per second; epochs need at least {cut.sfreq:g}")
     missing = [name for name in (*channels, stim) if name not in names]
     if missing:
         raise InputError(f"no channel {', '.join(missing)}; there is {', '.join(names)}")
@@ -85,7 +88,7 @@ def epochs(data, names, sfreq, channels, cut, stim="stim"):
             cut_out.resample(cut.sfreq, window="boxcar", pad="edge", verbose="error")
         kept = cut_out.times > cut.keep - 0.5 / cut.sfreq
         parts.append(cut_out.get_data(copy=False)[:, :, kept].astype(np.float32))
-    return np.concatenate(parts), events[:, 2], cut_out.times[kept]
+    return np.concatenate(parts), events[:, 2]
 
 
 def _events(codes, sfreq):
@@ -156,7 +159,7 @@ def merge(sessions, seed):
 def shuffled(values, seed):
     """`values` in the order that scikit-learn's `shuffle` gives them, as the published code."""
     order = np.arange(len(values))
-    np.random.RandomState(seed).shuffle(order)  # noqa: NPY002
+    np.random.RandomState(seed).shuffle(order)
     return values[order]
 
 
@@ -235,11 +238,11 @@ def inverse_root(covariance) -> np.ndarray:
     return (vectors / np.sqrt(values)) @ vectors.T
 
 
-def whiten(array, covariance) -> np.ndarray:
-    """Channels mixed so that noise of this covariance gets the identity; float32, same shape.
+def whiten(array, root) -> np.ndarray:
+    """Channels mixed by the inverse root of their noise covariance; float32, same shape.
 
     Args:
-        array: (..., channel, time).
-        covariance: (channel, channel).
+        array: float32 (..., channel, time).
+        root: (channel, channel).
     """
-    return (inverse_root(covariance) @ array).astype(np.float32)
+    return np.matmul(root.astype(np.float32), array)
