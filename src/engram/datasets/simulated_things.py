@@ -58,10 +58,10 @@ class Options:
     """
 
     effect: float = 1.0
-    snr: float = 0.1
+    snr: float = 0.3
     subject_effect: float = 0.5
-    train_concepts: int = 60
-    train_images: int = 4
+    train_concepts: int = 100
+    train_images: int = 5
     train_repetitions: int = 4
     test_concepts: int = 200
     test_repetitions: int = 20
