@@ -247,6 +247,8 @@ def test_reading_a_subject_refuses_a_pickle_that_acts(tmp_path):
         b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.",
         b"\x80\x02\x82\x01.",
         b"\x80\x04P0\n.",
+        b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93N}\x8c\x08__init__Ns\x86b.",
+        b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93\x8c\x03V99\x89\x88\x87R.",
         b"",
         b"\x80\x04",
         b"\x93NUMPY\x01\x00",
@@ -271,7 +273,8 @@ def zoo():
         "half": rng.standard_normal((3, 4)).astype(np.float16),
         "empty": np.empty((0, 5)),
         "texts": np.array(["a", "bcd"]),
-        "objects": np.array(["a", None, 3], object),
+        "objects": np.array([["a", None], [3, 4.5]], object, order="F"),
+        "one": np.array(None, object),
         "scalar": np.float32(2.5),
         "text": np.str_("Oz"),
         "nested": [{"x": (1, 2.5, "y", None, True)}, np.arange(3)],
@@ -293,7 +296,7 @@ def test_arrays_are_read_as_pickle_reads_them(tmp_path, protocol):
     read_back = unpickle.load(path)
     assert list(read_back) == list(content)
     for key, value in content.items():
-        if key in ("nested", "objects"):
+        if key in ("nested", "objects", "one"):
             assert str(read_back[key]) == str(value if key == "nested" else value.tolist())
         else:
             assert_array_equal(read_back[key], value)
@@ -356,6 +359,7 @@ def test_photographs_are_found_by_name(tmp_path, lay):
     assert rows.table.index[0] == "train/00001_aardvark/aardvark_09s"
     assert rows.array[:, 0, 0, 0].tolist() == [0, 20, 40, 60, 80, 100, 120, 140, 0, 20, 40]
     assert rows.array[:, 0, 0, 2].tolist() == [0] * 8 + [255] * 3
+    assert rows.table["caption"].iloc[[0, -1]].tolist() == ["aardvark", "bee"]
     trials = rendered(tmp_path, written(tmp_path))
     assert set(trials.table["stimulus"]) == set(rows.table.index)
 

@@ -5,8 +5,10 @@ arrays are made of has a meaning, and it is ours; any other name is refused befo
 imported.  Large arrays are not read but mapped, so that a file of 8 GB costs no memory.
 """
 
+import math
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from engram.errors import InputError
 
 MAPPED = 1 << 20  # bytes; arrays of at least this size stay in the file
 MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, since
+SIMPLE = re.compile("[biufcSUO][0-9]+")  # dtypes: numbers, texts, objects
 
 
 def load(path):
@@ -88,44 +91,71 @@ class _File:
         return _Span(self.file.name, start, n)
 
 
-class _Array:
-    """Stands for an array until its state is known."""
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, content = state
-        order = "F" if fortran else "C"
-        if dtype.hasobject:
-            self.array = np.empty(shape, object)
-            self.array.reshape(-1, order=order)[:] = content
-        elif isinstance(content, _Span):
-            if content.size != dtype.itemsize * int(np.prod(shape)):
-                raise ValueError("an array does not have the size that its shape says")
-            place = {"offset": content.start, "shape": shape, "order": order}
-            self.array = np.memmap(content.path, dtype, "r", **place)
-        else:
-            self.array = np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype, content):
-    return np.frombuffer(content, dtype, 1)[0]
-
-
-def _encode(text, codec):
-    """Bytes as pickles of protocol 2 spell them."""
-    return text.encode(codec) if codec == "latin1" else _refuse(f"codec {codec}")
-
-
 def _refuse(what):
     raise pickle.UnpicklingError(f"it asks for {what}, which is not part of an array")
 
 
-#: What a pickle may name, and what it gets: nothing that acts outside this module.
+class _Dtype:
+    """Stands for a type of numbers or texts; records, times and others are refused."""
+
+    def __init__(self, name, *_):
+        self.value = np.dtype(name) if SIMPLE.fullmatch(name) else _refuse(f"dtype {name}")
+
+    def __setstate__(self, state):
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for an array, `value`, which its state makes."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, content = state
+        dtype, order, n = dtype.value, "F" if fortran else "C", math.prod(shape)
+        if len(content) != (n if dtype.hasobject else n * dtype.itemsize):
+            raise ValueError("an array does not have the size that its shape says")
+        if dtype.hasobject:
+            flat = np.empty(n, object)
+            for i, item in enumerate(content):  # at once, lists in it would become axes
+                flat[i] = item
+            self.value = flat.reshape(shape, order=order)
+        elif isinstance(content, _Span):
+            place = {"offset": content.start, "shape": shape, "order": order}
+            self.value = np.memmap(content.path, dtype, "r", **place)
+        else:
+            self.value = np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+class _Scalar:
+    """Stands for one number or text of an array."""
+
+    def __init__(self, dtype, content):
+        self.value = np.frombuffer(content, dtype.value, 1)[0]
+
+    def __setstate__(self, state):
+        _refuse("a change of a number")
+
+
+class _Bytes(bytes):
+    """Bytes as pickles of protocol 2 spell them."""
+
+    def __new__(cls, text, codec):
+        return text.encode(codec) if codec == "latin1" else _refuse(f"codec {codec}")
+
+    def __setstate__(self, state):
+        _refuse("a change of bytes")
+
+
+#: What a pickle may name, and what it gets.  All are classes with `__setstate__`, so that the
+#: opcode that changes attributes reaches nothing else.
 KNOWN = {
-    **{(module, "_reconstruct"): lambda *_: _Array() for module in MODULES},
-    **{(module, "scalar"): _scalar for module in MODULES},
-    ("numpy", "dtype"): np.dtype,
+    **{(module, "_reconstruct"): _Array for module in MODULES},
+    **{(module, "scalar"): _Scalar for module in MODULES},
+    ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): None,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Bytes,
 }
 
 
@@ -143,12 +173,12 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _unwrapped(value):
-    """Arrays in place of what stood for them."""
-    if isinstance(value, _Array):
-        array = value.array
-        if array.dtype.hasobject:
-            return _unwrapped(array.item() if array.ndim == 0 else array.tolist())
-        return array
+    """What stood for arrays replaced by them; arrays of objects become the objects."""
+    if isinstance(value, _Array) and value.value.dtype.hasobject:
+        objects = value.value
+        return _unwrapped(objects.item() if objects.ndim == 0 else objects.tolist())
+    if isinstance(value, _Array | _Scalar):
+        return value.value
     if isinstance(value, dict):
         return {key: _unwrapped(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

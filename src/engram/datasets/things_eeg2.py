@@ -179,7 +179,10 @@ def _located(table, source, folder):
             f"{len(there)} are there: fetch both from one source"
         )
     members = [there[image] for image in wanted]
-    return table[["split", "concept", "things"]].assign(source=str(source), member=members)
+    captions = [things[6:].replace("_", " ") for things in table["things"]]
+    return table[["split", "concept", "things"]].assign(
+        caption=captions, source=str(source), member=members
+    )
 
 
 def _members(source):

@@ -37,7 +37,8 @@ def render(stimuli, windows, options) -> Rows:
 
     Returns:
         Rows: uint8 RGB (n, height, width, 3), named as in the table of the stimuli; columns
-        split, concept, caption (if there are any) and exclude.
+        split, concept, caption (if there are any) and exclude.  All lie in memory: 2.5 GB for
+        16 740 photographs of 224 pixels.
 
     Raises:
         InputError: an image file is missing or damaged, or `size` or `blur` is out of range.
