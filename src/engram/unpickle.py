@@ -120,7 +120,7 @@ class _Array:
             flat = np.empty(n, object)
             for i, item in enumerate(content):  # at once, lists in it would become axes
                 flat[i] = item
-            self.value = flat.reshape(shape, order=order)
+            self.value = flat.reshape(shape)  # lists are always in C order
         elif isinstance(content, _Span):
             place = {"offset": content.start, "shape": shape, "order": order}
             self.value = np.memmap(content.path, dtype, "r", **place)
