@@ -163,7 +163,7 @@ def test_constant_channels_have_no_covariance():
     assert_allclose(found, reference(samples[0]), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("batch", [1, 1 << 22])
+@pytest.mark.parametrize("batch", [1, 1 << 20])
 def test_the_noise_covariance_averages_over_times_or_epochs_then_conditions(batch, monkeypatch):
     monkeypatch.setattr(epoching, "BATCH", batch)
     array = np.random.default_rng(0).standard_normal((6, 3, 4, 7))

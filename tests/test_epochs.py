@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageFilter
 
-from engram import store, views
+from engram import backbones, store, views
 from engram.errors import InputError
 from engram.recording import Recording, Stimuli, Trials
 
@@ -275,3 +275,13 @@ def test_a_photograph_that_is_gone_is_named(tmp_path, stimuli):
 def test_sizes_and_blurs_out_of_range_are_refused(tmp_path, stimuli, options):
     with pytest.raises(InputError, match="`size` has to be pixels"):
         rendered(tmp_path, [stimuli(FILES)], "photograph", **options)
+
+
+def test_photographs_are_what_backbones_encode(tmp_path, stimuli):
+    rendered(tmp_path, [stimuli(FILES)], "photograph", size=[48, 48])
+    spec = {"backbone": {"kind": "timm", "model": "test_vit", "weights": "random"}}
+    backbones.extract(tmp_path / "view.h5", None, tmp_path / "f.h5", spec, {}, "cpu")
+    features = store.open(tmp_path / "f.h5")
+    assert features.table.index.tolist() == [f"train/thing/{name}" for name in FILES]
+    assert np.isfinite(features[:]).all()
+    assert len(np.unique(features[:], axis=0)) == 4

@@ -19,7 +19,7 @@ from engram.errors import InputError
 TARGET = 99999  # code of the image that subjects had to respond to; no condition
 PADDING = 0.5  # s on both sides of an epoch, a whole number of samples before and after
 BLOCK = 200  # epochs cut and resampled at once
-BATCH = 1 << 22  # values whose covariances are computed at once
+BATCH = 1 << 20  # values whose covariances are computed at once
 
 
 @dataclass(frozen=True)
