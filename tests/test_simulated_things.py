@@ -10,8 +10,9 @@ from scipy import fft, linalg, stats
 from sklearn.linear_model import Ridge
 
 from engram import store, views
-from engram.datasets import fetch, read
+from engram.datasets import read
 from engram.datasets import simulated_things as simulated
+from engram.downloads import download
 from engram.errors import InputError
 
 SMALL = {
@@ -32,7 +33,7 @@ def made(folder, unit="sub-01", files=SUBJECT, **options):
     rows = [{"unit": unit, "file": name} for name in files]
     paths = [folder / f"{unit}_{name}" for name in files]
     for path, row in zip(paths, rows, strict=True):
-        fetch(path, {"dataset": dataset, "row": row})
+        download(path, {"dataset": dataset, "row": row})
     found = read({"dataset": dataset, "unit": unit, "rows": rows}, paths)
     return found, [path.read_bytes() for path in paths]
 
