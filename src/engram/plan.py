@@ -96,7 +96,7 @@ class Plan:
         """
         local = "folder" in self.config["datasets"][dataset]
         if not local:
-            self._check_terms(dataset)
+            self.check_terms(dataset)
         paths = []
         for row in self.rows(dataset, unit):
             for file in filter(None, (row["file"], row.get("labels"))):
@@ -109,7 +109,8 @@ class Plan:
                 paths.append(str(path))
         return paths
 
-    def _check_terms(self, dataset):
+    def check_terms(self, dataset):
+        """Refuse to fetch data under an agreement that was not accepted."""
         this = self.config["datasets"][dataset]
         if this.get("terms") and not this.get("terms_accepted"):
             raise InputError(

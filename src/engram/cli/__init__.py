@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def parser():
     one.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help=".h5 or .zarr")
     one.add_argument("--weights", help="a file, or `random`; by default as configured")
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    _add_configfiles(one)
+
+    one = command(data, "data", "list, fetch or verify what is published")
+    one.add_argument("action", choices=["list", "fetch", "verify"])
+    one.add_argument("dataset", nargs="?", help="a name of the configuration")
+    one.add_argument("--include", action="append", default=[], metavar="PATTERN", help="of paths")
+    one.add_argument("--parallel", type=int, default=4, help="files at a time (default: 4)")
+    one.add_argument("--offline", action="store_true", help="open no connection")
     _add_configfiles(one)
     return top
 
@@ -199,3 +208,24 @@ def features(options):
     encode_files(
         config, options.backbone, options.inputs, options.output, options.weights, options.device
     )
+
+
+# ---- data -----------------------------------------------------------------------------
+
+
+def data(options):
+    from engram.cli import published as actions
+
+    config, name = configuration(options.configfile), options.dataset
+    if options.offline:
+        os.environ["ENGRAM_OFFLINE"] = "1"
+    if name is None and options.action == "list":
+        head = ["dataset", "kind", "where", "licence", "files"]
+        return _print_table(head, actions.datasets(config))
+    if name is None:
+        raise InputError(f"engram data {options.action}: name a dataset; see `engram data list`")
+    if options.action == "list":
+        return _print_table(["file", "bytes", "checksum", ""], actions.files(config, name))
+    if options.action == "fetch":
+        return actions.fetch_dataset(config, name, options.include, options.parallel)
+    return int(actions.verify(config, name) > 0)
