@@ -1,0 +1,182 @@
+"""How well vectors of one kind find their counterparts of another: ranks, scores, inference.
+
+Everything starts from a similarity matrix (n queries, m candidates) and the candidate that is
+true of each query. The candidates are the caller's and never depend on batches. Pure NumPy.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from engram.errors import InputError
+
+KS = (1, 3, 5)
+WAYS = (2, 4, 10, 50, 100)
+EXACT_SUBJECTS = 16
+TOLERANCE = 1e-12
+
+
+# ---- scores -----------------------------------------------------------------------------
+
+
+def ranks(similarity, truth=None) -> np.ndarray:
+    """Rank of the true candidate of every query, 1 = best; a tie counts half.
+
+    Args:
+        similarity: float (n, m), the larger the closer.
+        truth: int (n,), the true column of each row; None: the diagonal of a square matrix.
+
+    Returns:
+        float (n,): 1 + candidates that are closer + half of the others that are as close.
+
+    Raises:
+        InputError: a value is NaN, or the matrix is not square and `truth` is not given.
+    """
+    similarity, truth = _checked(similarity, truth)
+    own = np.take_along_axis(similarity, truth[:, None], 1)
+    return 1 + (similarity > own).sum(1) + ((similarity == own).sum(1) - 1) / 2
+
+
+def scores(ranks, candidates) -> dict[str, float]:
+    """Mean scores of ranks (n,) among `candidates`, by name.
+
+    top1, top3, top5: share of ranks not above k; mrr: mean of 1 / rank; median_rank;
+    2-way ... 100-way: `k_way`, for k up to the number of candidates.
+    """
+    ranks = np.asarray(ranks, float)
+    found = {f"top{k}": float((ranks <= k).mean()) for k in KS if k <= candidates}
+    found |= {"mrr": float((1 / ranks).mean()), "median_rank": float(np.median(ranks))}
+    ways = [k for k in WAYS if k <= candidates]
+    return found | {f"{k}-way": float(k_way(ranks, candidates, k).mean()) for k in ways}
+
+
+def chance(candidates) -> dict[str, float]:
+    """What `scores` gives in the mean if the true candidate is any with equal probability."""
+    every = np.arange(1, candidates + 1)
+    found = {f"top{k}": k / candidates for k in KS if k <= candidates}
+    found |= {"mrr": float((1 / every).mean()), "median_rank": (candidates + 1) / 2}
+    return found | {f"{k}-way": 1 / k for k in WAYS if k <= candidates}
+
+
+def k_way(ranks, candidates, k) -> np.ndarray:
+    """Probability to be closest among k: the true candidate and k - 1 others drawn at random.
+
+    C(N - r, k - 1) / C(N - 1, k - 1) for rank r of N candidates, in place of drawing. A rank
+    between two whole ones, from a tie, has the mean of both: what a tie of two gives if it is
+    broken at random.
+
+    Args:
+        ranks: float (n,), 1 to `candidates`, multiples of one half.
+        candidates: N.
+        k: 2 to N.
+
+    Returns:
+        float (n,).
+    """
+    every = np.arange(1, candidates + 1)
+    factors = [(candidates - every - j) / (candidates - 1 - j) for j in range(k - 1)]
+    of_rank = np.prod(np.maximum(factors, 0), 0)
+    ranks = np.asarray(ranks, float)
+    low, high = np.floor(ranks).astype(int), np.ceil(ranks).astype(int)
+    return (of_rank[low - 1] + of_rank[high - 1]) / 2
+
+
+def both_directions(similarity) -> dict[str, dict[str, float]]:
+    """`scores` of a square matrix of EEG (rows) and images: eeg_to_image and image_to_eeg."""
+    similarity, _ = _checked(similarity, None)
+    n = len(similarity)
+    return {
+        "eeg_to_image": scores(ranks(similarity), n),
+        "image_to_eeg": scores(ranks(similarity.T), n),
+    }
+
+
+# ---- inference --------------------------------------------------------------------------
+
+
+def bootstrap(values, confidence=0.95, resamples=10_000, seed=0) -> tuple[float, float]:
+    """Percentile interval of a mean over subjects and images, both drawn with replacement.
+
+    All subjects see the same images, so that images are a random factor like subjects; the
+    binomial error of a subject alone would be too small (Owen 2007, "pigeonhole bootstrap").
+
+    Args:
+        values: float (subjects, images), e.g. whether an image was found; seeds averaged.
+        confidence: of the interval.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        (low, high).
+    """
+    values = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    subjects, images = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in values.shape)
+    means = ((subjects @ values) * images).sum(1) / values.size
+    tail = (1 - confidence) / 2
+    return tuple(float(q) for q in np.quantile(means, [tail, 1 - tail]))
+
+
+def sign_flip(differences, resamples=10_000, seed=0) -> float:
+    """Two-sided p of the mean of paired differences over subjects, whose signs are exchangeable.
+
+    All 2^n patterns of signs up to 16 subjects; beyond, random patterns and the observed one.
+
+    Args:
+        differences: float (subjects,), e.g. top-1 of one encoder minus that of another.
+        resamples: random patterns.
+        seed: of these.
+
+    Returns:
+        p; NaN without subjects.
+    """
+    differences = np.asarray(differences, float)
+    n = len(differences)
+    if n == 0:
+        return math.nan
+    if n <= EXACT_SUBJECTS:
+        signs = np.array(list(itertools.product((-1, 1), repeat=n)))
+    else:
+        drawn = np.random.default_rng(seed).choice((-1, 1), (resamples, n))
+        signs = np.vstack([np.ones((1, n)), drawn])
+    return float((np.abs(signs @ differences) >= abs(differences.sum()) - TOLERANCE).mean())
+
+
+def permutation(similarity, truth=None, score=None, resamples=1000, seed=0):
+    """A score under random pairings of queries with candidates, and the p of the true pairing.
+
+    Args:
+        similarity, truth: as for `ranks`.
+        score: maps ranks (n,) to a number, the larger the better; None: top-1.
+        resamples: random pairings; each exchanges the truth among the queries.
+        seed: of these.
+
+    Returns:
+        (observed, null float (resamples,), p), p = (1 + null >= observed) / (1 + resamples).
+    """
+    similarity, truth = _checked(similarity, truth)
+    score = score or (lambda found: float((found <= 1).mean()))
+    columns = np.unique(truth)
+    table = np.stack([ranks(similarity, np.full(len(truth), c)) for c in columns], 1)
+    at, rows = np.searchsorted(columns, truth), np.arange(len(truth))
+    rng = np.random.default_rng(seed)
+    null = np.array([score(table[rows, rng.permutation(at)]) for _ in range(resamples)])
+    observed = score(table[rows, at])
+    p = (1 + (null >= observed - TOLERANCE).sum()) / (1 + resamples)
+    return observed, null, float(p)
+
+
+def _checked(similarity, truth):
+    similarity = np.asarray(similarity)
+    if np.isnan(similarity).any():
+        row = int(np.argwhere(np.isnan(similarity))[0, 0])
+        raise InputError(f"similarity: row {row} holds NaN; the vectors must be finite, not zero")
+    if truth is None:
+        if similarity.shape[0] != similarity.shape[1]:
+            raise InputError(
+                f"similarity: {similarity.shape[0]} rows, {similarity.shape[1]} columns; "
+                "give the true column of each row"
+            )
+        truth = np.arange(len(similarity))
+    return similarity, np.asarray(truth)
