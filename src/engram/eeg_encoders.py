@@ -141,9 +141,10 @@ class NICE(Encoder):
 
     def _fused(self, x):
         b, channels, times = x.shape
-        bank, bias = self._bank()
         rows = x.reshape(b * channels, times)
-        bank, bias = _normalised(self.norm, bank, bias, rows, self.stride)
+        with torch.autocast(x.device.type, enabled=False):  # statistics need all digits
+            bank, bias = self._bank()
+            bank, bias = _normalised(self.norm, bank, bias, rows.to(bank.dtype), self.stride)
         z = F.elu(_slide(rows, bank, bias, self.stride), inplace=True)
         y = z.view(-1, channels * len(bank)) @ self.spatial.weight.permute(2, 3, 1, 0).flatten(0, 2)
         if self.spatial.bias is not None:
@@ -182,19 +183,18 @@ def _normalised(norm, bank, bias, rows, stride):
     In training, the mean over a batch of w · u is w · mean(u) and its variance w' cov(u) w, over
     all windows u of all rows; running statistics follow as in `torch.nn.BatchNorm2d`.
     """
-    with torch.autocast(rows.device.type, enabled=False):
-        if norm.training:
-            mean, covariance, n = _moments(rows, bank.shape[1], stride)
-            centre = bank @ mean + bias
-            variance = ((bank @ covariance) * bank).sum(1)
-            with torch.no_grad():
-                norm.num_batches_tracked += 1
-                norm.running_mean.lerp_(centre, norm.momentum)
-                norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
-        else:
-            centre, variance = norm.running_mean, norm.running_var
-        scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        return bank * scale[:, None], (bias - centre) * scale + norm.bias
+    if norm.training:
+        mean, covariance, n = _moments(rows, bank.shape[1], stride)
+        centre = bank @ mean + bias
+        variance = ((bank @ covariance) * bank).sum(1)
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(centre, norm.momentum)
+            norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
+    else:
+        centre, variance = norm.running_mean, norm.running_var
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return bank * scale[:, None], (bias - centre) * scale + norm.bias
 
 
 def _moments(rows, taps, stride):
