@@ -197,12 +197,12 @@ def test_images_are_found_where_the_signal_is_strong(options):
 
 
 def test_an_encoder_comes_near_the_oracle_where_the_signal_is_weak():
-    eeg, images, rows, test = world(6.0, concepts=150, test=100)
-    oracle = ridge(eeg, images, rows, test, 6.0**2 * WIDTH)
-    assert 0.15 < oracle < 0.9
+    eeg, images, rows, test = world(4.5, concepts=150, test=100)
+    oracle = ridge(eeg, images, rows, test, 4.5**2 * WIDTH)
+    assert 0.3 < oracle < 0.9
     options = replace(LINEAR, weight_decay=0.1, encoder_lr=1e-3, projector_lr=1e-3, epochs=25)
     model = contrastive.fit(eeg, images, rows, options, [0], "cpu")[0]
-    assert top1(contrastive.similarity(model, eeg[test], images[test])) > 0.5 * oracle
+    assert top1(contrastive.similarity(model, eeg[test], images[test])) > 0.75 * oracle
 
 
 def test_shuffled_pairs_give_chance():

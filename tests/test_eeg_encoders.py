@@ -80,8 +80,17 @@ def state_after(encoder, x, weights):
     return out.detach(), gradients, dict(encoder.state_dict())
 
 
+@pytest.fixture(params=["whole", "in blocks"])
+def blocks(request, monkeypatch):
+    """The fused layout as for a small activation and for a large one, in several blocks."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(encoders, "LARGE", 0)
+        monkeypatch.setattr(encoders, "BLOCK", 4 * 17 * 40 * 8)
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_layouts_are_the_same_function_with_the_same_gradients(form):
+@pytest.mark.parametrize("of_input", [True, False], ids=["input too", "parameters"])
+def test_layouts_are_the_same_function_with_the_same_gradients(form, of_input, blocks):
     plain, fused = (quiet(make(form, layout)).double() for layout in encoders.LAYOUTS[::-1])
     assert plain.layout == "plain"
     with torch.no_grad():  # of ordinary size, so that no tolerance hides a term
@@ -91,11 +100,12 @@ def test_layouts_are_the_same_function_with_the_same_gradients(form):
     channels, times, _ = FORMS[form]
     x = torch.randn(6, channels, times, dtype=torch.float64) * 2 + 0.5
     weights = torch.randn(6, plain.d, dtype=torch.float64)
-    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    inputs = [x.clone().requires_grad_(of_input) for _ in range(2)]
     expected = state_after(plain, inputs[0], weights)
     found = state_after(fused, inputs[1], weights)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-10, atol=1e-10)
+    if of_input:
+        torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-10, atol=1e-10)
     for part in (1, 2):
         assert found[part].keys() == expected[part].keys()
         for name, value in expected[part].items():
@@ -103,6 +113,22 @@ def test_layouts_are_the_same_function_with_the_same_gradients(form):
     torch.testing.assert_close(
         fused.eval()(x[:1]), plain.eval()(x[:1]), rtol=1e-10, atol=1e-10, msg="running statistics"
     )
+
+
+def test_blocks_in_bfloat16_come_near_float32(blocks):
+    fused = quiet(make("adaptation", "fused"))
+    exact = deepcopy(fused)
+    x, weights = torch.randn(40, 17, 100), torch.randn(40, fused.d)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = fused(x)
+    (out.float() * weights).sum().backward()
+    expected = exact(x)
+    (expected * weights).sum().backward()
+    assert F.cosine_similarity(out.float(), expected).min() > 0.999
+    for a, b in zip(fused.parameters(), exact.parameters(), strict=True):
+        assert a.grad.dtype == torch.float32
+        if b.grad.abs().max() > 1e-3:  # the others are rounding errors around 0
+            assert F.cosine_similarity(a.grad.flatten(), b.grad.flatten(), dim=0) > 0.98
 
 
 def test_statistics_of_windows_do_not_cancel():

@@ -9,7 +9,8 @@ layers as published, is the readable reference; "fused" makes a step several tim
   follow from the Gram matrix of the epochs; it is folded into the bank, and the largest
   activation is written once;
 - the bank slides over the epochs as one matrix product a window, and its output lies such that
-  the spatial convolution is one matrix product too.
+  the spatial convolution is one matrix product too; a CPU does both in blocks that never leave
+  its cache where the activation is large.
 
 Sources: Song et al., ICLR 2024 (NICE, NICE-SA, NICE-GA); Li et al., NeurIPS 2024 (ATM-S); Wu et
 al., CVPR 2025 (MLP).
@@ -25,6 +26,9 @@ from engram.errors import InputError
 
 LAYOUTS = ("fused", "plain")
 POOLINGS = ("average", "learned")
+#: Bytes of the largest activation beyond which the CPU computes it in blocks, and of a block: a
+#: few fit into a core's cache.
+LARGE, BLOCK = 1 << 26, 1 << 20
 
 
 class Encoder(nn.Module):
@@ -145,13 +149,13 @@ class NICE(Encoder):
         with torch.autocast(x.device.type, enabled=False):  # statistics need all digits
             bank, bias = self._bank()
             bank, bias = _normalised(self.norm, bank, bias, rows.to(bank.dtype), self.stride)
-        z = F.elu(_slide(rows, bank, bias, self.stride), inplace=True)
-        y = z.view(-1, channels * len(bank)) @ self.spatial.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        spatial = self.spatial.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        y = _filtered(rows, bank, bias, spatial, self.stride)
         if self.spatial.bias is not None:
             y = y + self.spatial.bias
         y = F.elu(self.spatial_norm(y[:, :, None, None]).flatten(1))
         y = F.linear(self.dropout(y), self.mix.weight.flatten(1), self.mix.bias)
-        return y.view(-1, b, len(bank)).transpose(0, 1).flatten(1)
+        return y.view(-1, b, len(bias)).transpose(0, 1).flatten(1)
 
     def _bank(self):
         """Filters (filters, taps) and bias (filters,) that stand for both linear layers.
@@ -166,15 +170,84 @@ class NICE(Encoder):
         return bank, pool.sum(2) @ bias
 
 
-def _slide(rows, bank, bias, stride):
-    """Every filter at every window of every row: (windows, rows, filters).
+def _filtered(rows, bank, bias, spatial, stride):
+    """The bank at every window of every row, ELU, then the spatial convolution.
 
-    Windows are a view of the rows, so that no window is copied.
+    Args:
+        rows: (b * channels, time), a view of epochs.
+        bank: (filters, taps); bias: (filters,).
+        spatial: (channels * filters, outputs).
+        stride: samples from one window to the next.
+
+    Returns:
+        (windows * b, outputs).
     """
+    dtype = rows.dtype
     if torch.is_autocast_enabled(rows.device.type):
-        rows = rows.to(torch.get_autocast_dtype(rows.device.type))
-    windows = rows.unfold(1, bank.shape[1], stride).transpose(0, 1)
-    return torch.baddbmm(bias, windows, bank.T.expand(len(windows), -1, -1))
+        dtype = torch.get_autocast_dtype(rows.device.type)
+    windows = rows.to(dtype).unfold(1, bank.shape[1], stride).transpose(0, 1)  # a view
+    with torch.autocast(rows.device.type, enabled=False):
+        size = windows.shape[0] * windows.shape[1] * len(bias) * windows.element_size()
+        if rows.is_cpu and not rows.requires_grad and size > LARGE:
+            return _Blocked.apply(windows, bank, bias, spatial).flatten(0, 1)
+        bank, bias, spatial = (part.to(dtype) for part in (bank, bias, spatial))
+        z = torch.baddbmm(bias, windows, bank.T.expand(len(windows), -1, -1))
+        return F.elu(z, inplace=True).view(-1, len(spatial)) @ spatial
+
+
+class _Blocked(torch.autograd.Function):
+    """`_filtered` in blocks that stay in a core's cache, activations computed twice.
+
+    Nothing of the size (windows, rows, filters) is written, in either direction: where that is
+    large, passes over memory cost more than the arithmetic that they save. Gradients are summed
+    in the precision of the parameters.
+    """
+
+    @staticmethod
+    def forward(ctx, windows, bank, bias, spatial):
+        ctx.save_for_backward(windows, bank, bias, spatial)
+        bank, bias, spatial = (part.to(windows.dtype) for part in (bank, bias, spatial))
+        samples = windows.shape[1] * len(bias) // len(spatial)
+        out = windows.new_empty(len(windows), samples, spatial.shape[1])
+        for at, z in _activations(windows, bank, bias, spatial):
+            torch.mm(z, spatial, out=out[at])
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        windows, *parameters = ctx.saved_tensors
+        of_bank, of_bias, of_spatial = (torch.zeros_like(part) for part in parameters)
+        bank, bias, spatial = (part.to(windows.dtype) for part in parameters)
+        gradient = gradient.to(windows.dtype)
+        channels, back = len(spatial) // len(bias), torch.ops.aten.elu_backward.grad_input
+        buffer = None
+        for (t, samples), z in _activations(windows, bank, bias, spatial):
+            dy = gradient[t, samples]
+            of_spatial += z.T @ dy
+            buffer = torch.empty_like(z) if buffer is None else buffer
+            dz = torch.mm(dy, spatial.T, out=buffer[: len(z)])
+            back(dz, 1, 1, 1, True, z, grad_input=dz)
+            dz = dz.view(-1, len(bias))
+            rows = slice(samples.start * channels, samples.stop * channels)
+            of_bank += (windows[t, rows].T @ dz).T
+            of_bias += dz.sum(0)
+        return None, of_bank, of_bias, of_spatial
+
+
+def _activations(windows, bank, bias, spatial):
+    """ELU of the bank's output, block by block, in one buffer: (window, samples), (b, c * f)."""
+    channels = len(spatial) // len(bias)
+    total = windows.shape[1] // channels
+    size = max(1, BLOCK // (len(spatial) * windows.element_size()))
+    buffer = windows.new_empty(min(size, total) * channels, len(bias))
+    for start in range(0, total, size):
+        samples = slice(start, min(start + size, total))
+        rows = slice(start * channels, samples.stop * channels)
+        z = buffer[: rows.stop - rows.start]
+        for t in range(len(windows)):
+            F.elu_(torch.addmm(bias, windows[t, rows], bank.T, out=z))
+            yield (t, samples), z.view(-1, len(spatial))
 
 
 def _normalised(norm, bank, bias, rows, stride):
