@@ -155,21 +155,25 @@ def test_steps_are_those_of_plain_pytorch(layout):
     options = replace(
         SMALL, encoder_options={**NICE, "dropout": 0.0}, dropout=0.0, image_dropout=0.0, epochs=3,
         layout=layout, mask="none", patience=0, batch_size=len(rows.train), clip_gradient=0.5,
+        projector_lr=2e-3,
     )  # fmt: skip
     no_validation = replace(rows, validation=np.array([], int))
     model = contrastive.fit(eeg, images, no_validation, options, [5], "cpu")[0]
     torch.manual_seed(5)
     plain = replace(options, layout="plain")
     network = contrastive.Network(CHANNELS, TIMES, [WIDTH], plain)
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 1e-3}, {"params": others, "weight_decay": 0}]
+    rates = {"encoder": [5e-4, 5e-3, 1e-5], "heads": [2e-4, 2e-3, 1e-5]}  # warm-up: one step
+    groups = [
+        {"params": [p], "weight_decay": 1e-3 if p.ndim > 1 else 0.0, "rates": rates[side]}
+        for name, p in network.named_parameters()
+        for side in ["encoder" if name.startswith("encoder.") else "heads"]
+    ]
     optimiser = torch.optim.AdamW(groups, lr=0.0)
     x, v = (torch.as_tensor(part[rows.train]) for part in (eeg, images))
     losses = []
     for step in range(3):
-        for group in optimiser.param_groups:  # one epoch of warm-up is one step
-            group["lr"] = [5e-4, 5e-3, 1e-5][step]
+        for group in optimiser.param_groups:
+            group["lr"] = group["rates"][step]
         a, b = network.eeg_head(network.encoder(x)), network.image_head(v)
         loss = clip_loss(a, b, network.log_scale.exp())
         optimiser.zero_grad()
@@ -239,12 +243,14 @@ def test_a_seed_gives_the_same_weights_whatever_runs_beside_it():
     assert not equal(first, second)
 
 
-def test_rows_outside_training_and_validation_are_not_read():
+def test_rows_outside_training_and_validation_are_not_read(tmp_path):
     eeg, images, rows, test = world(1.0, concepts=10)
     options = replace(SMALL, epochs=2)
     clean = contrastive.fit(eeg, images, rows, options, [0], "cpu")[0]
     eeg[test], images[test] = np.nan, np.nan
-    assert equal(contrastive.fit(eeg, images, rows, options, [0], "cpu")[0], clean)
+    np.save(tmp_path / "eeg.npy", eeg)
+    mapped = np.load(tmp_path / "eeg.npy", mmap_mode="r")
+    assert equal(contrastive.fit(mapped, images, rows, options, [0], "cpu")[0], clean)
 
 
 def test_the_best_epoch_is_kept_and_training_stops_after_it():
@@ -354,6 +360,30 @@ def test_pooled_subjects_share_candidates_and_mask_their_common_image():
     assert not np.allclose(found, other)
 
 
+def test_pairs_of_one_image_or_concept_are_masked_where_asked():
+    """The first loss, before any step, is that of the masked pairs."""
+    eeg, images, rows, _ = world(1.0, concepts=6, test=0)
+    rows = replace(rows, image=rows.image // 2, validation=np.array([], int))
+    losses = {}
+    for mask, groups in (("none", None), ("image", rows.image), ("concept", rows.concept)):
+        options = replace(
+            SMALL, epochs=1, batch_size=len(rows.train), dropout=0.0, image_dropout=0.0, mask=mask,
+            encoder_options={**NICE, "dropout": 0.0},
+        )  # fmt: skip
+        curve = contrastive.fit(eeg, images, rows, options, [3], "cpu")[0].curves
+        torch.manual_seed(3)
+        network = contrastive.Network(CHANNELS, TIMES, [WIDTH], options)
+        x, v = (
+            torch.as_tensor(p[i]) for p, i in ((eeg, rows.train), (images, rows.image[rows.train]))
+        )
+        a, b = network.eeg_head(network.encoder(x)), network.image_head(v)
+        groups = range(len(x)) if groups is None else groups[rows.train].tolist()
+        expected = brute_force(a, b, 1 / options.temperature, groups)
+        losses[mask] = curve["loss"][0]
+        assert losses[mask] == pytest.approx(expected.item(), rel=1e-4)
+    assert losses["none"] > losses["image"] > losses["concept"]
+
+
 def test_top5_of_draws():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(740, 740)) + 2.5 * np.eye(740)
@@ -413,6 +443,7 @@ def test_data_that_are_refused():
     refused("images of 100", r=replace(rows, image=rows.image[:100]))
     refused("every image needs one row", v=images[:50])
     refused("every image needs one row", v=[images, images[:50]])
+    refused("names images -1 to", r=replace(rows, image=rows.image - 1))
     refused("in training and validation", r=replace(rows, validation=rows.train[:2]))
     refused("no concept", r=replace(rows, concept=None), mask="concept")
     refused("training epochs", r=replace(rows, train=np.array([3])))
