@@ -155,7 +155,7 @@ def test_steps_are_those_of_plain_pytorch(layout):
     options = replace(
         SMALL, encoder_options={**NICE, "dropout": 0.0}, dropout=0.0, image_dropout=0.0, epochs=3,
         layout=layout, mask="none", patience=0, batch_size=len(rows.train), clip_gradient=0.5,
-        projector_lr=2e-3,
+        projector_lr=2e-3, weight_decay=5.0,
     )  # fmt: skip
     no_validation = replace(rows, validation=np.array([], int))
     model = contrastive.fit(eeg, images, no_validation, options, [5], "cpu")[0]
@@ -164,7 +164,7 @@ def test_steps_are_those_of_plain_pytorch(layout):
     network = contrastive.Network(CHANNELS, TIMES, [WIDTH], plain)
     rates = {"encoder": [5e-4, 5e-3, 1e-5], "heads": [2e-4, 2e-3, 1e-5]}  # warm-up: one step
     groups = [
-        {"params": [p], "weight_decay": 1e-3 if p.ndim > 1 else 0.0, "rates": rates[side]}
+        {"params": [p], "weight_decay": 5.0 if p.ndim > 1 else 0.0, "rates": rates[side]}
         for name, p in network.named_parameters()
         for side in ["encoder" if name.startswith("encoder.") else "heads"]
     ]
@@ -358,6 +358,15 @@ def test_pooled_subjects_share_candidates_and_mask_their_common_image():
     other = contrastive.similarity(model, long[test], images[test], subject=np.ones(len(test), int))
     assert found.shape == (len(test), len(test))
     assert not np.allclose(found, other)
+    once = images[rows.validation]
+    of_subject = [
+        contrastive.similarity(
+            model, long[i * n + rows.validation], once, subject=np.full(len(once), i)
+        )
+        for i in (0, 1)
+    ]
+    mrr = np.mean([1 / retrieval.ranks(part) for part in of_subject])
+    assert model.curves["validation_mrr"][model.epoch] == pytest.approx(mrr, rel=1e-5)
 
 
 def test_pairs_of_one_image_or_concept_are_masked_where_asked():
