@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -234,8 +235,9 @@ def main():
                     print(json.dumps(elsewhere(given.lightning, case, given.threads)), flush=True)
                 continue
             function = gemm if engine == "gemm" else measure
-            with context.Pool(1) as pool:
-                print(json.dumps(pool.apply(function, (case, engine, given.threads))), flush=True)
+            with ProcessPoolExecutor(1, context) as pool:
+                found = pool.submit(function, case, engine, given.threads).result()
+                print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
