@@ -152,7 +152,8 @@ def _check_experiment(config, where, this):
             raise InputError(f"{where}: `{key}` is missing")
     _check_name(f"{where}.dataset", this["dataset"], config["datasets"], "dataset")
     _check_name(f"{where}.head", this["head"], config["heads"], "head")
-    for source in [*(s for one in plan.candidates(this) for s in one), this["y"]]:
+    targets = [this["y"]] if isinstance(this["y"], str) else this["y"]
+    for source in [*(s for one in plan.candidates(this) for s in one), *targets]:
         view, _, backbone = source.partition("/")
         _check_name(where, view, config["views"], "view")
         if backbone:
@@ -165,7 +166,8 @@ def _check_experiment(config, where, this):
     if this["baseline"] != "none":
         _check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
     kind = plan.fold_kind(this)
-    _check_name(f"{where}.folds", kind, plan.FOLDS, "way to split")
+    ways = plan.RETRIEVAL_FOLDS if any("/" in source for source in targets) else plan.FOLDS
+    _check_name(f"{where}.folds", kind, ways, "way to split")
     if kind == "random_windows" and not this.get("i_know_this_leaks"):
         raise InputError(
             f"{where}.folds: random windows of one scan stand on both sides of the split; "
@@ -176,7 +178,7 @@ def _check_experiment(config, where, this):
 def _check_encoded_once(config):
     """Refuse two names for one backbone: everything would be encoded twice."""
     this, names = plan.Plan(config), {}
-    sources = (s for name in this.known for s in this.sources(name))
+    sources = (s for name in this.known for s in [*this.sources(name), *this.targets(name)])
     for backbone in sorted({source.partition("/")[2] for source in sources} - {""}):
         spec = str(this.spec("extract", backbone=backbone)) + str(this.weights(backbone))
         twin = names.setdefault(spec, backbone)

@@ -41,6 +41,13 @@ FOLDS = {
     "random_windows": "LEAKS: random windows of known scans",
 }
 
+#: The same for experiments whose y is the features of pictures.
+RETRIEVAL_FOLDS = {
+    "within": "new pictures, a known subject",
+    "pooled": "new pictures, known subjects, one model for all",
+    "leave_one_subject_out": "new pictures, new subjects",
+}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -194,8 +201,17 @@ class Plan:
     def x(self, experiment) -> list[str]:
         return [p for source in self.sources(experiment) for p in self.stores(experiment, source)]
 
+    def targets(self, experiment) -> list[str]:
+        """Sources on the y side: a view of labels, or features of pictures, side by side."""
+        y = self.known[experiment]["y"]
+        return [y] if isinstance(y, str) else list(y)
+
+    def is_retrieval(self, experiment) -> bool:
+        """Whether an experiment finds pictures by their features, in place of classes."""
+        return any("/" in source for source in self.targets(experiment))
+
     def y(self, experiment) -> list[str]:
-        return self.stores(experiment, self.known[experiment]["y"])
+        return [p for source in self.targets(experiment) for p in self.stores(experiment, source)]
 
     def pictures(self, experiment) -> list[str]:
         """The view stores behind the first source, whose rows a person can look at."""
@@ -347,6 +363,21 @@ class Plan:
             "head": self.config["heads"][this["head"]],
         }
 
+    def _align_spec(self, experiment):
+        this = self.known[experiment]
+        return {
+            "experiment": {key: this[key] for key in this if key not in ("baseline", "title")},
+            "sources": [[s, len(self.stores(experiment, s))] for s in self.targets(experiment)],
+            "head": self.config["heads"][this["head"]],
+        }
+
+    def _retrieve_spec(self, experiment):
+        return {
+            "experiment": experiment,
+            "baseline": self.baseline(experiment),
+            "generalises_to": RETRIEVAL_FOLDS[fold_kind(self.known[experiment])],
+        }
+
     def _counted_sources(self, experiment):
         """[source, number of stores] in the order of `x`; a dict would be sorted."""
         return [[s, len(self.stores(experiment, s))] for s in self.sources(experiment)]
@@ -437,7 +468,8 @@ def candidates(experiment) -> list[list[str]]:
 
 def fold_kind(experiment) -> str:
     """The way an experiment splits, one of `FOLDS`."""
-    folds = experiment.get("folds", "leave_one_subject_out")
+    y = experiment["y"] if isinstance(experiment["y"], str) else "/".join(experiment["y"])
+    folds = experiment.get("folds", "within" if "/" in y else "leave_one_subject_out")
     return folds["kind"] if isinstance(folds, dict) else folds
 
 

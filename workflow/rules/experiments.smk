@@ -10,6 +10,8 @@ rule train:
         "results/logs/train/{experiment}.log",
     benchmark:
         "results/benchmarks/train/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=CLASSIFICATIONS,
     conda:
         "../../envs/train.yaml"
     threads: 8
@@ -40,6 +42,8 @@ rule evaluate:
         "results/logs/evaluate/{experiment}.log",
     benchmark:
         "results/benchmarks/evaluate/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=CLASSIFICATIONS,
     conda:
         "../../envs/evaluate.yaml"
     threads: 1

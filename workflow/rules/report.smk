@@ -16,6 +16,8 @@ rule plot:
         events="results/figures/{experiment}/events.out.tfevents.0.engram",
     log:
         "results/logs/plot/{experiment}.log",
+    wildcard_constraints:
+        experiment=CLASSIFICATIONS,
     conda:
         "../../envs/plot.yaml"
     threads: 1
@@ -47,6 +49,8 @@ rule map:
         "results/logs/map/{experiment}.log",
     benchmark:
         "results/benchmarks/map/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=CLASSIFICATIONS,
     conda:
         "../../envs/map.yaml"
     threads: 1
