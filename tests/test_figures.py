@@ -123,6 +123,22 @@ def test_regions_stand_one_above_the_other():
     assert "from top: Thalamus, Cuneus" in pictures.legend(header)
 
 
+def test_published_pictures_of_regions_stand_one_above_the_other():
+    row = np.zeros((2, 57, 90, 3), np.uint8)
+    row[0] = 255
+    header = {"what": "picture", "regions": ["Thalamus", "Cuneus"]}
+    image = decoded(pictures.thumbnail(row, header))
+    assert image.shape == (194, 128, 3)
+    assert image[:90].mean() > 250
+    assert image[104:].mean() < 5
+    assert pictures.legend(header).endswith("from top: Thalamus, Cuneus")
+    drawn = examples_figure({"alert": ["a/1"]}, {"a/1": row}, header)
+    assert [axes.get_ylabel() for axes in drawn.axes] == ["alert\nThalamus", "alert\nCuneus"]
+    one = row[:1]  # a single region has an axis of its own too
+    assert list(pictures.regions(one, header | {"regions": ["Thalamus"]})) == ["Thalamus"]
+    assert list(pictures.regions(row[0], {"what": "picture", "regions": None})) == [""]
+
+
 def test_pictures_are_found_by_name(tmp_path, rng):
     rows = study.table(subjects=2, windows=6)
     made = study.spectrograms(rows, rng)

@@ -43,7 +43,7 @@ def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
 
 def regions(row, header) -> dict[str, np.ndarray]:
     """The images (h, w) or (h, w, 3) of one row, by region name; "" where there is one only."""
-    if header["what"] == "picture" or row.ndim == 2:
+    if row.ndim == (3 if header["what"] == "picture" else 2):
         return {"": row}
     names = header.get("regions") or [f"region {i}" for i in range(len(row))]
     return dict(zip(names[:MOST_REGIONS], row[:MOST_REGIONS], strict=True))
@@ -70,9 +70,9 @@ def thumbnail(row, header, width=128, height=96) -> str:
 
 def legend(header) -> str:
     """What the axes of a thumbnail are, in words."""
-    if header["what"] == "picture":
-        return "picture as published, time from left to right"
-    lowest, highest = sorted((header["frequencies"][0], header["frequencies"][-1]))
     names = (header.get("regions") or [])[:MOST_REGIONS]
     where = f"; from top: {', '.join(names)}" if len(names) > 1 else ""
+    if header["what"] == "picture":
+        return f"picture as published, time from left to right{where}"
+    lowest, highest = sorted((header["frequencies"][0], header["frequencies"][-1]))
     return f"{lowest:.2g} to {highest:.2g} Hz, low at the bottom{where}"
