@@ -13,7 +13,7 @@ from pathlib import Path
 from engram import components, store
 from engram.errors import InputError
 from engram.sources import File, read_lock, write_lock
-from engram.transfer import Limits, fetch, fetch_all, safe_name, unzip
+from engram.transfer import Limits, fetch, safe_name, unzip
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -41,7 +41,11 @@ def listing(lock, spec):
         InputError: the publisher cannot be reached, has no such project, or misbehaves.
     """
     module, place, options = _publisher(spec["source"])
-    write_lock(lock, module.list_files(place, **_taken(module.list_files, options)))
+    try:
+        files = module.list_files(place, **_taken(module.list_files, options))
+    except InputError as error:
+        raise InputError(f"{lock}: cannot be written: {error}") from None
+    write_lock(lock, files)
 
 
 def download(path, spec, lock=None):
@@ -87,7 +91,7 @@ def _fetch_published(path, spec, lock):
     folder = path.parents[len(Path(row["file"]).parts) - 1]
     file = find(read_lock(lock), archive or row["file"], lock)
     target = safe_name(folder, archive) if archive else path
-    fetch_files([dataclasses.replace(file, path=target.name)], target.parent, source)
+    _fetch_from(source, file, target)
     if not file.checksums:
         record(lock, file, target)
     if archive:
@@ -98,6 +102,8 @@ def _take_member(archive, name, path):
     """Put one file of an archive where it belongs; the archive is unpacked once, beside it."""
     unpacked = archive.with_name(f".{archive.name}.unpacked")
     with _locked(unpacked):
+        if unpacked.is_dir() and unpacked.stat().st_mtime_ns < archive.stat().st_mtime_ns:
+            shutil.rmtree(unpacked)  # of an archive that was fetched again since
         if not unpacked.is_dir():
             unzip(archive, unpacked)
     found = [p for p in unpacked.rglob(Path(name).name) if p.is_file()]
@@ -108,11 +114,12 @@ def _take_member(archive, name, path):
         shutil.copyfile(best[0], temporary)
 
 
-def fetch_files(files, folder, source, parallel=4):
-    """Fetch files of one publisher into `folder`; see `engram.transfer.fetch_all`."""
+def _fetch_from(source, file, path):
+    """Fetch one file of a publisher, with the token or confirmation that it wants."""
     module, place, options = _publisher(source)
     access = module.access(**_taken(module.access, {"spec": place, **options}))
-    return fetch_all(files, folder, parallel, **access, limits=limits())
+    sums = file.checksums
+    fetch(file.url, path, size=file.size, checksums=sums, **access, limits=limits())
 
 
 def find(files, name, lock) -> File:
