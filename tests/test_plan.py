@@ -349,6 +349,22 @@ def test_a_backbone_takes_what_it_does_not_say_from_the_one_it_is_like(published
     assert control == middle | {"weights": "random"}
 
 
+def test_a_label_file_of_a_manifest_is_fetched_as_itself(config, tmp_path):
+    config["datasets"]["there"] = {
+        "kind": "eeg_recordings",
+        "source": {"osf": "abcde"},
+        "manifest": str(tmp_path / "list.csv"),
+    }
+    (tmp_path / "list.csv").write_text("subject,scan,file,labels\ns1,a,s1/a.edf,s1/a.csv\n")
+    this = plan.Plan(config)
+    folder = "resources/raw/there"
+    assert this.raw("there", "s1") == [f"{folder}/s1/a.edf", f"{folder}/s1/a.csv"]
+    for file in ("s1/a.edf", "s1/a.csv"):
+        spec = this.spec("download", shelf="raw", name="there", file=file)
+        assert spec["row"]["file"] == file
+        assert spec["row"]["scan"] == "a"
+
+
 def test_published_weights_are_downloaded_and_random_ones_are_not(published):
     this = plan.Plan(published)
     assert this.weights("middle") == "resources/weights/there/w.pt"

@@ -333,12 +333,12 @@ class Plan:
     def _raw_spec(self, dataset, file):
         row = next(
             (row for unit in (*self.shared(dataset), *self.units(dataset))
-             for row in self.rows(dataset, unit) if row["file"] == file),
+             for row in self.rows(dataset, unit) if file in (row["file"], row.get("labels"))),
             None,
         )  # fmt: skip
         if row is None:
             raise InputError(f"datasets.{dataset} has no file {file}")
-        spec = {"dataset": self._options("datasets", dataset), "row": row}
+        spec = {"dataset": self._options("datasets", dataset), "row": row | {"file": file}}
         source = self.config["datasets"][dataset].get("source")
         return spec | ({"source": source} if source else {})
 
