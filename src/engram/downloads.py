@@ -116,10 +116,14 @@ def _take_member(archive, name, path):
 
 def _fetch_from(source, file, path):
     """Fetch one file of a publisher, with the token or confirmation that it wants."""
-    module, place, options = _publisher(source)
-    access = module.access(**_taken(module.access, {"spec": place, **options}))
     sums = file.checksums
-    fetch(file.url, path, size=file.size, checksums=sums, **access, limits=limits())
+    fetch(file.url, path, size=file.size, checksums=sums, **access(source), limits=limits())
+
+
+def access(source) -> dict:
+    """What `engram.transfer` needs to reach the files of a publisher beside their addresses."""
+    module, place, options = _publisher(source)
+    return module.access(**_taken(module.access, {"spec": place, **options}))
 
 
 def find(files, name, lock) -> File:

@@ -8,7 +8,7 @@ from engram.configuration import did_you_mean
 from engram.errors import InputError
 from engram.plan import Plan
 from engram.sources import chosen, read_lock
-from engram.transfer import fetch
+from engram.transfer import fetch, fetch_all
 
 
 def datasets(config) -> list[list]:
@@ -54,8 +54,8 @@ def fetch_dataset(config, name, include=(), parallel=4):
         raise InputError(
             f"{lock}: no file fits {', '.join(include)}; see `engram data list {name}`"
         )
-    source = config["datasets"][name]["source"]
-    downloads.fetch_files(wanted, _folder(name), source, parallel)
+    reach = downloads.access(config["datasets"][name]["source"])
+    fetch_all(wanted, _folder(name), parallel, **reach, limits=downloads.limits())
     for file in wanted:
         if not file.checksums:
             downloads.record(lock, file, _folder(name) / file.path)
