@@ -107,8 +107,8 @@ def read_design(path, subjects=8, images=10_000, shared=1_000, repetitions=3) ->
     path, trials = Path(path), images * repetitions
     stimuli = shared + subjects * (images - shared)
     names = ["masterordering", "subjectim", "sharedix"]
-    with _reading(path):
-        fields = loadmat(path, appendmat=False, variable_names=names)
+    with _reading(path), open(path, "rb") as stream:
+        fields = loadmat(stream, variable_names=names)
         order = _ids_from_one(path, fields, "masterordering", (1, trials), images)[0]
         seen = _ids_from_one(path, fields, "subjectim", (subjects, images), stimuli)
         common = np.sort(_ids_from_one(path, fields, "sharedix", (1, shared), stimuli)[0])
@@ -156,7 +156,8 @@ def read_betas(path, mask, zscore=False, trials=TRIALS, block=16) -> Betas:
 
     Args:
         path: `betas_session01.nii.gz` (or .nii), or its twin `betas_session01.hdf5`, which is
-            faster: only the voxels of the mask are read.
+            faster: only the voxels of the mask are read.  The twin has neither affine nor
+            checksum: of the mask its shape alone is compared.
         mask: a `Mask` of the same subject and space.
         zscore: give each voxel mean 0 and sd 1 (n - 1) over the session; constant ones become 0.
         trials: in the session.
@@ -166,7 +167,7 @@ def read_betas(path, mask, zscore=False, trials=TRIALS, block=16) -> Betas:
         InputError: as `read_raw_betas`.
     """
     raw = read_raw_betas(path, mask, trials, block)
-    constant = np.ptp(raw, axis=0) == 0
+    constant = (raw == raw[0]).all(axis=0)
     if not zscore:
         return Betas(np.divide(raw, SCALE, dtype=np.float32), constant)
     mean, sd = raw.mean(axis=0), np.where(constant, 1, raw.std(axis=0, ddof=1))
