@@ -217,6 +217,19 @@ class Plan:
         """The view stores behind the first source, whose rows a person can look at."""
         return self.stores(experiment, self.sources(experiment)[0].partition("/")[0])
 
+    def is_retrieval(self, experiment) -> bool:
+        """Whether an experiment looks for pictures: what stands on its right are features."""
+        return any("/" in source for source in self._targets(experiment))
+
+    def candidate_pictures(self, experiment) -> list[str]:
+        """The view stores behind the features that a retrieval experiment looks among."""
+        features = next(source for source in self._targets(experiment) if "/" in source)
+        return self.stores(experiment, features.partition("/")[0])
+
+    def _targets(self, experiment):
+        y = self.known[experiment]["y"]
+        return [y] if isinstance(y, str) else list(y)
+
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
         name = self.known[experiment].get("baseline")
@@ -247,6 +260,8 @@ class Plan:
         paths = []
         for name in self.shown():
             files = ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
+            if self.is_retrieval(name):
+                files = ["retrieval.svg", "training.svg", "importance.svg", "gallery.png"]
             files += ["map.json", "map.png"] if name in self.config.get("maps", []) else []
             paths += [f"results/figures/{name}/{file}" for file in files]
         for name in self.comparisons():
@@ -395,7 +410,7 @@ class Plan:
     def _plot_spec(self, experiment):
         return {"experiment": experiment}
 
-    _map_spec = _plot_spec
+    _map_spec = _gallery_spec = _plot_spec
 
     def _compare_spec(self, comparison):
         controls = self.controls(comparison)

@@ -100,6 +100,16 @@ def picture_stores(wildcards):
     return plan.pictures(wildcards.experiment)
 
 
+def candidate_stores(wildcards):
+    return plan.candidate_pictures(wildcards.experiment)
+
+
+def experiments_that(retrieve):
+    """Constraint of the wildcard `experiment`: those that look for pictures, or the others."""
+    names = [name for name in plan.known if plan.is_retrieval(name) == retrieve]
+    return "|".join(names) or "(?!)"  # which matches nothing
+
+
 def page_templates():
     """What the report is laid out with; not Python, so the `code` param does not see it."""
     folder = os.path.relpath(ROOT / "src/engram/figures")

@@ -14,6 +14,8 @@ rule plot:
         curves="results/figures/{experiment}/curves.svg",
         examples="results/figures/{experiment}/examples.svg",
         events="results/figures/{experiment}/events.out.tfevents.0.engram",
+    wildcard_constraints:
+        experiment=experiments_that(retrieve=False),
     log:
         "results/logs/plot/{experiment}.log",
     wildcard_constraints:
@@ -29,6 +31,44 @@ rule plot:
         code=code("plot"),
     script:
         "../scripts/plot.py"
+
+
+rule gallery:
+    input:
+        scores="results/scores/{experiment}.json",
+        predictions="results/predictions/{experiment}.<store>",
+        view=candidate_stores,
+    output:
+        retrieval=report(
+            "results/figures/{experiment}/retrieval.svg",
+            caption="../report/retrieval.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "retrieval"},
+        ),
+        training="results/figures/{experiment}/training.svg",
+        importance="results/figures/{experiment}/importance.svg",
+        gallery=report(
+            "results/figures/{experiment}/gallery.png",
+            caption="../report/gallery.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "gallery"},
+        ),
+        events="results/figures/{experiment}/events.out.tfevents.2.engram",
+    wildcard_constraints:
+        experiment=experiments_that(retrieve=True),
+    log:
+        "results/logs/gallery/{experiment}.log",
+    conda:
+        "../../envs/gallery.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4_000),
+        runtime="30m",
+    params:
+        spec=spec("gallery"),
+        code=code("gallery"),
+    script:
+        "../scripts/gallery.py"
 
 
 rule map:

@@ -1,0 +1,119 @@
+"""Pictures that were seen, and the five that the EEG of all subjects comes nearest to."""
+
+import numpy as np
+import pandas as pd
+
+from engram import retrieval
+from engram.figures import pictures, style
+
+BY_LOT, GOOD, BAD = "drawn by lot", "from the best quarter", "from the worst quarter"
+
+
+def mean_similarity(predicted) -> pd.DataFrame:
+    """Similarity of each picture seen (index) to every candidate (columns), sorted by name.
+
+    The mean over all rows of that picture, of whatever subject, and over the real runs.
+
+    Args:
+        predicted: similarities (n, runs, m); header with candidates and runs; table with
+            `stimulus`, the picture seen.
+    """
+    real = [i for i, run in enumerate(predicted.header["runs"]) if not run["shuffled"]]
+    mean = predicted.array[:, real].astype(np.float64).mean(1)
+    frame = pd.DataFrame(mean, columns=predicted.header["candidates"])
+    return frame.groupby(predicted.table["stimulus"].to_numpy()).mean()
+
+
+def examples(predicted, n=8, nearest=5, seed=0) -> list[dict]:
+    """Some pictures seen: half drawn by lot, a quarter of the best ranked, a quarter of the worst.
+
+    Args:
+        predicted: as for `mean_similarity`.
+        n: how many at most.
+        nearest: how many of the nearest candidates.
+        seed: of the lot.
+
+    Returns:
+        dicts of `name`, `why`, `rank` (float, 1 is best), `nearest` (names, nearest first) and
+        `concept`, all names that occur mapped to their concept.
+    """
+    similarity = mean_similarity(predicted)
+    truth = similarity.columns.get_indexer(similarity.index)
+    rank = pd.Series(retrieval.ranks(similarity.to_numpy(), truth), similarity.index)
+    concepts = dict(zip(predicted.table["stimulus"], predicted.table["concept"], strict=True))
+    found = []
+    for name, why in _drawn(rank, n, np.random.default_rng(seed)):
+        order = np.argsort(-similarity.loc[name].to_numpy(), kind="stable")[:nearest]
+        near = list(similarity.columns[order])
+        found.append(
+            {
+                "name": name,
+                "why": why,
+                "rank": float(rank[name]),
+                "nearest": near,
+                "concept": {one: concepts.get(one, "") for one in (name, *near)},
+            }
+        )
+    return found
+
+
+def _drawn(rank, n, rng):
+    """(name, why) of up to `n` names, none twice."""
+    mixed = rank.iloc[rng.permutation(len(rank))]
+    lot, rest = mixed.iloc[: n // 2], mixed.iloc[n // 2 :]
+    ordered = rest.sort_values(kind="stable")
+    quarter = max(len(ordered) // 4, min(n // 4, len(ordered) // 2))
+    for why, names in (
+        (BY_LOT, lot.index),
+        (GOOD, ordered.index[:quarter]),
+        (BAD, ordered.index[len(ordered) - quarter :]),
+    ):
+        count = len(names) if why == BY_LOT else min(n // 4, len(names))
+        yield from ((names[i], why) for i in rng.permutation(len(names))[:count])
+
+
+def gallery_figure(chosen, rows, header, simulated=False):
+    """Figure of two columns of examples: the picture seen, then the nearest, the true one framed.
+
+    Args:
+        chosen: from `examples`.
+        rows: pixels by picture name, from `pictures.load`.
+        header: of the view.
+        simulated: written on the figure if so.
+    """
+    across = max(len(one["nearest"]) for one in chosen) + 1
+    halves = [chosen[: (len(chosen) + 1) // 2], chosen[(len(chosen) + 1) // 2 :]]
+    halves = [half for half in halves if half]
+    lines = len(halves[0])
+    made = style.figure(10.6, 0.55 + 1.32 * lines * 2 / len(halves))
+    if simulated:
+        made.suptitle("SIMULATED DATA", color=style.PINK, fontsize=9, fontweight="bold", x=0.5)
+    made.get_layout_engine().set(w_pad=0.02, h_pad=0.03)
+    parts = made.subfigures(1, len(halves), squeeze=False, wspace=0.03)[0]
+    for part, half in zip(parts, halves, strict=True):
+        grid = part.subplots(lines, across, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for line, one in zip(grid, half, strict=False):
+            _example(line, one, rows, header)
+    return made
+
+
+def _example(line, one, rows, header):
+    _picture(line[0], rows[one["name"]], header, f"seen: rank {one['rank']:g}")
+    line[0].set_title(f"{one['concept'][one['name']]}, {one['why']}", fontsize=7.5)
+    for axes, (place, name) in zip(line[1:], enumerate(one["nearest"], 1), strict=False):
+        right = name == one["name"]
+        _picture(axes, rows[name], header, str(place), style.GREEN if right else None)
+
+
+def _picture(axes, row, header, text, frame=None):
+    """Draw one picture, with words below it and, if it is the true one, a frame."""
+    axes.set_axis_on()
+    axes.imshow(pictures.coloured(row, header), interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(text, fontsize=7.5, labelpad=2, color=style.INK)
+    axes.spines[:].set_visible(frame is not None)
+    if frame:
+        axes.spines[:].set(color=frame, linewidth=3.5)
+        axes.xaxis.label.set(color=frame, fontweight="bold")

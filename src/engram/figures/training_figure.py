@@ -1,0 +1,70 @@
+"""Training of a retrieval experiment: loss, validation scores and temperature over the epochs."""
+
+import pandas as pd
+
+from engram.figures import style
+
+PANELS = {
+    "loss": "Training loss",
+    "validation_top1": "Validation, top-1",
+    "validation_top5": "Validation, top-5",
+    "temperature": "Temperature",
+}
+
+
+def training_figure(scored):
+    """Figure of the curves: one line a seed, the mean over folds; a dot at each epoch chosen.
+
+    Args:
+        scored: scores of a retrieval experiment, with its `curves` and `chosen`.
+    """
+    curves = pd.DataFrame(scored["curves"])
+    panels = [name for name in PANELS if name in curves and curves[name].notna().any()]
+    made = style.figure(10.6 if panels else 4, 2.7 if panels else 0.6)
+    if not panels:
+        made.text(0.5, 0.5, "nothing is iterated: there is no training curve", ha="center")
+        return made
+    curves[panels] = curves[panels].astype(float)
+    widths = [2 if name == "temperature" else 3 for name in panels]
+    drawn = made.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    for axes, name in zip(drawn, panels, strict=True):
+        for (shuffled, _), own in curves.groupby(["shuffled", "seed"]):
+            look = CONTROL if shuffled else REAL
+            axes.plot(own.groupby("epoch")[name].mean(), **look)
+        if name.startswith("validation"):
+            chosen = at_chosen(curves, scored["chosen"], name)
+            axes.scatter(chosen["epoch"], chosen[name], zorder=3, **CHOSEN)
+            axes.set_ylim(bottom=0)
+        axes.set_title(PANELS[name])
+        axes.set_xlabel("epoch")
+    _legend(made, drawn[0], curves)
+    return made
+
+
+def at_chosen(curves, chosen, column) -> pd.DataFrame:
+    """Rows of `curves` at the epoch chosen in each fold and seed, controls left out.
+
+    Args:
+        curves: one row a fold, seed, shuffled and epoch.
+        chosen: dicts of fold, seed, shuffled and epoch.
+        column: of the curves; rows without a value are left out.
+    """
+    keys = ["fold", "seed", "shuffled", "epoch"]
+    wanted = pd.DataFrame(chosen, columns=keys)
+    rows = curves.merge(wanted.astype(curves[keys].dtypes), on=keys)
+    return rows[~rows["shuffled"].astype(bool) & rows[column].notna()]
+
+
+REAL = {"color": style.BLUE, "linewidth": 1.4, "alpha": 0.85}
+CONTROL = {"color": style.PINK, "linewidth": 1.2, "linestyle": "--"}
+CHOSEN = {"s": 14, "color": style.ORANGE, "alpha": 0.75, "linewidths": 0}
+
+
+def _legend(made, axes, curves):
+    entries = [
+        axes.plot([], [], label="one seed, mean over folds", **REAL)[0],
+        axes.scatter([], [], label="epoch chosen in a fold", **CHOSEN),
+    ]
+    if curves["shuffled"].any():
+        entries.append(axes.plot([], [], label="trained on shuffled pairs", **CONTROL)[0])
+    made.legend(handles=entries, loc="outside upper left", ncols=len(entries), columnspacing=1.2)
