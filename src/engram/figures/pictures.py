@@ -29,8 +29,7 @@ def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
         header = header or this.header
         here = [i for i, name in enumerate(this.table.index) if name in wanted]
         if here:
-            array = this[:]
-            rows |= {this.table.index[i]: array[i] for i in here}
+            rows |= zip(this.table.index[here], this[np.array(here)], strict=True)
     if header.get("what") not in ("spectrogram", "picture"):
         raise InputError(
             f"{paths[0]}: a view of {header.get('what')!r} cannot be shown as a picture; "

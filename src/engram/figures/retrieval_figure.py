@@ -94,9 +94,9 @@ ATTAINABLE = {"color": style.GREEN, "alpha": 0.18, "linewidth": 0}
 
 def _ways(axes, scored):
     """Share found among 2, 4, 10 ... pictures; among all of them that is top-1."""
-    among = {row["k"]: row for row in metrics(scored) if row["k"]}
-    among |= {scored["candidates"]: row for row in metrics(scored) if row["metric"] == "top1"}
-    among = {k: among[k] for k in sorted(among) if number(among[k]["value"])}
+    rows = [{**row, "k": scored["candidates"] if row["metric"] == "top1" else row["k"]}
+            for row in metrics(scored) if number(row["value"])]  # fmt: skip
+    among = {row["k"]: row for row in sorted(rows, key=lambda row: row["k"] or 0) if row["k"]}
     axes.plot(list(among), [row["value"] for row in among.values()], color=style.BLUE, linewidth=1)
     axes.plot(list(among), [row["chance"] for row in among.values()], **CHANCE)
     for k, row in among.items():
