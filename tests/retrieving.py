@@ -38,7 +38,7 @@ def predictions(rng, pictures=PICTURES, count=SUBJECTS, level=1.6):
     """Similarities, one row a subject and picture; candidates stand in an order of their own."""
     shown, who = names(pictures), subjects(count)
     candidates = [shown[i] for i in rng.permutation(pictures)]
-    kin = 0.8 * rng.standard_normal((pictures, pictures))  # the same for all subjects
+    kin = 1.4 * rng.standard_normal((pictures, pictures))  # the same for all subjects
     parts, rows = [], []
     for s, subject in enumerate(who):
         values = rng.standard_normal((pictures, len(RUNS), pictures))

@@ -14,8 +14,6 @@ rule plot:
         curves="results/figures/{experiment}/curves.svg",
         examples="results/figures/{experiment}/examples.svg",
         events="results/figures/{experiment}/events.out.tfevents.0.engram",
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=False),
     log:
         "results/logs/plot/{experiment}.log",
     wildcard_constraints:
@@ -54,10 +52,10 @@ rule gallery:
             labels={"experiment": "{experiment}", "figure": "gallery"},
         ),
         events="results/figures/{experiment}/events.out.tfevents.2.engram",
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=True),
     log:
         "results/logs/gallery/{experiment}.log",
+    wildcard_constraints:
+        experiment=experiments_that(retrieve=True),
     conda:
         "../../envs/gallery.yaml"
     threads: 1

@@ -81,35 +81,42 @@ def gallery_figure(chosen, rows, header, simulated=False):
         header: of the view.
         simulated: written on the figure if so.
     """
-    across = max(len(one["nearest"]) for one in chosen) + 1
-    halves = [chosen[: (len(chosen) + 1) // 2], chosen[(len(chosen) + 1) // 2 :]]
-    halves = [half for half in halves if half]
-    lines = len(halves[0])
-    made = style.figure(10.6, 0.55 + 1.32 * lines * 2 / len(halves))
+    across = max(len(one["nearest"]) for one in chosen)
+    half = (len(chosen) + 1) // 2
+    width = 2 * (SIDE + APART + across * (SIDE + GAP)) + BETWEEN
+    height = half * LINE + (TITLE if simulated else 0)
+    made = style.figure(width, height)
+    made.set_layout_engine("none")  # pictures of one size, whatever is written beside them
     if simulated:
-        made.suptitle("SIMULATED DATA", color=style.PINK, fontsize=9, fontweight="bold", x=0.5)
-    made.get_layout_engine().set(w_pad=0.02, h_pad=0.03)
-    parts = made.subfigures(1, len(halves), squeeze=False, wspace=0.03)[0]
-    for part, half in zip(parts, halves, strict=True):
-        grid = part.subplots(lines, across, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for line, one in zip(grid, half, strict=False):
-            _example(line, one, rows, header)
+        look = {"color": style.PINK, "fontweight": "bold", "va": "top"}
+        made.text(0, 1 - 0.03 / height, "SIMULATED DATA", **look)
+    for place, one in enumerate(chosen):
+        column, line = divmod(place, half)
+        left = column * (width + BETWEEN) / 2
+        bottom = (half - 1 - line) * LINE + WORDS
+
+        def axes(x, left=left, bottom=bottom):
+            return made.add_axes(((left + x) / width, bottom / height, SIDE / width, SIDE / height))
+
+        first = axes(FRAME)
+        _picture(first, rows[one["name"]], header, f"seen: rank {one['rank']:g}")
+        first.set_title(f"{one['concept'][one['name']]}, {one['why']}", fontsize=8)
+        for at, name in enumerate(one["nearest"]):
+            right = name == one["name"]
+            x = FRAME + SIDE + APART + at * (SIDE + GAP)
+            _picture(axes(x), rows[name], header, str(at + 1), style.GREEN if right else None)
     return made
 
 
-def _example(line, one, rows, header):
-    _picture(line[0], rows[one["name"]], header, f"seen: rank {one['rank']:g}")
-    line[0].set_title(f"{one['concept'][one['name']]}, {one['why']}", fontsize=7.5)
-    for axes, (place, name) in zip(line[1:], enumerate(one["nearest"], 1), strict=False):
-        right = name == one["name"]
-        _picture(axes, rows[name], header, str(place), style.GREEN if right else None)
+#: Inches: of a picture, between pictures, after the one seen, between the two columns of
+#: examples, a line of words below and above, a whole line, and what frames stand out.
+SIDE, GAP, APART, BETWEEN = 0.78, 0.06, 0.14, 0.3
+WORDS, TITLE, FRAME = 0.2, 0.24, 0.03
+LINE = SIDE + WORDS + TITLE + 0.06
 
 
 def _picture(axes, row, header, text, frame=None):
     """Draw one picture, with words below it and, if it is the true one, a frame."""
-    axes.set_axis_on()
     axes.imshow(pictures.coloured(row, header), interpolation="antialiased")
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(text, fontsize=7.5, labelpad=2, color=style.INK)

@@ -10,6 +10,7 @@ import jinja2
 import engram
 from engram.errors import InputError
 from engram.figures import map_panels
+from engram.figures.retrieval_figure import metrics
 from engram.figures.style import colours
 from engram.figures.subjects import heights, number, title
 from engram.statistics import holm
@@ -25,6 +26,10 @@ BADGES = {
     "random_weights": ("random weights", "warn"),
     "circular": ("labels from the same EEG", "warn"),
 }
+
+#: The same of a retrieval experiment: no windows, and how its model was selected.
+LEAKS = ("LEAKS: test pictures in training", "bad")
+CLEAN = ("clean", "note")
 
 
 def render(scored, headers, figures, spec, compared=None) -> str:
@@ -51,26 +56,31 @@ def render(scored, headers, figures, spec, compared=None) -> str:
     experiments = [
         _experiment(name, config, scored[name], headers[name], figures.get(name, {}), points)
         for name in scored
-        if (config := spec["experiments"].get(name))
+        if (config := spec["experiments"].get(name)) and not _retrieves(scored[name])
     ]
     groups = _groups(experiments)
+    searches = [
+        _search(name, config, scored[name], headers[name], figures.get(name, {}))
+        for name in scored
+        if (config := spec["experiments"].get(name)) and _retrieves(scored[name])
+    ]
+    retrievals = _retrievals(searches)
     comparisons = [
         _comparison(name, config, compared[name], figures.get(name, {}))
         for name, config in spec.get("comparisons", {}).items()
     ]
-    named = [*experiments, *comparisons, *(m for c in comparisons for m in c["members"])]
+    named = [*experiments, *searches, *comparisons, *(m for c in comparisons for m in c["members"])]
     return (
         _environment()
         .get_template("report.html")
         .render(
             title=spec["title"],
-            summary=_summary(groups, comparisons),
-            badges=[
-                badge for key, badge in BADGES.items() if any(badge in e["badges"] for e in named)
-            ],
+            summary=_summary(groups, retrievals, comparisons),
+            badges=_page_badges(named),
             comparisons=comparisons,
             groups=groups,
-            titles={e["name"]: e["title"] for e in experiments},
+            retrievals=retrievals,
+            titles={e["name"]: e["title"] for e in (*experiments, *searches)},
             bokeh=_bokeh() if maps else None,
             version=engram.__version__,
         )
@@ -79,6 +89,33 @@ def render(scored, headers, figures, spec, compared=None) -> str:
 
 def _experiment(name, config, scores, header, figures, points):
     """What the template shows of one experiment."""
+    return {
+        **_shared(name, config, scores, header, figures),
+        "first": scores["metrics"][0],
+        "iterated": bool(header["curves"]),
+        "map": _map(name, figures["map.json"], points) if "map.json" in figures else None,
+    }
+
+
+def _search(name, config, scores, header, figures):
+    """What the template shows of one retrieval experiment."""
+    this = _shared(name, config, scores, header, figures)
+    rows = metrics(scores)
+    clean = scores["protocol"] == CLEAN[0]
+    protocol = (f"protocol: {scores['protocol']}", CLEAN[1] if clean else "warn")
+    leaks = [LEAKS if badge == BADGES["leaks"] else badge for badge in this["badges"]]
+    return {
+        **this,
+        "badges": [*leaks, protocol],
+        "rows": rows,
+        "by_name": {row["metric"]: row for row in rows},
+        "subjects": sorted(scores["subjects"], key=lambda one: one["subject"]),
+        "paired": scores.get("paired"),
+    }
+
+
+def _shared(name, config, scores, header, figures):
+    """What is shown of an experiment of any kind."""
     found = {**header, **{key: scores[key] for key in BADGES if key in scores}}
     x = config["x"]
     return {
@@ -86,15 +123,25 @@ def _experiment(name, config, scores, header, figures, points):
         "title": config.get("title", name),
         "config": config,
         "inputs": " or ".join(map(_joined, x["choose"])) if isinstance(x, dict) else _joined(x),
+        "target": _joined(config["y"]),
         "scores": scores,
-        "first": scores["metrics"][0],
         "badges": [badge for key, badge in BADGES.items() if found.get(key)],
         "header": header,
         "made_by": header.get("made_by", {}),
         "images": _images(figures),
-        "iterated": bool(header["curves"]),
-        "map": _map(name, figures["map.json"], points) if "map.json" in figures else None,
     }
+
+
+def _retrieves(scores):
+    return scores.get("what") == "retrieval"
+
+
+def _page_badges(named):
+    """The badges of all that is `named`, each once; a clean protocol needs none up here."""
+    found = [badge for one in named for badge in one["badges"] if not badge[0].endswith(CLEAN[0])]
+    known = list(BADGES.values())
+    order = {badge: known.index(badge) if badge in known else len(known) for badge in found}
+    return sorted(order, key=order.get)
 
 
 def _images(figures):
@@ -152,7 +199,7 @@ def _groups(experiments):
     """Experiments on the same data set and target, whose scores can be compared."""
     groups = {}
     for this in experiments:
-        key = (this["config"]["dataset_title"], this["config"]["y"])
+        key = (this["config"]["dataset_title"], this["target"])
         groups.setdefault(key, []).append(this)
     return [
         _group(f"group-{i}", *key, members) for i, (key, members) in enumerate(groups.items(), 1)
@@ -181,6 +228,32 @@ def _group(anchor, dataset, target, members):
     }
 
 
+def _retrievals(searches):
+    """Retrieval experiments on the same data set and features, with adjusted p."""
+    groups = {}
+    for this in searches:
+        groups.setdefault((this["config"]["dataset_title"], this["target"]), []).append(this)
+    for members in groups.values():
+        for key, raw in (
+            ("p_holm", [m["scores"]["p"] for m in members]),
+            ("paired_p_holm", [m["paired"] and m["paired"]["p"] for m in members]),
+        ):
+            adjusted = holm([math.nan if p is None else p for p in raw])
+            for member, value in zip(members, adjusted, strict=True):
+                member[key] = float(value)
+    return [
+        {
+            "anchor": f"retrieval-{i}",
+            "dataset": dataset,
+            "target": target,
+            "candidates": members[0]["scores"]["candidates"],
+            "experiments": members,
+            "ranked": sorted(members, key=lambda m: -(m["by_name"]["top1"]["value"] or 0)),
+        }
+        for i, ((dataset, target), members) in enumerate(groups.items(), 1)
+    ]
+
+
 def _axis(rows):
     """Lowest and highest tenth that the dots, intervals and controls of `rows` need."""
     keys = ("value", "low", "high", "majority", "shuffled")
@@ -190,12 +263,27 @@ def _axis(rows):
     return math.floor(10 * min(values) - 0.2) / 10, math.ceil(10 * max(values) + 0.2) / 10
 
 
-def _summary(groups, comparisons):
+def _summary(groups, retrievals, comparisons):
     """One line: what was run, on how much, and what came out."""
     parts = [_compared(comparison) for comparison in comparisons]
     if groups:
         parts.append(_experimented(groups))
+    parts += map(_retrieved, retrievals)
     return " ".join(parts)
+
+
+def _retrieved(group):
+    members = group["ranked"]
+    rows = [m["by_name"]["top1"] for m in members if number(m["by_name"]["top1"]["value"])]
+    subjects = max(len(m["subjects"]) for m in members)
+    text = f"{len(members)} experiment{'s' * (len(members) != 1)} on {group['dataset']}, "
+    text += f"{subjects} subject{'s' * (subjects != 1)}"
+    if rows:
+        best, worst = rows[0]["value"], rows[-1]["value"]
+        span = f"{worst:.2f} to {best:.2f}" if len(rows) > 1 else f"{best:.2f}"
+        text += f": from EEG, top-1 among {group['candidates']} pictures {span}"
+        text += f", by chance {rows[0]['chance']:.3g}"
+    return f"{text}."
 
 
 def _compared(comparison):
