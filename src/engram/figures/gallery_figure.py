@@ -83,36 +83,41 @@ def gallery_figure(chosen, rows, header, simulated=False):
     """
     across = max(len(one["nearest"]) for one in chosen)
     half = (len(chosen) + 1) // 2
-    width = 2 * (SIDE + APART + across * (SIDE + GAP)) + BETWEEN
-    height = half * LINE + (TITLE if simulated else 0)
+    width = 2 * (SIDE + APART + across * (SIDE + GAP)) + BETWEEN + 2 * EDGE
+    height = half * LINE + EDGE + (TITLE if simulated else 0)
     made = style.figure(width, height)
     made.set_layout_engine("none")  # pictures of one size, whatever is written beside them
     if simulated:
         look = {"color": style.PINK, "fontweight": "bold", "va": "top"}
-        made.text(0, 1 - 0.03 / height, "SIMULATED DATA", **look)
+        made.text(EDGE / width, 1 - EDGE / height, "SIMULATED DATA", **look)
     for place, one in enumerate(chosen):
         column, line = divmod(place, half)
-        left = column * (width + BETWEEN) / 2
-        bottom = (half - 1 - line) * LINE + WORDS
-
-        def axes(x, left=left, bottom=bottom):
-            return made.add_axes(((left + x) / width, bottom / height, SIDE / width, SIDE / height))
-
-        first = axes(FRAME)
-        _picture(first, rows[one["name"]], header, f"seen: rank {one['rank']:g}")
-        first.set_title(f"{one['concept'][one['name']]}, {one['why']}", fontsize=8)
-        for at, name in enumerate(one["nearest"]):
-            right = name == one["name"]
-            x = FRAME + SIDE + APART + at * (SIDE + GAP)
-            _picture(axes(x), rows[name], header, str(at + 1), style.GREEN if right else None)
+        left = EDGE + column * (width - 2 * EDGE + BETWEEN) / 2
+        _example(made, left, (half - 1 - line) * LINE + WORDS, one, rows, header)
     return made
 
 
 #: Inches: of a picture, between pictures, after the one seen, between the two columns of
-#: examples, a line of words below and above, a whole line, and what frames stand out.
-SIDE, GAP, APART, BETWEEN = 0.78, 0.06, 0.14, 0.3
-WORDS, TITLE, FRAME = 0.2, 0.24, 0.03
+#: examples, around everything, for words below and above a picture, and of a whole line.
+SIDE, GAP, APART, BETWEEN, EDGE = 0.78, 0.06, 0.14, 0.3, 0.08
+WORDS, TITLE = 0.2, 0.24
 LINE = SIDE + WORDS + TITLE + 0.06
+
+
+def _example(made, left, bottom, one, rows, header):
+    """Draw one example, its first picture `left` and `bottom` inches into the figure."""
+    width, height = made.get_size_inches()
+
+    def axes(x):
+        return made.add_axes(((left + x) / width, bottom / height, SIDE / width, SIDE / height))
+
+    seen = axes(0)
+    _picture(seen, rows[one["name"]], header, f"seen: rank {one['rank']:g}")
+    seen.set_title(f"{one['concept'][one['name']]}, {one['why']}", fontsize=8)
+    for place, name in enumerate(one["nearest"]):
+        frame = style.GREEN if name == one["name"] else None
+        beside = axes(SIDE + APART + place * (SIDE + GAP))
+        _picture(beside, rows[name], header, str(place + 1), frame)
 
 
 def _picture(axes, row, header, text, frame=None):

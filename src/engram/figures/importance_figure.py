@@ -20,7 +20,7 @@ def importance_figure(found):
         made.text(0.5, 0.5, "not measured for this experiment", ha="center")
         return made
     channels = len(found["channel"]["names"]) if "channel" in panels else 0
-    made = style.figure(9.6, max(2.8, 0.9 + 0.17 * min(channels, MOST)))
+    made = style.figure(10.6, max(2.8, 0.9 + 0.17 * min(channels, MOST)))
     drawn = made.subplots(1, len(panels), squeeze=False)[0]
     for axes, name in zip(drawn, panels, strict=True):
         {"time": _time, "channel": _channels}[name](axes, found)

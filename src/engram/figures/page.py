@@ -281,7 +281,7 @@ def _retrieved(group):
     if rows:
         best, worst = rows[0]["value"], rows[-1]["value"]
         span = f"{worst:.2f} to {best:.2f}" if len(rows) > 1 else f"{best:.2f}"
-        text += f": from EEG, top-1 among {group['candidates']} pictures {span}"
+        text += f": top-1 among {group['candidates']} pictures {span}"
         text += f", by chance {rows[0]['chance']:.3g}"
     return f"{text}."
 

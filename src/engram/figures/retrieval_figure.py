@@ -17,7 +17,7 @@ SHOWN = ("top1", "top3", "top5")
 
 
 def metrics(scored) -> list[dict]:
-    """The metrics in the order shown, each with `metric`, `title`, `low` and `high`.
+    """The metrics in the order shown, each with `metric`, `title`, `low`, `high`, `digits`, `k`.
 
     Ranks come first, then two-way, four-way and so on.
 
@@ -29,8 +29,16 @@ def metrics(scored) -> list[dict]:
         low, high = row.get("interval") or (None, None)
         of = k(name)
         title = TITLES.get(name, f"{of}-way" if of else name.replace("_", " "))
-        rows.append({"control": None, **row, "metric": name, "title": title,
-                     "low": low, "high": high, "k": of})  # fmt: skip
+        digits = 1 if name == "median_rank" else 3
+        shown = {
+            "metric": name,
+            "title": title,
+            "digits": digits,
+            "low": low,
+            "high": high,
+            "k": of,
+        }
+        rows.append({"control": None, **row, **shown})
     places = {name: place for place, name in enumerate(TITLES)}
     return sorted(rows, key=lambda row: (row["k"] or 0, places.get(row["metric"], len(places))))
 
@@ -48,14 +56,14 @@ def retrieval_figure(scored):
         scored: scores of a retrieval experiment.
     """
     rows = [row for row in metrics(scored) if row["metric"] in SHOWN and number(row["value"])]
-    made = style.figure(9.6, 3.1)
+    made = style.figure(10.6, 3.1)
     left, right = made.subplots(1, 2, width_ratios=(3, 2))
     height = heights([one["subject"] for one in scored["subjects"]])
     for place, row in enumerate(rows):
         _row(left, place, row, scored, height)
     left.set_yticks(range(len(rows)), [row["title"] for row in rows])
     left.set_ylim(len(rows) - 0.5, -0.5)
-    left.set_xlim(left=0)
+    left.set_xlim(left=-0.015)  # room for marks at zero
     left.tick_params(axis="y", length=0)
     left.spines["left"].set_visible(False)
     left.grid(axis="x", color=style.FAINT, linewidth=0.6)
