@@ -217,18 +217,10 @@ class Plan:
         """The view stores behind the first source, whose rows a person can look at."""
         return self.stores(experiment, self.sources(experiment)[0].partition("/")[0])
 
-    def is_retrieval(self, experiment) -> bool:
-        """Whether an experiment looks for pictures: what stands on its right are features."""
-        return any("/" in source for source in self._targets(experiment))
-
     def candidate_pictures(self, experiment) -> list[str]:
         """The view stores behind the features that a retrieval experiment looks among."""
-        features = next(source for source in self._targets(experiment) if "/" in source)
+        features = next(source for source in self.targets(experiment) if "/" in source)
         return self.stores(experiment, features.partition("/")[0])
-
-    def _targets(self, experiment):
-        y = self.known[experiment]["y"]
-        return [y] if isinstance(y, str) else list(y)
 
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""

@@ -143,15 +143,6 @@ def compared_labels(wildcards):
     return plan.y(next(iter(plan.members(wildcards.comparison))))
 
 
-def any_of(names):
-    """Pattern of a wildcard that is one of `names`; of none it fits nothing."""
-    return "|".join(names) or "(?!)"
-
-
-RETRIEVALS = any_of(name for name in plan.known if plan.is_retrieval(name))
-CLASSIFICATIONS = any_of(name for name in plan.known if not plan.is_retrieval(name))
-
-
 wildcard_constraints:
     shelf="raw|weights",
     name="[^/]+",

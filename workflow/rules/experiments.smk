@@ -11,7 +11,7 @@ rule train:
     benchmark:
         "results/benchmarks/train/{experiment}.tsv"
     wildcard_constraints:
-        experiment=CLASSIFICATIONS,
+        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/train.yaml"
     threads: 8
@@ -43,7 +43,7 @@ rule evaluate:
     benchmark:
         "results/benchmarks/evaluate/{experiment}.tsv"
     wildcard_constraints:
-        experiment=CLASSIFICATIONS,
+        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/evaluate.yaml"
     threads: 1

@@ -17,7 +17,7 @@ rule plot:
     log:
         "results/logs/plot/{experiment}.log",
     wildcard_constraints:
-        experiment=CLASSIFICATIONS,
+        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/plot.yaml"
     threads: 1
@@ -88,7 +88,7 @@ rule map:
     benchmark:
         "results/benchmarks/map/{experiment}.tsv"
     wildcard_constraints:
-        experiment=CLASSIFICATIONS,
+        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/map.yaml"
     threads: 1

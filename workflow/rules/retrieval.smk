@@ -10,7 +10,7 @@ rule align:
     benchmark:
         "results/benchmarks/align/{experiment}.tsv"
     wildcard_constraints:
-        experiment=RETRIEVALS,
+        experiment=experiments_that(retrieve=True),
     conda:
         "../../envs/align.yaml"
     threads: 8
@@ -36,7 +36,7 @@ rule retrieve:
     benchmark:
         "results/benchmarks/retrieve/{experiment}.tsv"
     wildcard_constraints:
-        experiment=RETRIEVALS,
+        experiment=experiments_that(retrieve=True),
     conda:
         "../../envs/retrieve.yaml"
     threads: 1

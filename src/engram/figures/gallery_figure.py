@@ -100,7 +100,7 @@ def gallery_figure(chosen, rows, header, simulated=False):
 #: Inches: of a picture, between pictures, after the one seen, between the two columns of
 #: examples, around everything, for words below and above a picture, and of a whole line.
 SIDE, GAP, APART, BETWEEN, EDGE = 0.78, 0.06, 0.14, 0.3, 0.08
-WORDS, TITLE = 0.2, 0.24
+WORDS, TITLE = 0.23, 0.24
 LINE = SIDE + WORDS + TITLE + 0.06
 
 
@@ -124,7 +124,7 @@ def _picture(axes, row, header, text, frame=None):
     """Draw one picture, with words below it and, if it is the true one, a frame."""
     axes.imshow(pictures.coloured(row, header), interpolation="antialiased")
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(text, fontsize=7.5, labelpad=2, color=style.INK)
+    axes.set_xlabel(text, fontsize=7.5, labelpad=4, color=style.INK)
     axes.spines[:].set_visible(frame is not None)
     if frame:
         axes.spines[:].set(color=frame, linewidth=3.5)
