@@ -98,7 +98,12 @@ def read(unit, rows, options):
     Raises:
         InputError: a file is not what `make` wrote.
     """
-    origin = {"simulated": True, "simulation": dataclasses.asdict(options)}
+    best = attainable(options, options.test_repetitions)
+    origin = {
+        "simulated": True,
+        "simulation": dataclasses.asdict(options),
+        "attainable": {f"top{k}": [one.low, one.high] for k, one in best.items()},
+    }
     found = things_eeg2.read(unit, rows, things_eeg2.Options())
     return [dataclasses.replace(one, origin=origin) for one in found]
 
