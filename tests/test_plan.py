@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engram import configuration, plan, store
+from engram import configuration, downloads, plan, store
 from engram.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -410,3 +410,8 @@ def test_the_format_of_stores_is_chosen_in_one_place(config):
     configuration.check(config, SCHEMA)
     assert all(path.endswith(".zarr") for path in plan.Plan(config).x("both_clip"))
     assert {f".{suffix}" for suffix in plan.STORES} == set(store.formats.FORMATS)
+
+
+def test_every_publisher_is_a_module_of_sources():
+    modules = {path.stem for path in (ROOT / "src/engram/sources").glob("[!_]*.py")}
+    assert set(configuration.PUBLISHERS) == set(downloads.PUBLISHERS) == modules

@@ -19,7 +19,8 @@ import pytest
 from server import PAGE, Server
 
 from engram.errors import InputError
-from engram.transfer import Limits, check_hop, clean_name, fetch, fetch_all, safe_name, unzip
+from engram.safe_files import clean_name, safe_name, unzip
+from engram.transfer import Limits, check_hop, fetch, fetch_all
 from engram.transfer import read as read_document
 
 QUICK = Limits(connect=2, read=0.3, retries=3, backoff=0.001, longest_wait=0.2)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from engram import components, store
 from engram.errors import InputError
+from engram.safe_files import safe_name, unzip
 from engram.sources import File, read_lock, write_lock
-from engram.transfer import Limits, fetch, safe_name, unzip
+from engram.transfer import Limits, fetch
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

@@ -23,7 +23,8 @@ import unicodedata
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.transfer import checked_sums, clean_name
+from engram.safe_files import clean_name
+from engram.transfer import checked_sums
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -35,7 +36,7 @@ class File:
     """One published file.
 
     Attributes:
-        path: relative, with ``/``; checked by `engram.transfer.clean_name`.
+        path: relative, with ``/``; checked by `engram.safe_files.clean_name`.
         url: where its bytes are.
         size: bytes, None if the publisher does not say.
         checksums: dict of algorithm to hex digits, see `engram.transfer.fetch`.

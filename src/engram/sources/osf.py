@@ -10,8 +10,9 @@ import os
 import re
 
 from engram.errors import InputError
+from engram.safe_files import clean_name
 from engram.sources import File, may_hold, selected
-from engram.transfer import LIMITS, TooManyRequests, check_hop, clean_name, origin, read, shown
+from engram.transfer import LIMITS, TooManyRequests, check_hop, origin, read, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
