@@ -1,0 +1,218 @@
+"""Retrieval of pictures: stages align and retrieve on a small world whose code is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors import safe_open
+
+from engram import alignment, store
+from engram.alignment import align
+from engram.errors import InputError
+from engram.recording import Rows
+from engram.scores.matching import retrieve
+
+CHANNELS, TIMES, WIDTH = 6, 30, 12
+ACTIVE = slice(10, 16)  # samples that carry the code
+HEAD = {
+    "kind": "nice",
+    "encoder": "mlp",
+    "projector_dim": 24,
+    "epochs": 25,
+    "batch_size": 32,
+    "validation_concepts": 6,
+    "dropout": 0.1,
+    "image_dropout": 0.1,
+}
+SUBJECTS = ("sub-01", "sub-02")
+
+
+class World:
+    """Pictures with random features, and epochs that are a linear code of them plus noise."""
+
+    def __init__(self, folder, noise=0.5, train=40, test=20):
+        self.folder, self.noise = folder, noise
+        self.rng = np.random.default_rng(0)
+        names = [f"train/c{i:03d}/{j}" for i in range(train) for j in range(3)]
+        names += [f"test/t{i:03d}/0" for i in range(test)]
+        self.pictures = pd.DataFrame(
+            {
+                "split": [name.split("/")[0] for name in names],
+                "concept": [name.split("/")[1] for name in names],
+                "exclude": "",
+            },
+            index=names,
+        )
+        self.features = self.rng.normal(size=(len(names), WIDTH)).astype(np.float32)
+
+    def write(self, order=None):
+        """Paths of the epoch stores, and of the features by source."""
+        header = {"what": "features", "weights": "random"}
+        targets = self.folder / "picture/net.h5"
+        store.write(targets, Rows(self.features, self.pictures, header))
+        pattern = self.rng.normal(size=(WIDTH, CHANNELS))
+        paths = []
+        for subject in SUBJECTS:
+            eeg = self.rng.normal(0, self.noise, (len(self.pictures), CHANNELS, TIMES))
+            eeg[..., ACTIVE] += (self.features @ pattern)[..., None] / 4
+            table = self.pictures.assign(subject=subject, stimulus=self.pictures.index)
+            table.index = [f"{subject}/{name}" for name in table.index]
+            at = np.arange(len(table)) if order is None else order
+            facts = {
+                "what": "epochs",
+                "simulated": True,
+                "times": (np.arange(TIMES) / 100).tolist(),
+                "channels": [f"E{i}" for i in range(CHANNELS)],
+            }
+            paths.append(self.folder / f"{subject}/epochs.h5")
+            rows = Rows(eeg[at].astype(np.float32), table.iloc[at], facts)
+            store.write(paths[-1], rows)
+        return paths, {"picture/net": [targets]}
+
+    def run(self, folds="within", order=None, **head):
+        x, y = self.write(order)
+        made = [self.folder / name for name in ("m.safetensors", "p.h5")]
+        spec = {"experiment": {"folds": folds, "seeds": 2}, "head": HEAD | head}
+        align(x, y, *made, spec, {"inputs": {}}, "cpu")
+        return store.open(made[1]).load()
+
+
+def scored(folder, baseline=()):
+    spec = {"experiment": "e", "baseline": "b" if baseline else None, "generalises_to": "new"}
+    retrieve(folder / "p.h5", baseline, folder / "s.json", spec)
+    return json.loads((folder / "s.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def within(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("within")
+    return folder, World(folder).run()
+
+
+def test_pictures_are_found_and_the_control_finds_none(within):
+    folder, found = within
+    result = scored(folder)
+    assert result["metrics"]["top1"]["value"] > 0.5
+    assert result["metrics"]["top1"]["control"] <= 0.15
+    assert result["metrics"]["top1"]["chance"] == 1 / 20
+    assert result["p"] < 0.01
+    assert found.array.shape == (40, 3, 20)
+    assert result["simulated"]
+    assert result["random_weights"]
+    assert not result["leaks"]
+
+
+def test_scores_are_those_of_ranks_by_brute_force(within):
+    folder, found = within
+    candidates = found.header["candidates"]
+    top1, control = [], []
+    for row, name in zip(found.array, found.table["stimulus"], strict=True):
+        best = [candidates[i] == name for i in row.argmax(1)]
+        top1.append(np.mean(best[:2]))
+        control.append(best[2])
+    metrics = scored(folder)["metrics"]["top1"]
+    assert metrics["value"] == pytest.approx(np.mean(top1))
+    assert metrics["control"] == pytest.approx(np.mean(control))
+    low, high = metrics["interval"]
+    assert low < metrics["value"] < high
+
+
+def test_what_the_encoder_needs_is_where_the_code_was_planted(within):
+    importance = scored(within[0])["importance"]
+    starts = np.array(importance["time"]["starts"])
+    planted = (starts >= 0.1) & (starts < 0.155)
+    for subject in SUBJECTS:
+        lost = importance["full"][subject] - np.array(importance["time"]["top1"][subject])
+        assert lost[planted].mean() > lost[~planted].mean() + 0.02
+        assert abs(lost[~planted]).max() < 0.2
+    assert importance["channel"]["names"] == [f"E{i}" for i in range(CHANNELS)]
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path, within):
+    order = np.random.default_rng(1).permutation(len(World(tmp_path).pictures))
+    mixed = World(tmp_path).run(order=order)
+    assert set(mixed.table.index) == set(within[1].table.index)
+    assert scored(tmp_path)["metrics"]["top1"]["value"] > 0.5
+
+
+def test_every_fold_trains_on_the_subjects_it_should(tmp_path, monkeypatch):
+    seen = []
+    usable = alignment._usable
+
+    def noted(paths, split, pictures):
+        seen.append((split, [path.parent.name for path in paths]))
+        return usable(paths, split, pictures)
+
+    monkeypatch.setattr(alignment, "_usable", noted)
+    found = World(tmp_path).run(folds="leave_one_subject_out", epochs=2)
+    assert seen == [
+        ("train", ["sub-02"]),
+        ("test", ["sub-01"]),
+        ("train", ["sub-01"]),
+        ("test", ["sub-02"]),
+    ]
+    assert list(found.table["fold"].unique()) == list(SUBJECTS)
+    seen.clear()
+    World(tmp_path).run(folds="pooled", epochs=2)
+    assert seen == [("train", list(SUBJECTS)), ("test", list(SUBJECTS))]
+
+
+def test_validation_is_by_concept_and_never_holds_test_rows(tmp_path):
+    world = World(tmp_path)
+    x, y = world.write()
+    pictures = alignment._pictures(y)
+    rows, test = (alignment._usable([x[0]], split, pictures) for split in ("train", "test"))
+    options = alignment.components.options("heads", HEAD)[1]
+    task = alignment._task(rows, test, pictures, options)
+    concept = rows.table["concept"].to_numpy()
+    assert not set(concept[task.train]) & set(concept[task.validation])
+    assert len(set(concept[task.validation])) == 6
+    assert sorted([*task.train, *task.validation]) == list(range(len(rows.table)))
+
+
+def test_the_published_protocol_is_labelled(tmp_path):
+    World(tmp_path).run(select_on="test", epochs=3)
+    result = scored(tmp_path)
+    assert result["leaks"]
+    assert result["protocol"].startswith("published")
+    assert any("optimistic" in text for text in result["warnings"])
+
+
+def test_a_gain_is_paired_over_the_same_rows(tmp_path, within):
+    folder, _ = within
+    World(tmp_path, noise=3.0).run(epochs=3)
+    paired = scored(folder, [tmp_path / "p.h5"])["paired"]
+    alone = [scored(f)["metrics"]["top1"]["value"] for f in (folder, tmp_path)]
+    assert paired["gain"] == pytest.approx(alone[0] - alone[1])
+    assert paired["p"] == pytest.approx(0.5)  # two subjects: 2 of 4 patterns of signs
+
+
+def test_the_model_file_holds_the_seeds_and_explains_itself(within):
+    with safe_open(within[0] / "m.safetensors", "np") as file:
+        names = {key.rsplit("/", 1)[0] for key in file.keys()}  # noqa: SIM118
+        facts = json.loads(file.metadata()["engram"])
+    assert names == {f"{subject}/{seed}" for subject in SUBJECTS for seed in (0, 1)}
+    assert facts["protocol"].startswith("clean")
+
+
+def refused(world, x, y, message):
+    made = [world.folder / name for name in ("m.safetensors", "p.h5")]
+    spec = {"experiment": {}, "head": HEAD | {"epochs": 1}}
+    with pytest.raises(InputError, match=message):
+        align(x, y, *made, spec, {}, "cpu")
+    assert not any(path.exists() for path in made)
+
+
+def test_a_picture_without_features_is_named(tmp_path):
+    world = World(tmp_path)
+    x, y = world.write()
+    rows = store.open(y["picture/net"][0]).load()
+    store.write(y["picture/net"][0], Rows(rows.array[1:], rows.table.iloc[1:], rows.header))
+    refused(world, x, y, "1 rows show pictures without features, first train/c000/0")
+
+
+def test_a_concept_on_both_sides_is_refused(tmp_path):
+    world = World(tmp_path)
+    world.pictures["concept"] = world.pictures["concept"].replace("t003", "c003")
+    refused(world, *world.write(), "concept c003 stands in training and in test")
