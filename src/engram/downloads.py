@@ -87,10 +87,10 @@ def _fetch_weights(path, checkpoint, lock):
 
 
 def _fetch_published(path, spec, lock):
-    row, source = spec["row"], spec["source"]
-    archive = source.get("archive", "").format(**row)
+    row, source, files = spec["row"], spec["source"], read_lock(lock)
+    archive = "" if _called(files, row["file"]) else source.get("archive", "").format(**row)
     folder = path.parents[len(Path(row["file"]).parts) - 1]
-    file = find(read_lock(lock), archive or row["file"], lock)
+    file = find(files, archive or row["file"], lock)
     target = safe_name(folder, archive) if archive else path
     _fetch_from(source, file, target)
     if not file.checksums:
@@ -133,14 +133,18 @@ def find(files, name, lock) -> File:
     Raises:
         InputError: there is none, or more than one.
     """
-    found = [file for file in files if file.path == name]
-    found = found or [file for file in files if file.path.endswith(f"/{name}")]
+    found = _called(files, name)
     if len(found) != 1:
         raise InputError(
             f"{lock}: lists {len(found)} files called {name!r}; correct `files` of the dataset, or "
             "delete the lock file so that it is written again"
         )
     return found[0]
+
+
+def _called(files, name):
+    found = [file for file in files if file.path == name]
+    return found or [file for file in files if file.path.endswith(f"/{name}")]
 
 
 def record(lock, file, path):
