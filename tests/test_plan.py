@@ -415,3 +415,11 @@ def test_the_format_of_stores_is_chosen_in_one_place(config):
 def test_every_publisher_is_a_module_of_sources():
     modules = {path.stem for path in (ROOT / "src/engram/sources").glob("[!_]*.py")}
     assert set(configuration.PUBLISHERS) == set(downloads.PUBLISHERS) == modules
+
+
+def test_a_head_goes_with_what_it_learns(config):
+    config["heads"]["nice"] = {"kind": "nice"}
+    config["experiments"]["eeg_clip"]["head"] = "nice"
+    refuse(config, "eeg_clip: head 'nice' learns pictures, but y is state")
+    config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip"}
+    refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip")

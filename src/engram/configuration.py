@@ -158,6 +158,13 @@ def _check_experiment(config, where, this):
         _check_name(where, view, config["views"], "view")
         if backbone:
             _check_name(where, backbone, config["backbones"], "backbone")
+    kind, retrieval = config["heads"][this["head"]]["kind"], any("/" in s for s in targets)
+    if retrieval != (components.constant(f"engram.heads.{kind}", "LEARNS") == "pictures"):
+        raise InputError(
+            f"{where}: head {this['head']!r} learns {'labels' if retrieval else 'pictures'}, but y "
+            f"is {', '.join(targets)}; a head of kind nice goes with features of pictures "
+            '("view/backbone"), every other head with a view of labels'
+        )
     if "baseline" not in this:
         raise InputError(
             f"{where}: `baseline` is missing; name the experiment that every score is shown "

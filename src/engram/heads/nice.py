@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from engram import contrastive
 
+LEARNS = "pictures"  # y is the features of pictures, not labels
+
 
 @dataclass(frozen=True)
 class Options(contrastive.Options):
