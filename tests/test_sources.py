@@ -21,7 +21,6 @@ from engram.sources import (
     may_hold,
     osf,
     read_lock,
-    record,
     s3,
     write_lock,
 )
@@ -374,30 +373,6 @@ def test_a_lock_file_that_is_none_is_refused(tmp_path, text, match):
         read_lock(path)
     with pytest.raises(InputError, match="not a readable lock file"):
         read_lock(tmp_path / "missing.csv")
-
-
-def test_what_came_first_is_what_must_come_later(api, tmp_path):
-    files = http.list_files(
-        [
-            {"url": api.publish("eeg.npy", b"first")},
-            {"url": api.publish("known.npy", b"known"), "sha256": sums(b"known")["sha256"]},
-            {"url": api.publish("later.npy", b"later")},
-        ]
-    )
-    lock = tmp_path / "lock.csv"
-    write_lock(lock, files)
-    fetch_all(files[:2], tmp_path / "data", limits=QUICK)
-    recorded = record(lock, tmp_path / "data")
-    assert recorded == read_lock(lock)
-    first, known, later = recorded
-    assert (first.size, first.checksums) == (5, {"sha256": sums(b"first")["sha256"]})
-    assert (known, later) == tuple(files[1:])
-    api.publish("eeg.npy", b"other")
-    with pytest.raises(InputError, match="eeg.npy: .*sha256 is"):
-        fetch_all(read_lock(lock), tmp_path / "again", limits=QUICK)
-
-
-# Plain addresses
 
 
 def test_a_list_of_addresses(api, tmp_path):

@@ -8,14 +8,13 @@ Each module has two functions:
 
 A listing is kept as a lock file, which a person can review and commit:
 ``write_lock("data.lock.csv", osf.list_files("abcde"))``, then
-``fetch_all(read_lock("data.lock.csv"), folder, **osf.access())``, then
-``record("data.lock.csv", folder)`` for files whose publisher gives no checksum.
+``fetch_all(read_lock("data.lock.csv"), folder, **osf.access())``.  `engram.downloads` records
+what a first download has where the publisher gives no checksum.
 """
 
 import csv
 import dataclasses
 import fnmatch
-import hashlib
 import io
 import itertools
 import os
@@ -167,25 +166,3 @@ def read_lock(path) -> list[File]:
                 f"{path}, line {number}: expected {', '.join(COLUMNS)}; correct the line"
             ) from None
     return selected(files, (), (), path)
-
-
-def record(path, folder) -> list[File]:
-    """Put sizes and SHA-256 of fetched files into a lock file where no checksum was published.
-
-    Later downloads must then match.  Files that are not in `folder` yet are left as they are.
-
-    Returns:
-        All files of the lock.
-    """
-    files = [_recorded(file, Path(folder) / file.path) for file in read_lock(path)]
-    write_lock(path, files)
-    return files
-
-
-def _recorded(file, path):
-    if file.checksums or not path.is_file():
-        return file
-    with path.open("rb") as data:
-        sha256 = hashlib.file_digest(data, "sha256").hexdigest()
-        size = os.fstat(data.fileno()).st_size
-    return dataclasses.replace(file, size=size, checksums={"sha256": sha256})
