@@ -1,11 +1,12 @@
 """How fast an EEG encoder of the NICE family trains against image features.
 
-    python benchmarks/nice.py [--case "adaptation 17x100"] [--lightning PYTHON]
+    python benchmarks/nice.py [--case "adaptation 17x100"] [--device cuda] [--lightning PYTHON]
 
 Prints one JSON object a line: case, engine, seconds, cpu_seconds, rate (training samples a CPU
-second), peak_mib. Each engine runs in a process of its own, warmed up by a step of few samples.
-Engine "gemm" is the arithmetic of a fused step at the rate of a large matrix product measured in
-the same run. Lightning need not be installed here: --lightning names the Python that has it.
+second, on a GPU a second), peak_mib (on a GPU of its memory). Each engine runs in a process of its
+own, warmed up by a short training. Engine "gemm" is the arithmetic of a fused step at the rate of a
+large matrix product measured in the same run. Lightning need not be installed here: --lightning
+names the Python that has it.
 """
 
 import argparse
@@ -32,17 +33,17 @@ CASES = {
         "encoder": {"pooling": "learned", "pool": 41, "stride": 1},
         "batch": 256,
         "image_head": True,
-        "steps": {"engram fused": 20, "engram fused bf16": 20, "gemm": 20},
+        "steps": {"engram fused": 20, "engram fused bf16": 20},
     },
     "nice 63x250": {
         "size": (63, 250),
         "encoder": {},
         "batch": 1000,
         "image_head": False,
-        "steps": {"engram fused": 4, "engram fused bf16": 4, "gemm": 4},
+        "steps": {"engram fused": 4, "engram fused bf16": 4},
     },
 }
-SLOW_STEPS, WIDTH, D = 2, 768, 256
+SLOW_STEPS, GPU_STEPS, WIDTH, D = 2, 400, 768, 256
 
 
 def data(case, n):
@@ -55,7 +56,7 @@ def data(case, n):
 
 
 def engram(layout, bf16=False):
-    def run(case, eeg, targets, steps):
+    def run(case, eeg, targets, steps, device):
         from engram import contrastive
 
         facts = CASES[case]
@@ -68,7 +69,7 @@ def engram(layout, bf16=False):
         )  # fmt: skip
         every, none = np.arange(len(eeg)), np.empty(0, int)
         rows = contrastive.Rows(every, every, none)
-        contrastive.fit(eeg, targets, rows, options, [0], "cpu")
+        contrastive.fit(eeg, targets, rows, options, [0], device)
 
     return run
 
@@ -89,7 +90,7 @@ class Plain(nn.Module):
         a = F.normalize(self.eeg_head(self.encoder(x)), dim=1)
         b = F.normalize(self.image_head(v), dim=1)
         logits = self.log_scale.exp() * a @ b.T
-        labels = torch.arange(len(x))
+        labels = torch.arange(len(x), device=x.device)
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
@@ -99,22 +100,22 @@ def loader(case, eeg, targets):
     return torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True)
 
 
-def plain_pytorch(case, eeg, targets, steps):
+def plain_pytorch(case, eeg, targets, steps, device):
     """A loop as a tutorial writes it."""
     batches = loader(case, eeg, targets)
-    model = Plain(case)
+    model = Plain(case).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(max(1, steps // len(batches))):
         for x, v in batches:
             optimiser.zero_grad()
-            loss = model(x, v)
+            loss = model(x.to(device), v.to(device))
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             loss.item()
 
 
-def with_lightning(case, eeg, targets, steps):
+def with_lightning(case, eeg, targets, steps, device):
     import lightning
 
     class Module(lightning.LightningModule):
@@ -132,7 +133,8 @@ def with_lightning(case, eeg, targets, steps):
 
     batches = loader(case, eeg, targets)
     trainer = lightning.Trainer(
-        max_epochs=max(1, steps // len(batches)), accelerator="cpu", gradient_clip_val=1.0,
+        max_epochs=max(1, steps // len(batches)), accelerator=device, devices=1,
+        gradient_clip_val=1.0,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
@@ -151,20 +153,27 @@ ENGINES = {
 # ---- measuring --------------------------------------------------------------------------
 
 
-def measure(case, engine, threads):
+def measure(case, engine, threads, device):
     torch.set_num_threads(threads)
     batch = CASES[case]["batch"]
     steps = CASES[case]["steps"].get(engine, SLOW_STEPS)
     eeg, targets = data(case, SLOW_STEPS * batch)
-    ENGINES[engine](case, eeg[:32], targets[:32], 1)
+    if device == "cuda":
+        steps = GPU_STEPS
+        ENGINES[engine](case, eeg, targets, 2 * SLOW_STEPS, device)
+        torch.cuda.synchronize()
+    else:
+        ENGINES[engine](case, eeg[:32], targets[:32], 1, device)
     wall, cpu = time.perf_counter(), time.process_time()
-    ENGINES[engine](case, eeg, targets, steps)
+    ENGINES[engine](case, eeg, targets, steps, device)
+    if device == "cuda":
+        torch.cuda.synchronize()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return line(case, engine, steps, wall, cpu)
+    return line(case, engine, steps, wall, cpu, device)
 
 
-def gemm(case, engine, threads):
-    """The arithmetic of a fused step at the rate of a matrix product."""
+def gemm(case, engine, threads, device):
+    """The arithmetic of a fused step at the rate of a matrix product in float32, no TF32."""
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.set_num_threads(threads)
@@ -180,34 +189,46 @@ def gemm(case, engine, threads):
     flop += (
         3 * 2 * (facts["batch"] ** 2 - facts["batch"] * 50) * (D if facts["image_head"] else WIDTH)
     )
-    a = torch.randn(2048, 2048)
-    a @ a
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        a @ a
-        times.append(time.process_time() - start)
-    rate = 2 * 2048**3 / min(times)
-    steps = facts["steps"][engine]
+    rate = sgemm(device)
+    steps = GPU_STEPS if device == "cuda" else facts["steps"]["engram fused"]
     seconds = steps * flop / rate
     facts = {"gflop_a_step": round(flop / 1e9, 1), "sgemm_gflop_a_second": round(rate / 1e9)}
-    return line(case, engine, steps, seconds, seconds) | facts
+    return line(case, engine, steps, seconds, seconds, device) | facts
 
 
-def line(case, engine, steps, wall, cpu):
+def sgemm(device):
+    """Floating-point operations a second of a large matrix product; of a CPU a CPU second."""
+    n = 8192 if device == "cuda" else 2048
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    a = torch.randn(n, n, device=device)
+    times = []
+    for _ in range(4):  # the first warms up
+        start = clock()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(clock() - start)
+    return 2 * n**3 / min(times[1:])
+
+
+def line(case, engine, steps, wall, cpu, device):
+    if device == "cuda":
+        seconds, peak = wall, torch.cuda.max_memory_allocated() >> 20
+    else:
+        seconds, peak = cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     return {
-        "case": f"{case}, batch {CASES[case]['batch']}, {steps} steps",
+        "case": f"{case}, batch {CASES[case]['batch']}, {steps} steps, {device}",
         "engine": engine,
-        "seconds": round(wall, 2),
+        "seconds": round(wall, 3),
         "cpu_seconds": round(cpu, 2),
-        "rate": round(steps * CASES[case]["batch"] / cpu),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rate": round(steps * CASES[case]["batch"] / seconds),
+        "peak_mib": peak,
     }
 
 
-def elsewhere(python, case, threads):
+def elsewhere(python, case, threads, device):
     """One engine under another Python, which needs torch and lightning alone."""
-    command = [python, __file__, "--one", case, "--threads", str(threads)]
+    command = [python, __file__, "--one", case, "--threads", str(threads), "--device", device]
     source = str(Path(__file__).parents[1] / "src")
     found = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": source}, stdout=subprocess.PIPE, text=True
@@ -221,22 +242,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--lightning", metavar="PYTHON", help="a Python that has lightning")
     parser.add_argument("--one", choices=CASES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.one, "lightning", given.threads)))
+        print(json.dumps(measure(given.one, "lightning", given.threads, given.device)))
         return
     context = multiprocessing.get_context("spawn")
     for case in given.case or CASES:
         for engine in (*ENGINES, "gemm"):
             if engine == "lightning":
                 if given.lightning:
-                    print(json.dumps(elsewhere(given.lightning, case, given.threads)), flush=True)
+                    found = elsewhere(given.lightning, case, given.threads, given.device)
+                    print(json.dumps(found), flush=True)
                 continue
             function = gemm if engine == "gemm" else measure
             with ProcessPoolExecutor(1, context) as pool:
-                found = pool.submit(function, case, engine, given.threads).result()
+                found = pool.submit(function, case, engine, given.threads, given.device).result()
                 print(json.dumps(found), flush=True)
 
 
