@@ -43,7 +43,8 @@ CASES = {
         "steps": {"engram fused": 4, "engram fused bf16": 4},
     },
 }
-SLOW_STEPS, GPU_STEPS, WIDTH, D = 2, 400, 768, 256
+SLOW_STEPS, WIDTH, D = 2, 768, 256
+GPU_STEPS, GPU_EPOCH = 400, 16
 
 
 def data(case, n):
@@ -157,10 +158,10 @@ def measure(case, engine, threads, device):
     torch.set_num_threads(threads)
     batch = CASES[case]["batch"]
     steps = CASES[case]["steps"].get(engine, SLOW_STEPS)
-    eeg, targets = data(case, SLOW_STEPS * batch)
+    eeg, targets = data(case, (GPU_EPOCH if device == "cuda" else SLOW_STEPS) * batch)
     if device == "cuda":
         steps = GPU_STEPS
-        ENGINES[engine](case, eeg, targets, 2 * SLOW_STEPS, device)
+        ENGINES[engine](case, eeg, targets, GPU_EPOCH, device)
         torch.cuda.synchronize()
     else:
         ENGINES[engine](case, eeg[:32], targets[:32], 1, device)

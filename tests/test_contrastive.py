@@ -327,12 +327,12 @@ def test_repetitions_are_averaged_or_drawn():
     other = contrastive.fit(repeated, images, rows, drawn, [0], "cpu")[0]
     assert not equal(other, models[0])
     x = torch.as_tensor(repeated[:50])
-    halves = contrastive._some_repetitions(x, 2)
+    halves = contrastive.some_repetitions(x, 2)
     every = [(x[:, i] + x[:, j]) / 2 for i in range(4) for j in range(i)]
     distance = torch.stack([(halves - mean).abs().amax((1, 2)) for mean in every])
     assert (distance.amin(0) < 1e-5).all()
     assert len(distance.argmin(0).unique()) == 6
-    torch.testing.assert_close(contrastive._some_repetitions(x, 4), x.mean(1))
+    torch.testing.assert_close(contrastive.some_repetitions(x, 4), x.mean(1))
 
 
 def test_pooled_subjects_share_candidates_and_mask_their_common_image():

@@ -5,7 +5,7 @@ held-out training concepts.  Test rows are compared with the test pictures once,
 """
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -164,9 +164,7 @@ def _fold(name, trained, tested, pictures, options, module, seeds, device):
     _refuse_shared(rows, test, pictures)
     task = _task(rows, test, pictures, options)
     eeg = rows.array if options.select_on == "validation" else _joined(rows, test)
-    models = module.fit(eeg, pictures.features, task, options, seeds, device)
-    control = replace(task, image=_shuffled(task))
-    models += module.fit(eeg, pictures.features, control, options, [0], device)
+    models = module.fit(eeg, pictures.features, task, options, seeds, device, _shuffled(task))
     shown = np.flatnonzero((pictures.table["split"] == "test").to_numpy())
     targets = [features[shown] for features in pictures.features]
     found = np.stack([similarity(model, test.array, targets) for model in models], 1)

@@ -25,6 +25,6 @@ class Options(contrastive.Options):
     select_on: str = "validation"
 
 
-def fit(eeg, targets, rows, options, seeds, device) -> list[contrastive.Model]:
-    """One model a seed; see `engram.contrastive.fit`."""
-    return contrastive.fit(eeg, targets, rows, options, seeds, device)
+def fit(eeg, targets, rows, options, seeds, device, control) -> list[contrastive.Model]:
+    """One model a seed, and the control; see `engram.contrastive.fit`."""
+    return contrastive.fit(eeg, targets, rows, options, seeds, device, control)
