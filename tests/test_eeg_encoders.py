@@ -258,3 +258,23 @@ def test_braindecode_is_asked_for_only_when_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "braindecode", None)
     with pytest.raises(InputError, match="pip install braindecode"):
         encoders.make("braindecode/EEGNet", 17, 100, sfreq=100)
+
+
+def test_normalisation_of_rows_is_that_of_the_layer():
+    torch.manual_seed(0)
+    y = (3 * torch.randn(50, 7, dtype=torch.float64) + 5).requires_grad_()
+    layers = [torch.nn.BatchNorm2d(7).double() for _ in range(2)]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.constant_(layer.bias, 0.3)
+    for training in (True, True, False):
+        ours, theirs = (layer.train(training) for layer in layers)
+        found, expected = encoders.of_rows(ours, y), theirs(y[:, :, None, None]).flatten(1)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        leaves = [[y, layer.weight, layer.bias] for layer in layers]
+        gradients = [
+            torch.autograd.grad((out**3).sum(), part)
+            for out, part in ((found, leaves[0]), (expected, leaves[1]))
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-10, atol=0)

@@ -153,7 +153,7 @@ class NICE(Encoder):
         y = _filtered(rows, bank, bias, spatial, self.stride)
         if self.spatial.bias is not None:
             y = y + self.spatial.bias
-        y = F.elu(self.spatial_norm(y[:, :, None, None]).flatten(1))
+        y = F.elu(_over_rows(self.spatial_norm, y))
         y = F.linear(self.dropout(y), self.mix.weight.flatten(1), self.mix.bias)
         return y.view(-1, b, len(bias)).transpose(0, 1).flatten(1)
 
@@ -260,14 +260,39 @@ def _normalised(norm, bank, bias, rows, stride):
         mean, covariance, n = _moments(rows, bank.shape[1], stride)
         centre = bank @ mean + bias
         variance = ((bank @ covariance) * bank).sum(1)
-        with torch.no_grad():
-            norm.num_batches_tracked += 1
-            norm.running_mean.lerp_(centre, norm.momentum)
-            norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
+        _follow(norm, centre, variance, n)
     else:
         centre, variance = norm.running_mean, norm.running_var
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return bank * scale[:, None], (bias - centre) * scale + norm.bias
+
+
+def _over_rows(norm, y):
+    """Batch normalisation of y (n, features), with the layer's own kernels on a CPU alone.
+
+    Those of cuDNN take a third of a step where every image has one pixel.
+    """
+    return of_rows(norm, y) if y.is_cuda else norm(y[:, :, None, None]).flatten(1)
+
+
+def of_rows(norm, y):
+    """What `torch.nn.BatchNorm2d` makes of y (n, features) and remembers, in float32 or wider."""
+    y = y.to(torch.promote_types(y.dtype, torch.float32))
+    if norm.training:
+        variance, mean = torch.var_mean(y, 0, correction=0)
+        _follow(norm, mean, variance, len(y))
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return torch.addcmul(norm.bias - mean * scale, y, scale)
+
+
+@torch.no_grad()
+def _follow(norm, mean, variance, n):
+    """Running statistics of a batch of n, as in `torch.nn.BatchNorm2d`."""
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
 
 
 def _moments(rows, taps, stride):
