@@ -29,10 +29,13 @@ SUBJECTS = ("sub-01", "sub-02")
 
 
 class World:
-    """Pictures with random features, and epochs that are a linear code of them plus noise."""
+    """Pictures with random features, and epochs that are a linear code of them plus noise.
 
-    def __init__(self, folder, noise=0.5, train=40, test=20):
-        self.folder, self.noise = folder, noise
+    With `repetitions`, {split: number}, each is a row of its own.
+    """
+
+    def __init__(self, folder, noise=0.5, train=40, test=20, repetitions=None):
+        self.folder, self.noise, self.repetitions = folder, noise, repetitions
         self.rng = np.random.default_rng(0)
         names = [f"train/c{i:03d}/{j}" for i in range(train) for j in range(3)]
         names += [f"test/t{i:03d}/0" for i in range(test)]
@@ -54,10 +57,12 @@ class World:
         pattern = self.rng.normal(size=(WIDTH, CHANNELS))
         paths = []
         for subject in SUBJECTS:
-            eeg = self.rng.normal(0, self.noise, (len(self.pictures), CHANNELS, TIMES))
-            eeg[..., ACTIVE] += (self.features @ pattern)[..., None] / 4
-            table = self.pictures.assign(subject=subject, stimulus=self.pictures.index)
-            table.index = [f"{subject}/{name}" for name in table.index]
+            shown = self._shown()
+            eeg = self.rng.normal(0, self.noise, (len(shown), CHANNELS, TIMES))
+            eeg[..., ACTIVE] += (self.features @ pattern)[shown, :, None] / 4
+            table = self.pictures.iloc[shown].assign(subject=subject)
+            table = table.assign(stimulus=table.index)
+            table.index = [f"{subject}/{name}/{i}" for i, name in enumerate(table.index)]
             at = np.arange(len(table)) if order is None else order
             facts = {
                 "what": "epochs",
@@ -69,6 +74,11 @@ class World:
             rows = Rows(eeg[at].astype(np.float32), table.iloc[at], facts)
             store.write(paths[-1], rows)
         return paths, {"picture/net": [targets]}
+
+    def _shown(self):
+        """Row of the pictures that each row of the epochs shows."""
+        counts = [(self.repetitions or {}).get(split, 1) for split in self.pictures["split"]]
+        return np.repeat(np.arange(len(counts)), counts)
 
     def run(self, folds="within", order=None, **head):
         x, y = self.write(order)
@@ -132,19 +142,19 @@ def test_what_the_encoder_needs_is_where_the_code_was_planted(within):
 def test_the_order_of_rows_does_not_matter(tmp_path, within):
     order = np.random.default_rng(1).permutation(len(World(tmp_path).pictures))
     mixed = World(tmp_path).run(order=order)
-    assert set(mixed.table.index) == set(within[1].table.index)
+    assert sorted(mixed.table.index) == sorted(within[1].table.index)
     assert scored(tmp_path)["metrics"]["top1"]["value"] > 0.5
 
 
 def test_every_fold_trains_on_the_subjects_it_should(tmp_path, monkeypatch):
     seen = []
-    usable = alignment._usable
+    usable = alignment.rows.usable
 
     def noted(paths, split, pictures):
         seen.append((split, [path.parent.name for path in paths]))
         return usable(paths, split, pictures)
 
-    monkeypatch.setattr(alignment, "_usable", noted)
+    monkeypatch.setattr(alignment.rows, "usable", noted)
     found = World(tmp_path).run(folds="leave_one_subject_out", epochs=2)
     assert seen == [
         ("train", ["sub-02"]),
@@ -161,14 +171,16 @@ def test_every_fold_trains_on_the_subjects_it_should(tmp_path, monkeypatch):
 def test_validation_is_by_concept_and_never_holds_test_rows(tmp_path):
     world = World(tmp_path)
     x, y = world.write()
-    pictures = alignment._pictures(y)
-    rows, test = (alignment._usable([x[0]], split, pictures) for split in ("train", "test"))
+    pictures = alignment.rows.pictures(y)
+    train, test = (
+        alignment.rows.usable([x[0]], split, pictures).table for split in ("train", "test")
+    )
     options = alignment.components.options("heads", HEAD)[1]
-    task = alignment._task(rows, test, pictures, options)
-    concept = rows.table["concept"].to_numpy()
+    task = alignment._task(train, test, pictures, options)
+    concept = train["concept"].to_numpy()
     assert not set(concept[task.train]) & set(concept[task.validation])
     assert len(set(concept[task.validation])) == 6
-    assert sorted([*task.train, *task.validation]) == list(range(len(rows.table)))
+    assert sorted([*task.train, *task.validation]) == list(range(len(train)))
 
 
 def test_the_published_protocol_is_labelled(tmp_path):
@@ -216,3 +228,93 @@ def test_a_concept_on_both_sides_is_refused(tmp_path):
     world = World(tmp_path)
     world.pictures["concept"] = world.pictures["concept"].replace("t003", "c003")
     refused(world, *world.write(), "concept c003 stands in training and in test")
+
+
+# ---- repetitions ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repeated")
+    return folder, World(folder, noise=1.5, repetitions={"test": 6}).run()
+
+
+def test_test_repetitions_are_averaged_and_more_of_them_find_more(repeated):
+    folder, found = repeated
+    assert found.array.shape == (40, 3, 20)
+    assert set(found.table.index) == {
+        f"{subject}/{name}" for subject in SUBJECTS for name in found.header["candidates"]
+    }
+    curve = found.header["repetitions"]
+    assert curve["counts"] == [1, 2, 5, 6]
+    for subject in SUBJECTS:
+        top1 = curve["top1"][subject]
+        assert top1[-1] > top1[0] + 0.1
+    whole = {s["subject"]: s["top1"] for s in scored(folder)["subjects"]}
+    assert {s: curve["top1"][s][-1] for s in SUBJECTS} == pytest.approx(whole)
+
+
+def test_averages_are_means_of_rows_by_brute_force(tmp_path):
+    world = World(tmp_path, test=7, repetitions={"train": 2, "test": 4})
+    mixed = np.random.default_rng(2).permutation(len(world._shown()))
+    x, y = world.write(order=mixed)
+    pictures = alignment.rows.pictures(y)
+    epochs = alignment.rows.usable(x, "test", pictures)
+    test = alignment.rows.averages(epochs)
+    values, table = store.load(x).array, store.load(x).table
+    assert test.counts == [1, 2, 4]
+    for i, (_, row) in enumerate(test.table.iterrows()):
+        same = (table["subject"] == row["subject"]) & (table["stimulus"] == row["stimulus"])
+        own = values[same.to_numpy()]
+        assert len(own) == 4
+        np.testing.assert_allclose(test.array[i], own.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(test.of_count[2, i], own.mean(0), rtol=1e-5, atol=1e-6)
+        assert abs(test.of_count[0, i] - own).max((1, 2)).min() < 1e-6
+        pairs = [(own[a] + own[b]) / 2 for a in range(4) for b in range(a)]
+        assert min(abs(test.of_count[1, i] - pair).max() for pair in pairs) < 1e-6
+
+
+def test_training_repetitions_are_rows_or_drawn_for_every_step(tmp_path):
+    world = World(tmp_path, repetitions={"train": 4, "test": 2})
+    shapes = []
+    fit = alignment.components.component("heads", "nice").fit
+
+    def noted(eeg, *args):
+        shapes.append(eeg.shape)
+        return fit(eeg, *args)
+
+    module = alignment.components.component("heads", "nice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "fit", noted)
+        world.run(epochs=2)
+        drawn = world.run(epochs=12, sub_average=2)
+    assert shapes == [(480, CHANNELS, TIMES)] * 2 + [(120, 4, CHANNELS, TIMES)] * 2
+    assert scored(tmp_path)["metrics"]["top1"]["value"] > 0.3
+    assert drawn.array.shape == (40, 3, 20)
+
+
+def test_drawing_needs_as_many_repetitions_of_every_picture(tmp_path):
+    world = World(tmp_path, repetitions={"train": 3})
+    keep = np.delete(np.arange(len(world._shown())), 5)
+    with pytest.raises(InputError, match="pictures have 2 to 3 repetitions"):
+        world.run(order=keep, sub_average=2)
+
+
+def test_an_encoder_is_told_which_subject_it_sees_and_of_a_new_one_nothing(tmp_path, monkeypatch):
+    asked = []
+    similarity = alignment.similarity
+
+    def noted(model, eeg, targets, subject=None):
+        asked.append(None if subject is None else sorted(set(subject.tolist())))
+        return similarity(model, eeg, targets, subject)
+
+    monkeypatch.setattr(alignment, "similarity", noted)
+    long = {"encoder": "atms", "encoder_options": {"subjects": 2}, "epochs": 1}
+    monkeypatch.setattr("test_alignment.TIMES", 90)
+    World(tmp_path).run(folds="pooled", **long)
+    assert asked
+    assert all(subjects == [0, 1] for subjects in asked)
+    asked.clear()
+    World(tmp_path).run(folds="leave_one_subject_out", **long)
+    assert asked
+    assert all(subjects is None for subjects in asked)

@@ -541,3 +541,22 @@ def test_a_part_is_kept_as_long_as_its_own_rows_are_the_same(path):
     assert missing(changed) == [(3, 6)]
     renamed = changed.rename(index={"row-008": "row-800"})
     assert missing(renamed) == [(6, 9)]
+
+
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_stacked_stores_are_one_array_whose_rows_are_read_when_asked_for(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    paths, arrays = [], []
+    for i, n in enumerate((5, 1, 70)):
+        array = rng.normal(size=(n, 3, 1000)).astype(np.float32)
+        names = [f"{i}/{j}" for j in range(n)]
+        paths.append(tmp_path / f"{i}.{suffix}")
+        table = pd.DataFrame({"n": range(n)}, index=names)
+        store.write(paths[-1], Rows(array, table, {"made_by": i, "unit": "uV"}))
+        arrays.append(array)
+    stacked, whole = store.Stacked(paths), np.concatenate(arrays)
+    assert stacked.shape == whole.shape
+    assert [*stacked.table.index[[0, 4, 5, 6, 75]]] == ["0/0", "0/4", "1/0", "2/0", "2/69"]
+    for at in (rng.permutation(76), np.array([75, 0, 5, 5, 4]), np.array([], int)):
+        np.testing.assert_array_equal(stacked[at], whole[at])
+    np.testing.assert_array_equal(stacked.load().array, whole)

@@ -13,6 +13,7 @@ from engram.errors import InputError
 
 KS = (1, 3, 5)
 WAYS = (2, 4, 10, 50, 100)
+REPETITIONS = (1, 2, 5, 10, 20, 40)
 EXACT_SUBJECTS = 16
 TOLERANCE = 1e-12
 
@@ -80,6 +81,11 @@ def k_way(ranks, candidates, k) -> np.ndarray:
     ranks = np.asarray(ranks, float)
     low, high = np.floor(ranks).astype(int), np.ceil(ranks).astype(int)
     return (of_rank[low - 1] + of_rank[high - 1]) / 2
+
+
+def repetition_counts(n) -> list[int]:
+    """How many of n repetitions of a test picture are averaged in the points of a curve."""
+    return [count for count in REPETITIONS if count < n] + [n]
 
 
 def both_directions(similarity) -> dict[str, dict[str, float]]:

@@ -23,6 +23,7 @@ CODE_VERSION = 2  # raise when stores written before must be written again
 
 __all__ = [
     "Parts",
+    "Stacked",
     "Store",
     "align",
     "canonical",
@@ -138,29 +139,68 @@ def open(path) -> Store:
     return Store(path)
 
 
-def load(paths) -> Rows:
-    """The rows of several stores of one kind, one after the other, in memory.
+class Stacked:
+    """Several stores of one kind, one after the other, whose values are read when asked for.
+
+    Attributes:
+        stores: list of `Store`.
+        header: of the first.
+        table: DataFrame of all n rows.
+        shape, dtype: as if they were one array.
 
     Raises:
         InputError: their rows differ in shape, or their headers in anything but `made_by`
             (frequencies, classes, weights, ...).
     """
-    parts = [open(path).load() for path in paths]
-    first = _facts(parts[0])
-    for path, part in zip(paths, parts, strict=True):
-        facts = _facts(part)
+
+    def __init__(self, paths):
+        self.stores = [open(path) for path in paths]
+        _refuse_different(self.stores)
+        first = self.stores[0]
+        self.header, self.dtype = first.header, first.dtype
+        self.starts = np.cumsum([0, *map(len, self.stores)])
+        self.shape = (int(self.starts[-1]), *first.shape[1:])
+        tables = [one.table for one in self.stores]
+        self.table = tables[0] if len(tables) == 1 else pd.concat(tables)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Values (m, ...) at positions (m,) in any order, checksums verified; see `Store`."""
+        rows = np.asarray(rows)
+        which = np.searchsorted(self.starts, rows, side="right") - 1
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for i in np.unique(which):
+            values[which == i] = self.stores[i][rows[which == i] - self.starts[i]]
+        return values
+
+    def load(self) -> Rows:
+        """All rows in memory."""
+        return Rows(np.concatenate([one[:] for one in self.stores]), self.table, self.header)
+
+
+def load(paths) -> Rows:
+    """The rows of several stores of one kind, one after the other, in memory; see `Stacked`."""
+    return Stacked(paths).load()
+
+
+def _refuse_different(stores):
+    first = _facts(stores[0])
+    for other in stores:
+        facts = _facts(other)
         for key in first | facts:
             if first.get(key) != facts.get(key):
                 raise InputError(
-                    f"{paths[0]} and {path} differ in `{key}` ({_short(first.get(key))} and "
-                    f"{_short(facts.get(key))}); rows of one kind must agree: make both alike"
+                    f"{stores[0].path} and {other.path} differ in `{key}` "
+                    f"({_short(first.get(key))} and {_short(facts.get(key))}); rows of one kind "
+                    "must agree: make both alike"
                 )
-    return Rows.stack(parts)
 
 
-def _facts(rows):
-    header = {key: value for key, value in rows.header.items() if key != "made_by"}
-    return header | {"shape of a row": list(rows.array.shape[1:])}
+def _facts(store):
+    header = {key: value for key, value in store.header.items() if key != "made_by"}
+    return header | {"shape of a row": list(store.shape[1:])}
 
 
 def _short(value):

@@ -4,21 +4,21 @@ Training pictures and test pictures are apart by the published split; the epoch 
 held-out training concepts.  Test rows are compared with the test pictures once, at the end.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
 
-from engram import components, store
+from engram import components, retrieval, store
+from engram.alignment import rows
+from engram.alignment.importance import importance, merged
 from engram.contrastive import Rows as Task
 from engram.contrastive import similarity
 from engram.errors import InputError
 from engram.recording import Rows
 
 DEFAULT_SEEDS = 3
-TIME_WINDOWS = 20  # pieces of the epoch that are set to zero in turn
 PROTOCOLS = {
     "validation": "clean: epochs chosen on held-out training concepts",
     "test": "published: epochs chosen on the test pictures",
@@ -34,7 +34,8 @@ def align(x, y, model, predictions, spec, made_by, device):
 
     Args:
         x: paths of the epoch stores, one a subject; float (n, channel, time), with columns
-            split, concept, stimulus (a row of the targets) and exclude.
+            split, concept, stimulus (a row of the targets) and exclude. Test rows of one
+            stimulus are repetitions, and averaged; training rows are so under `sub_average`.
         y: {source: paths} of the image features, each (m, d); several stand side by side.
         model, predictions: paths to write: safetensors; a store float32 (n, runs, m) of the
             similarity of every test row to every test picture.
@@ -49,7 +50,7 @@ def align(x, y, model, predictions, spec, made_by, device):
     module, options = components.options("heads", spec["head"])
     if options.select_on not in PROTOCOLS:
         raise InputError(f"head: select_on is {options.select_on!r}; use validation or test")
-    pictures = _pictures(y)
+    pictures = rows.pictures(y)
     seeds = list(range(spec["experiment"].get("seeds", DEFAULT_SEEDS)))
     subjects = {path: _subject(path) for path in x}
     found, tensors = [], {}
@@ -69,54 +70,20 @@ def align(x, y, model, predictions, spec, made_by, device):
         "sources": [*y],
         "curves": [row for fold in found for row in fold.curves],
         "chosen": [row for fold in found for row in fold.chosen],
-        "importance": _merged([fold.importance for fold in found]),
+        "importance": merged([fold.importance for fold in found]),
+        "repetitions": _merged_repetitions([fold.repetitions for fold in found]),
         "attainable": found[0].header.get("attainable"),
         "made_by": made_by,
     }
-    rows = Rows(
+    scored = Rows(
         np.concatenate([fold.similarity for fold in found]),
         pd.concat([fold.table for fold in found]),
         header,
     )
-    store.write(predictions, rows)
+    store.write(predictions, scored)
     with store.replaced(model) as temporary:
         facts = {key: header[key] for key in ("runs", "protocol", "sources", "made_by")}
         save_file(tensors, temporary, {"engram": store.canonical(facts | {"spec": spec})})
-
-
-# ---- what is compared -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Image features by name.
-
-    Attributes:
-        features: one array (m, d) an image encoder.
-        table: m rows with columns split and concept.
-        random_weights: whether an encoder knows nothing.
-    """
-
-    features: list
-    table: pd.DataFrame
-    random_weights: bool
-
-    @property
-    def candidates(self) -> list[str]:
-        """Names of the test pictures, in the order of the columns of every similarity."""
-        return [str(name) for name in self.table.index[self.table["split"] == "test"]]
-
-
-def _pictures(y):
-    loaded = [store.load(paths) for paths in y.values()]
-    at = store.align(*(rows.table for rows in loaded))
-    features = [
-        rows.array[i].reshape(len(i), -1).astype(np.float32)
-        for rows, i in zip(loaded, at, strict=True)
-    ]
-    table = loaded[0].table.iloc[at[0]]
-    random = any(rows.header.get("weights") == "random" for rows in loaded)
-    return Pictures(features, table, random)
 
 
 def _subject(path):
@@ -154,23 +121,30 @@ class Fold:
     curves: list
     chosen: list
     importance: dict
+    repetitions: dict
     tensors: dict
     header: dict
 
 
 def _fold(name, trained, tested, pictures, options, module, seeds, device):
-    rows = _usable(trained, "train", pictures)
-    test = _usable(tested, "test", pictures)
-    _refuse_shared(rows, test, pictures)
-    task = _task(rows, test, pictures, options)
-    eeg = rows.array if options.select_on == "validation" else _joined(rows, test)
-    models = module.fit(eeg, pictures.features, task, options, seeds, device, _shuffled(task))
-    shown = np.flatnonzero((pictures.table["split"] == "test").to_numpy())
-    targets = [features[shown] for features in pictures.features]
-    found = np.stack([similarity(model, test.array, targets) for model in models], 1)
+    train = rows.usable(trained, "train", pictures)
+    train = rows.with_repetitions(train) if options.sub_average else train
+    test_epochs = rows.usable(tested, "test", pictures)
+    _refuse_shared(train.table, test_epochs.table, pictures)
+    test = rows.averages(test_epochs)
+    task = _task(train.table, test.table, pictures, options)
+    eeg = train if options.select_on == "validation" else rows.Joined(train, test.array)
+    size = np.prod(eeg.shape) * 4 / 2**30
+    print(f"fold {name}: {eeg.shape[0]} epochs, at most {size:.2f} GiB in memory")
+    control = _shuffled(task)
+    models = module.fit(eeg, pictures.features, task, options, seeds, device, control)
+    targets = [features[pictures.shown] for features in pictures.features]
+    subject = _known(test.table["subject"], train.table["subject"])
     flags = [False] * len(seeds) + [True]
+    top1 = _top1(models[0], test.table, targets, pictures.candidates, subject)
+    found = [similarity(model, test.array, targets, subject) for model in models]
     return Fold(
-        similarity=found.astype(np.float32),
+        similarity=np.stack(found, 1).astype(np.float32),
         table=test.table[["subject", "concept", "stimulus"]].assign(fold=name),
         curves=[
             {"fold": name, "shuffled": shuffled, **row}
@@ -181,123 +155,114 @@ def _fold(name, trained, tested, pictures, options, module, seeds, device):
             {"fold": name, "seed": model.seed, "shuffled": shuffled, "epoch": model.epoch}
             for model, shuffled in zip(models, flags, strict=True)
         ],
-        importance=_importance(models[0], test, targets, pictures.candidates),
+        importance=importance(top1, test.array, test_epochs.source.header),
+        repetitions=_over_repetitions(
+            models[: len(seeds)], test, targets, pictures.candidates, subject
+        ),
         tensors={
             f"{name}/{model.seed}/{key}": value
             for model, shuffled in zip(models, flags, strict=True)
             if not shuffled
             for key, value in model.state().items()
         },
-        header=test.header,
+        header=test_epochs.source.header,
     )
 
 
-def _usable(paths, split, pictures):
-    """Rows of one split that are not excluded, with the position of their picture."""
-    rows = store.load(paths)
-    used = (rows.table["split"] == split) & (rows.table["exclude"] == "")
-    table = rows.table[used]
-    if not len(table):
-        raise InputError(f"{paths[0]}: no usable row of split {split!r}")
-    picture = pictures.table.index.get_indexer(table["stimulus"])
-    if (picture < 0).any():
-        lost = table["stimulus"][picture < 0].iloc[0]
-        raise InputError(
-            f"{paths[0]}: {(picture < 0).sum()} rows show pictures without features, first "
-            f"{lost}; extract the features of every picture"
-        )
-    return Rows(rows.array[used.to_numpy()], table.assign(picture=picture), rows.header)
-
-
-def _refuse_shared(rows, test, pictures):
+def _refuse_shared(train, test, pictures):
     names = pictures.table.index
     for what in ("stimulus", "concept"):
-        shared = set(rows.table[what]) & set(test.table[what])
+        shared = set(train[what]) & set(test[what])
         if shared:
             raise InputError(
                 f"{what} {min(shared)} stands in training and in test; retrieval is of pictures "
                 "that were never seen"
             )
-    unknown = set(pictures.table["split"][names.isin(test.table["stimulus"])]) - {"test"}
+    unknown = set(pictures.table["split"][names.isin(test["stimulus"])]) - {"test"}
     if unknown:
         raise InputError("a picture of a test row is not of split 'test' among the pictures")
 
 
-def _task(rows, test, pictures, options):
+def _task(train, test, pictures, options):
     """Which rows train and which choose the epoch: held-out concepts, or the test rows."""
-    concept = rows.table["concept"].factorize()[0]
-    image = rows.table["picture"].to_numpy()
-    if options.select_on == "test":
-        every = np.arange(len(rows.table) + len(test.table))
-        n = len(rows.table)
-        other = concept.max() + 1 + test.table["concept"].factorize()[0]
-        return Task(
-            np.concatenate([image, test.table["picture"]]),
-            every[:n],
-            every[n:],
-            np.concatenate([concept, other]),
-        )
+    concept = train["concept"].factorize()[0]
+    image = train["picture"].to_numpy()
+    subject = _known(train["subject"], train["subject"])
     n = concept.max() + 1
+    if options.select_on == "test":
+        every = np.arange(len(train) + len(test))
+        return Task(
+            np.concatenate([image, test["picture"]]),
+            every[: len(train)],
+            every[len(train) :],
+            np.concatenate([concept, n + test["concept"].factorize()[0]]),
+            np.concatenate([subject, _known(test["subject"], train["subject"])]),
+        )
     held = min(options.validation_concepts, n // 5)
     chosen = np.random.default_rng(0).permutation(n)[:held]
     validates = np.isin(concept, chosen)
-    return Task(image, np.flatnonzero(~validates), np.flatnonzero(validates), concept)
+    return Task(image, np.flatnonzero(~validates), np.flatnonzero(validates), concept, subject)
 
 
-def _joined(rows, test):
-    return np.concatenate([rows.array, test.array])
+def _known(subjects, trained):
+    """Number of each subject among those of training, (n,); None if one was not there."""
+    found = pd.Index(trained.unique()).get_indexer(subjects)
+    return None if (found < 0).any() else found
 
 
 def _shuffled(task):
     """Pictures exchanged among training rows, and among validation rows."""
     rng, image = np.random.default_rng(0), task.image.copy()
-    for rows in (task.train, task.validation):
-        image[rows] = rng.permutation(image[rows])
+    for part in (task.train, task.validation):
+        image[part] = rng.permutation(image[part])
     return image
 
 
-# ---- what the encoder looks at --------------------------------------------------------
+# ---- scores that need the model -------------------------------------------------------
 
 
-def _importance(model, test, targets, candidates):
-    """Top-1 of each subject after a piece of time, or a channel, was set to zero."""
+def _top1(model, table, targets, candidates, subject):
+    """Function of test epochs: the share that finds its picture, by subject."""
+    truth = pd.Index(candidates).get_indexer(table["stimulus"])
+
+    def of(eeg):
+        best = similarity(model, eeg, targets, subject).argmax(1) == truth
+        return _mean_by_subject(best, table)
+
+    return of
+
+
+def _over_repetitions(models, test, targets, candidates, subject):
+    """Top-1 and top-5 of each subject by the number of test repetitions averaged, mean of seeds."""
     truth = pd.Index(candidates).get_indexer(test.table["stimulus"])
-    subjects = test.table["subject"].to_numpy()
-
-    def top1(eeg):
-        best = similarity(model, eeg, targets).argmax(1) == truth
-        return {str(s): float(best[subjects == s].mean()) for s in np.unique(subjects)}
-
-    def without(cut):
-        eeg = test.array.copy()
-        eeg[:, *cut] = 0
-        return top1(eeg)
-
-    n_channels, n_times = test.array.shape[1:]
-    edges = np.linspace(0, n_times, min(TIME_WINDOWS, n_times) + 1).astype(int)
-    times = np.asarray(test.header["times"], float)
-    windows = [without((slice(None), slice(a, b))) for a, b in itertools.pairwise(edges)]
-    channels = [without((c, slice(None))) for c in range(n_channels)]
+    found = {"top1": [], "top5": []}
+    for eeg in test.of_count:
+        ranks = [retrieval.ranks(similarity(m, eeg, targets, subject), truth) for m in models]
+        for name, values in found.items():
+            hits = np.mean([r <= int(name[3:]) for r in ranks], axis=0)
+            values.append(_mean_by_subject(hits, test.table))
     return {
-        "full": top1(test.array),
-        "time": {
-            "starts": [float(times[a]) for a in edges[:-1]],
-            "width": float((times[-1] - times[0]) / max(n_times - 1, 1) * n_times / len(windows)),
-            "top1": _by_subject(windows),
-        },
-        "channel": {"names": list(test.header["channels"]), "top1": _by_subject(channels)},
+        "counts": test.counts,
+        **{name: {s: [one[s] for one in each] for s in each[0]} for name, each in found.items()},
     }
 
 
-def _by_subject(found):
-    return {subject: [one[subject] for one in found] for subject in found[0]}
+def _mean_by_subject(values, table):
+    subjects = table["subject"].to_numpy()
+    return {str(s): float(values[subjects == s].mean()) for s in np.unique(subjects)}
 
 
-def _merged(parts):
-    """Subjects of all folds in one."""
-    merged = parts[0]
-    for part in parts[1:]:
-        merged["full"] |= part["full"]
-        for kind in ("time", "channel"):
-            merged[kind]["top1"] |= part[kind]["top1"]
-    return merged
+def _merged_repetitions(parts):
+    """Of all folds in one; counts that all have."""
+    counts = sorted(set.intersection(*(set(part["counts"]) for part in parts)))
+    return {
+        "counts": counts,
+        **{
+            name: {
+                subject: [values[part["counts"].index(count)] for count in counts]
+                for part in parts
+                for subject, values in part[name].items()
+            }
+            for name in ("top1", "top5")
+        },
+    }
