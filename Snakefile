@@ -17,10 +17,12 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/experiments.smk"
 include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/tracking.smk"
 
 
 rule all:
     default_target: True
     input:
         "results/report.html",
+        plan.tracked(),
     localrule: True

@@ -24,6 +24,7 @@ def tables() -> str:
     experiments = schema["properties"]["experiments"]["additionalProperties"]["properties"]
     comparisons = schema["properties"]["comparisons"]["additionalProperties"]["properties"]
     evaluation = schema["properties"]["evaluation"]["properties"]
+    tracking = schema["properties"]["tracking"]["properties"]["wandb"]["properties"]
     checkpoints = schema["properties"]["checkpoints"]["additionalProperties"]["properties"]
     backbones = schema["$defs"]["backbones"]["additionalProperties"]["properties"]
     sections = [
@@ -33,6 +34,7 @@ def tables() -> str:
         section("`datasets.<name>.source`", from_schema(schema["$defs"]["source"]["properties"])),
         section("`comparisons.<name>`", from_schema(comparisons)),
         section("`evaluation`", from_schema(evaluation)),
+        section("`tracking.wandb`", from_schema(tracking)),
     ]
     for family in plan.FAMILIES:
         for kind in components.kinds(family):

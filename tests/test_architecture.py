@@ -42,6 +42,13 @@ def test_planning_needs_the_standard_library_alone():
     assert set(found.stdout.split()) <= {"__main__", "sitecustomize"}
 
 
+def test_one_module_imports_wandb_and_one_stage_reaches_it():
+    assert [path.stem for path in MODULES if "wandb" in third_party(path)] == ["tracking"]
+    scripts = (ROOT / "workflow/scripts").glob("*.py")
+    reaching = [s.stem for s in scripts if " tracking@" in provenance.fingerprint(s)]
+    assert reaching == ["track"]
+
+
 def test_scripts_only_bind_names():
     for script in (ROOT / "workflow/scripts").glob("*.py"):
         tree = ast.parse(script.read_text())

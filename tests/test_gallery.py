@@ -1,6 +1,7 @@
 """What a retrieval experiment shows: nearest pictures, curves, importance, its part of the page."""
 
 import copy
+import dataclasses
 import html.parser
 import json
 
@@ -23,6 +24,7 @@ from engram.figures.importance_figure import drops, importance_figure
 from engram.figures.report import report
 from engram.figures.retrieval_figure import retrieval_figure
 from engram.figures.training_figure import at_chosen, training_figure
+from engram.heads.adapter import Options
 from engram.plan import Plan
 
 
@@ -248,6 +250,9 @@ def test_gallery_writes_everything_it_declares(tmp_path):
         np.testing.assert_allclose(shown, own[column].mean(), rtol=1e-6)
     (test,) = found.Scalars("Test/top1")
     assert (test.step, test.value) == (19, pytest.approx(scored["metrics"]["top1"]["value"]))
+    (settings,) = found.Tensors("hyperparameters")
+    shown = json.loads(settings.tensor_proto.string_val[0].decode().strip("`"))
+    assert shown["head"] == dataclasses.asdict(Options(dropout=0.2)) | {"kind": "adapter"}
     before = made["gallery"].read_bytes()
     gallery(*inputs, [tmp_path / "views/stimuli/stimulus.h5"], **made)
     assert made["gallery"].read_bytes() == before

@@ -1,7 +1,7 @@
 """Heads against scikit-learn, PyTorch and closed forms."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from toy import CLASSES, IMAGES, QUICK, features, images, labels, table
 
 from engram import networks, splits, training
-from engram.components import constant, kinds, options
+from engram.components import constant, defaults, hyperparameters, kinds, options
 from engram.errors import InputError
 from engram.heads import adapter, cnn, forest, linear
 from engram.training import Run, Task
@@ -61,6 +61,22 @@ def test_a_head_learns_what_is_there_and_nothing_from_shifted_labels(kind):
     assert min(scores[:2]) > 0.8
     assert abs(scores[2] - 0.5) < 0.25
     assert found.validation[:, :2].mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", kinds("heads"))
+def test_defaults_are_read_without_importing_a_head(kind):
+    assert defaults("heads", kind) == asdict(options("heads", {"kind": kind})[1])
+
+
+def test_hyperparameters_are_what_was_given_and_every_default():
+    spec = {"head": {"kind": "forest", "max_depth": 3}, "sources": [["a/b", 2]]}
+    assert hyperparameters(spec) == {
+        "head": {
+            "kind": "forest", "n_estimators": 200, "min_samples_leaf": 3, "max_depth": 3,
+            "max_features": None, "class_weights": True,
+        },
+        "sources": [["a/b", 2]],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -1,8 +1,10 @@
 """What a configuration asks for, and what it is refused for."""
 
 import copy
+import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -66,6 +68,8 @@ def merge(base, over):
         ("experiments.eeg_clip.dataset", "simulate", r"no dataset 'simulate'; did you mean"),
         ("experiments.eeg_clip.folds", "leave_one_out", r"did you mean 'leave_one_subject_out'"),
         ("experiments.eeg_clip.folds", "random_windows", r"i_know_this_leaks"),
+        ("tracking", {"wnadb": {}}, r"tracking.wnadb: unknown key; did you mean 'wandb'"),
+        ("tracking", {"wandb": {"prject": "x"}}, r"wandb.prject: .*did you mean 'project'"),
         ("run", ["eeg_clp"], r"run: no experiment 'eeg_clp'; did you mean 'eeg_clip'"),
     ],
 )
@@ -423,3 +427,38 @@ def test_a_head_goes_with_what_it_learns(config):
     refuse(config, "eeg_clip: head 'nice' learns pictures, but y is state")
     config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip"}
     refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip")
+
+
+# ---- tracking --------------------------------------------------------------------------
+
+
+def test_nothing_is_tracked_unless_that_is_configured(config):
+    assert plan.Plan(config).tracked() == []
+    config["tracking"] = {"wandb": {"mode": "online"}}
+    this = plan.Plan(config)
+    assert this.tracked() == [f"results/tracking/{name}.json" for name in this.experiments()]
+    assert this.spec("track", experiment="eeg_clip") == {
+        "experiment": "eeg_clip",
+        "group": config["title"],
+        "wandb": {"checkpoint": False, "entity": None, "mode": "online", "project": "engram"},
+    }
+
+
+def test_a_model_and_figures_are_tracked_where_there_are_some(config):
+    config["tracking"] = {"wandb": {"checkpoint": True}}
+    this = plan.Plan(config)
+    shown, *_ = this.shown()
+    assert this.tracked_model(shown) == [f"results/models/{shown}.safetensors"]
+    assert f"results/figures/{shown}/curves.svg" in this.tracked_figures(shown)
+    assert {Path(path).suffix for path in this.tracked_figures(shown)} <= {".svg", ".png"}
+    config["tracking"] = {"wandb": {}}
+    assert plan.Plan(config).tracked_model(shown) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mode", "onlin"), ("checkpoint", "yes"), ("project", ""), ("entity", 3)]
+)
+def test_values_of_the_wrong_kind_are_refused(config, key, value):
+    config["tracking"] = {"wandb": {key: value}}
+    with pytest.raises(jsonschema.ValidationError, match=re.escape(repr(value))):
+        jsonschema.validate(config, SCHEMA)

@@ -75,9 +75,12 @@ def test_plot_writes_everything_it_declares(tmp_path):
     )
     assert all(path.read_text().startswith("<?xml") for path in names.values())
     history = pd.DataFrame(store.open(tmp_path / "predictions/clip.h5").header["curves"])
-    shown = EventAccumulator(str(events)).Reload().Scalars("Train/loss")
+    found = EventAccumulator(str(events)).Reload()
     real = history[history["run"] == 0].groupby("epoch")["train_loss"].mean()
-    np.testing.assert_allclose([event.value for event in shown], real, rtol=1e-6)
+    shown = [event.value for event in found.Scalars("Train/loss")]
+    np.testing.assert_allclose(shown, real, rtol=1e-6)
+    (settings,) = found.Tensors("hyperparameters")
+    assert b'"dropout": 0.2' in settings.tensor_proto.string_val[0]
 
 
 # ---- the page ---------------------------------------------------------------------------------

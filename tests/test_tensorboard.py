@@ -1,6 +1,7 @@
 """Event files, read back with TensorBoard's own reader."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -63,6 +64,17 @@ def test_the_web_application_takes_them(tmp_path):
         ).summary.value
     ]
     assert plugins == ["scalars", "images"]
+
+
+def test_tables_come_back_as_text(tmp_path):
+    settings = {"head": {"kind": "linear", "c": [0.1, 1.0]}, "x": "μV"}
+    tensorboard.write_events(tmp_path / NAME, SCALARS, tables=[("hyperparameters", settings)])
+    found = read(tmp_path)
+    assert found.PluginTagToContent("text").keys() == {"hyperparameters"}
+    (event,) = found.Tensors("hyperparameters")
+    fence, *lines, end = event.tensor_proto.string_val[0].decode().splitlines()
+    assert (event.step, fence, end) == (0, "```", "```")
+    assert json.loads("".join(lines)) == settings
 
 
 def test_equal_content_is_equal_bytes(tmp_path):

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from wandb_runs import Offline
 
 from engram import checkpoints, store
 from engram.backbones.timm import timm
@@ -293,6 +295,39 @@ def test_weights_of_another_digest_are_refused_and_not_kept(checkout, tmp_path, 
     assert "error: " in text
     assert "sha256" in text
     assert not (checkout / "resources/weights/there/model.safetensors").exists()
+
+
+# ---- tracking ----------------------------------------------------------------------------
+
+
+def test_tracking_adds_one_job_an_experiment_and_reruns_nothing(checkout):
+    edit(checkout, "tiny.yaml", "title: Tiny\n", "title: Tiny\ntracking: {wandb: {}}\n")
+    assert stale(checkout) == {"track bands", "track vit", "track which-tiny_vit"}
+
+
+def test_a_tracked_experiment_has_a_run_and_the_key_is_written_nowhere(checkout, monkeypatch):
+    key = "0123456789abcdef" * 3
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("HOME", str(checkout / "home"))
+    asked = "title: Tiny\ntracking: {wandb: {project: brain, checkpoint: true}}\n"
+    edit(checkout, "tiny.yaml", "title: Tiny\n", asked)
+    printed = snakemake(checkout, "results/tracking/vit.json")
+    written = json.loads((checkout / "results/tracking/vit.json").read_text())
+    run = Offline(checkout / written["folder"])
+    scored = json.loads((checkout / "results/scores/vit.json").read_text())
+    scores = {row["metric"]: row["value"] for row in scored["metrics"]}
+    assert run.summary.items() >= scores.items()
+    assert (run.run.project, run.run.run_group) == ("brain", "Tiny")
+    assert run.config["experiment"]["x"] == "spectrogram/tiny_vit"
+    assert run.config["head"].items() >= {"epochs": 2, "dropout": 0.2}.items()
+    assert run.artifacts[0].manifest.contents[0].path == "vit.safetensors"
+    assert {"figures/map.path", "figures/curves.path"} <= run.history[-1].keys()
+    files = [path for path in checkout.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any("logs/track" in str(path) for path in files)
+    assert not [path for path in files if key in path.read_text("latin1")]
+    assert key not in printed
+    edit(checkout, "tiny.yaml", "project: brain", "project: mind")
+    assert stale(checkout, "results/tracking/vit.json") == {"track vit"}
 
 
 # ---- mistakes ----------------------------------------------------------------------------

@@ -46,6 +46,32 @@ def fields(family, kind) -> dict[str, tuple[ast.expr, bool]]:
     }
 
 
+def defaults(family, kind) -> dict:
+    """What the options of a component are where none is given, read without importing it."""
+    return {
+        node.target.id: _value(node.value)
+        for options in options_classes(family, kind)
+        for node in options.body
+        if isinstance(node, ast.AnnAssign) and node.value is not None
+    }
+
+
+def _value(node):
+    """Value of a literal, or of `field(default_factory=...)` with a lambda, list or dict."""
+    if not isinstance(node, ast.Call):
+        return ast.literal_eval(node)
+    factory = node.keywords[0].value
+    if isinstance(factory, ast.Lambda):
+        return ast.literal_eval(factory.body)
+    return {"list": [], "dict": {}}[factory.id]
+
+
+def hyperparameters(spec) -> dict:
+    """The spec of a training job, with every option of its head that was left at its default."""
+    head = spec["head"]
+    return {**spec, "head": defaults("heads", head["kind"]) | head}
+
+
 def options_classes(family, kind) -> list[ast.ClassDef]:
     """The class `Options` of a component, after the one of a shared module that it extends."""
     own = _options_class(provenance.ROOT / family / f"{kind}.py")

@@ -33,6 +33,9 @@ STORES = ("h5", "zarr")
 #: Keys of a comparison that its members do not share with an experiment.
 COMPARISON_KEYS = ("title", "view", "backbones")
 
+#: `tracking.wandb` where it says nothing else.
+TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
+
 #: How folds are made, and whether training and test share subjects.
 FOLDS = {
     "leave_one_subject_out": "new subjects",
@@ -260,6 +263,27 @@ class Plan:
             paths += [f"results/figures/{name}/{file}" for file in ("comparison.svg", "cka.svg")]
         return paths
 
+    # ---- tracking -----------------------------------------------------------------
+
+    def tracked(self) -> list[str]:
+        """What says where each experiment is tracked; nothing unless that is configured."""
+        if "wandb" not in self.config.get("tracking", {}):
+            return []
+        return [f"results/tracking/{name}.json" for name in self.experiments()]
+
+    def tracked_model(self, experiment) -> list[str]:
+        """The model that is tracked with an experiment, if that is asked for."""
+        wanted = self._tracking()["checkpoint"]
+        return [f"results/models/{experiment}.safetensors"] if wanted else []
+
+    def tracked_figures(self, experiment) -> list[str]:
+        """Those of the report that a person can look at elsewhere too."""
+        folder = f"results/figures/{experiment}/"
+        return [p for p in self.figures() if p.startswith(folder) and not p.endswith(".json")]
+
+    def _tracking(self):
+        return TRACKING | self.config.get("tracking", {}).get("wandb", {})
+
     # ---- comparisons --------------------------------------------------------------
 
     def comparisons(self) -> list[str]:
@@ -403,6 +427,13 @@ class Plan:
         return {"experiment": experiment}
 
     _map_spec = _gallery_spec = _plot_spec
+
+    def _track_spec(self, experiment):
+        return {
+            "experiment": experiment,
+            "group": self.config.get("title", "Engram"),
+            "wandb": self._tracking(),
+        }
 
     def _compare_spec(self, comparison):
         controls = self.controls(comparison)

@@ -1,9 +1,11 @@
 """Event files that TensorBoard shows, written without torch or TensorFlow."""
 
+import json
 import struct
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from engram.errors import InputError
@@ -13,13 +15,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 RGB = 3  # colour space of a PNG as TensorBoard's format numbers them
 
 
-def write_events(path, scalars=(), images=(), wall_time=0.0):
+def write_events(path, scalars=(), images=(), tables=(), wall_time=0.0):
     """Write one event file, absent or complete; equal content gives equal bytes.
 
     Args:
         path: the file; TensorBoard reads it if its name contains "tfevents".
         scalars: iterable of (tag, step, value).
         images: iterable of (tag, step, bytes of a PNG); figures are images.
+        tables: iterable of (tag, dict), e.g. hyperparameters; a table is shown as text, at step 0.
         wall_time: seconds since 1970 that every event carries.
 
     Raises:
@@ -32,6 +35,9 @@ def write_events(path, scalars=(), images=(), wall_time=0.0):
             _write(writer, wall_time, step, Summary.Value(tag=tag, simple_value=value))
         for tag, step, png in images:
             _write(writer, wall_time, step, Summary.Value(tag=tag, image=_image(path, tag, png)))
+        for tag, table in tables:
+            text = json.dumps(table, indent=1, ensure_ascii=False)
+            _write(writer, wall_time, 0, text_pb(tag, f"```\n{text}\n```").value[0])
 
 
 def _write(writer, wall_time, step, value):

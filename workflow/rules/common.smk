@@ -143,6 +143,14 @@ def compared_labels(wildcards):
     return plan.y(next(iter(plan.members(wildcards.comparison))))
 
 
+def tracked_model(wildcards):
+    return plan.tracked_model(wildcards.experiment)
+
+
+def tracked_figures(wildcards):
+    return plan.tracked_figures(wildcards.experiment)
+
+
 wildcard_constraints:
     shelf="raw|weights",
     name="[^/]+",

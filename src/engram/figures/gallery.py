@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from engram import store, tensorboard
+from engram import components, store, tensorboard
 from engram.errors import InputError
 from engram.figures import pictures, style
 from engram.figures.gallery_figure import examples, gallery_figure
@@ -53,7 +53,8 @@ def gallery(scores, predictions, view, retrieval, training, importance, gallery,
         style.save(importance_figure(scored.get("importance")), importance)
         made = gallery_figure(chosen, rows, header, simulated=scored["simulated"])
         style.save(made, gallery, dpi=150)
-    tensorboard.write_events(events, list(scalars(scored)))
+    settings = components.hyperparameters(predicted.header["made_by"]["spec"])
+    tensorboard.write_events(events, list(scalars(scored)), tables=[("hyperparameters", settings)])
 
 
 def scalars(scored):

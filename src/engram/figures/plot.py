@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from engram import store, tensorboard
+from engram import components, store, tensorboard
 from engram.figures import pictures, style
 from engram.figures.confusion import confusion_figure
 from engram.figures.curves import curves_figure
@@ -48,4 +48,7 @@ def plot(scores, predictions, view, subjects, confusion, curves, examples, event
     table = predicted.table
     precision = macro_precision(predicted.array[:, real], table["y"], table["subject"])
     own = history[history["run"].isin(real)] if len(history) else history
-    tensorboard.write_events(events, list(scalars(own, scored, precision)), [])
+    settings = components.hyperparameters(predicted.header["made_by"]["spec"])
+    tensorboard.write_events(
+        events, list(scalars(own, scored, precision)), tables=[("hyperparameters", settings)]
+    )

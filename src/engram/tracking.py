@@ -1,0 +1,239 @@
+"""Stage `track`: one run of Weights & Biases an experiment, where the configuration asks for it.
+
+Nothing else of this package imports `wandb`.  Its key is found by itself, in the environment
+or in a netrc file; no function here sees it.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from engram import components, store
+from engram.errors import InputError
+from engram.store import canonical
+
+FLAGS = ("simulated", "random_weights", "leaks", "circular")
+
+#: Facts about a metric that go along with its value, under the names both kinds of scores share.
+FACTS = (
+    *("low", "high", "chance", "control", "seed_sd", "subject_sd", "p"),
+    *("baseline", "difference", "difference_low", "difference_high", "difference_p"),
+)
+
+#: Nothing that names the machine, its user or its code, no questions, and an end to trying again
+#: where there is no network.
+SETTINGS = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "host": "engram",
+    "program": "engram",
+    "save_code": False,
+    "show_info": False,  # without which a missing key is asked for
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_disable_viewer": True,
+    "x_graphql_retry_max": 3,
+    "x_save_requirements": False,
+}
+
+
+def track(scores, predictions, model, figures, tracking, spec):
+    """Log one experiment as one run, and write down which.
+
+    The id of the run follows from the experiment and what is logged: the same results
+    overwrite their run, other results become another one.
+
+    Args:
+        scores: JSON file of `evaluate` or `retrieve`.
+        predictions: store of `train` or `align`; its header holds hyperparameters and, where
+            the scores do not, curves.
+        model: paths of the model to log: one or none.
+        figures: paths of SVG and PNG files to log.
+        tracking: JSON file to write: run, project, entity, mode, url (online) and folder,
+            which `wandb sync` uploads if the mode was offline.  Runs lie beside it.
+        spec: dict with experiment, group, and wandb: project, entity, mode.
+
+    Raises:
+        InputError: wandb is not installed, or the server does not let the run in.
+    """
+    chosen = spec["wandb"]
+    online = chosen["mode"] == "online"
+    if online and os.environ.get("ENGRAM_OFFLINE", "") not in ("", "0"):
+        raise InputError("tracking.wandb.mode: online, but ENGRAM_OFFLINE=1; use `mode: offline`")
+    wandb = _wandb()
+    scored = json.loads(Path(scores).read_text("utf-8"))
+    header = store.open(predictions).header
+    points = curves((scored if "curves" in scored else header)["curves"], scored["runs"])
+    summary, config = metrics(scored), settings(scored, header)
+    logged = canonical([spec["experiment"], config, summary, sorted(points.items())])
+    run_id = hashlib.sha256(logged.encode()).hexdigest()[:16]
+    folder = Path(tracking).parent
+    earlier = list(folder.glob(f"wandb/*run-*-{run_id}"))
+    try:
+        run = _started(wandb, spec, id=run_id, config=config, notes=scored["warnings"], dir=folder)
+        _log(wandb, run, points, summary, model, figures)
+        run.finish()
+    except wandb.Error as error:
+        raise InputError(
+            f"tracking.wandb: {str(error).rstrip('.')}; log in with `wandb login`, or set "
+            "`mode: offline`, which sends nothing"
+        ) from None
+    here = Path(run.settings.sync_dir)
+    for old in earlier:
+        if old.name != here.name:
+            shutil.rmtree(old)
+    made = {
+        "experiment": spec["experiment"],
+        "run": run_id,
+        "project": run.project,
+        "entity": run.entity if online else chosen["entity"],
+        "mode": chosen["mode"],
+        "url": run.url if online else None,
+        "folder": str(here),
+    }
+    with store.replaced(tracking) as temporary:
+        temporary.write_text(json.dumps(made, indent=1), encoding="utf-8")
+
+
+def _wandb():
+    """The library, told before its import to report no errors of its own."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    try:
+        import wandb
+    except ImportError:
+        raise InputError(
+            "tracking.wandb: the package wandb is not installed; run `pip install -e .[wandb]`, "
+            "or take `tracking` out of the configuration"
+        ) from None
+    return wandb
+
+
+def _started(wandb, spec, config, notes, **options):
+    wandb.setup(wandb.Settings(**SETTINGS))
+    return wandb.init(
+        **{key: spec["wandb"][key] for key in ("project", "entity", "mode")},
+        name=spec["experiment"],
+        group=spec["group"],
+        job_type=config["kind"],
+        tags=[flag for flag in FLAGS if config[flag]],
+        notes="\n".join(notes),
+        config=config,
+        **options,
+    )
+
+
+def _log(wandb, run, points, summary, model, figures):
+    run.define_metric("*", summary="none")  # the summary is of the scores alone
+    for epoch, values in sorted(points.items()):
+        run.log({"epoch": epoch, **values}, step=epoch)
+    shown = {f"figures/{Path(path).stem}": _figure(wandb, Path(path)) for path in figures}
+    if shown:
+        run.log(shown, step=max(points, default=0))
+    run.summary.update(summary)
+    for path in model:
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", run.name), type="model")
+        # not copied: the models of a study can be large
+        artifact.add_file(os.path.abspath(path), policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
+
+
+def _figure(wandb, path):
+    if path.suffix == ".svg":
+        return wandb.Html(path.read_text("utf-8"), inject=False)
+    return wandb.Image(str(path))
+
+
+def curves(rows, runs) -> dict[int, dict[str, float]]:
+    """Training curves as {epoch: {"column/fold seed 0": value}}; points that are NaN left out.
+
+    Args:
+        rows: one a fold, run and epoch: dicts, or {column: values}; a run is its place in
+            `runs`, or a seed and whether it is shuffled.
+        runs: dicts with seed and shuffled.
+    """
+    table = pd.DataFrame(rows)
+    if "run" in table:
+        table = table.join(pd.DataFrame(runs), on="run").drop(columns="run")
+    found = {}
+    for row in table.to_dict("records"):
+        who = f"{row.pop('fold')} seed {row.pop('seed')}" + " control" * row.pop("shuffled")
+        values = found.setdefault(int(row.pop("epoch")), {})
+        values |= {f"{column}/{who}": float(v) for column, v in row.items() if _finite(v)}
+    return found
+
+
+def metrics(scored) -> dict[str, float]:
+    """Every score as {"auc": 0.7, "auc/low": 0.6, "auc/chance": 0.5, ...}; gaps are left out.
+
+    Args:
+        scored: the scores of an experiment, of either kind.
+    """
+    rows = _retrieval(scored) if _kind(scored) == "retrieval" else _classification(scored)
+    found = {}
+    for name, row in rows:
+        found[name] = row["value"]
+        found |= {f"{name}/{key}": row.get(key) for key in FACTS}
+    return {name: float(value) for name, value in found.items() if _finite(value)}
+
+
+def settings(scored, header) -> dict:
+    """What a run is told apart by: hyperparameters, flags, sample and versions.
+
+    Args:
+        scored: the scores of an experiment, of either kind.
+        header: of its predictions store.
+    """
+    made_by = header["made_by"]
+    sample = scored.get("sample") or {"subjects": len(scored["subjects"])}
+    return {
+        "kind": _kind(scored),
+        **components.hyperparameters(made_by["spec"]),
+        **{flag: bool(scored.get(flag)) for flag in FLAGS},
+        **{key: scored[key] for key in ("generalises_to", "protocol", "candidates")
+           if key in scored},
+        "sample": {key: sample[key] for key in ("subjects", "scans", "windows") if key in sample},
+        "versions": made_by["versions"],
+    }  # fmt: skip
+
+
+def _kind(scored):
+    return scored.get("what", "classification")
+
+
+def _classification(scored):
+    for row in scored["metrics"]:
+        yield row["metric"], {**row, "chance": row["majority"], "control": row["shuffled"]}
+
+
+def _retrieval(scored):
+    for name, row in scored["metrics"].items():
+        yield name, {**row, **_bounds(row), **(_compared(scored) if name == "top1" else {})}
+    for name, row in scored["reverse"].items():
+        yield f"reverse_{name}", {**row, **_bounds(row)}
+
+
+def _compared(scored):
+    """What is known of top-1 alone: its p, and the gain over the baseline."""
+    paired = scored["paired"]
+    if not paired:
+        return {"p": scored["p"]}
+    gain = {"difference": paired["gain"], "difference_p": paired["p"]}
+    return {"p": scored["p"], **gain, **_bounds(paired, "difference_")}
+
+
+def _bounds(row, prefix=""):
+    low, high = row["interval"] or (None, None)
+    return {f"{prefix}low": low, f"{prefix}high": high}
+
+
+def _finite(value):
+    return value is not None and math.isfinite(value)
