@@ -168,7 +168,7 @@ class Stimuli:
 
 
 def members(source) -> list[str]:
-    """Paths of the files in a zip archive or folder, but for hidden ones and those of macOS.
+    """Paths of the files in a zip archive or folder, sorted, without what macOS leaves.
 
     Raises:
         InputError: the archive is not readable, or encrypted.
@@ -178,7 +178,8 @@ def members(source) -> list[str]:
         found = [path.relative_to(source).as_posix() for path in files]
     else:
         found = _archived(source)
-    return [f for f in found if not Path(f).name.startswith(".") and "__MACOSX" not in f]
+    kept = (f for f in found if not Path(f).name.startswith(".") and "__MACOSX" not in f)
+    return sorted(kept)
 
 
 def _archived(source):
