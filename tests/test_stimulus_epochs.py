@@ -1,34 +1,38 @@
 """Trials x stimuli: files as THINGS-MEG is published, read against grouping by brute force."""
 
 import io
+import os
+import re
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections import defaultdict
+from pathlib import Path
 
 import mne
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from engram import store, views
+from engram import plan, store, views
 from engram.alignment import align
 from engram.datasets import read
 from engram.errors import InputError
 from engram.recording import Rows
 from engram.trial_tables import stimulus_name
 
+ROOT = Path(__file__).parents[1]
 CHANNELS = ("MRO11-1609", "MLC11-1609", "MZF01-1609", "MLT23-1609")  # of CTF, out of order
 SFREQ, START, SAMPLES = 200.0, -0.1, 61
-THINGS = {
-    "kind": "stimulus_epochs",
-    "trial_columns": {"stimulus": "image_path", "split": "trial_type"},
-    "splits": {"train": "exp", "test": "test"},
-    "concept_pattern": "(.+)_[0-9]+[a-z]*",
-    "drop_test_concepts": True,
-    "picks": ["mag"],
-    "unit_of_values": "SD of the baseline",
+STUDY = yaml.safe_load((ROOT / "config/studies/things_meg.yaml").read_text())
+DATASET = STUDY["datasets"]["things_meg"]
+THINGS = {key: DATASET[key] for key in DATASET if key == "kind" or key not in plan.DATASET_KEYS} | {
+    "unlisted": "refuse"
 }
 NAMES = ("aardvark", "bat1", "coat_rack", "drum", "eel", "fan")
 
@@ -565,7 +569,7 @@ def test_trials_of_the_shape_of_meg_train(tmp_path):
         epoch[:, 60:120] += (codes[stem(path)] @ pattern)[:, None]
     channels = [f"M{i:03d}" for i in range(271)]
     path = saved(tmp_path / "preprocessed_P1-epo.fif", array, table, channels)
-    spec = {"unit": "P1", "view": {"kind": "epochs", "tmin": 0, "tmax": 1.0}, "windows": None}
+    spec = {"unit": "P1", "view": STUDY["views"]["epochs"], "windows": None}
     x = [tmp_path / "P1/epochs.h5"]
     views.render(found("P1", [path]), x[0], spec, {})
     assert store.open(x[0]).shape == (16 * 3 + 8, 271, 201)
@@ -574,7 +578,7 @@ def test_trials_of_the_shape_of_meg_train(tmp_path):
     pictures = shown_once[["split", "concept", "exclude"]].set_axis(shown_once["stimulus"])
     y = tmp_path / "stimulus/net.h5"
     store.write(y, Rows(features, pictures, {"what": "features", "weights": "random"}))
-    head = {"kind": "nice", "encoder": "nice", "epochs": 8, "batch_size": 16, "dropout": 0.1}
+    head = STUDY["heads"]["nice"] | {"epochs": 8, "batch_size": 16, "dropout": 0.1}
     head |= {"validation_concepts": 3, "projector_dim": 16, "image_dropout": 0.1}
     spec = {"experiment": {"folds": "within", "seeds": 1}, "head": head}
     made = tmp_path / "m.safetensors", tmp_path / "p.h5"
@@ -584,3 +588,57 @@ def test_trials_of_the_shape_of_meg_train(tmp_path):
     candidates = predicted.header["candidates"]
     best = [candidates[i] for i in predicted.array[:, 0].argmax(1)]
     assert np.mean(best == predicted.table["stimulus"]) > 0.5  # chance: 1/8
+
+
+# ---- the study of THINGS-MEG --------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the workflow, and what THINGS-MEG consists of: paths of all files, by shelf."""
+    for name in ("Snakefile", "config", "workflow", "profiles", "envs", "src"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    parts = [
+        f"preprocessed_P{i}-epo{part}.fif" for i in (1, 2, 3, 4) for part in ("", "-1", "-2", "-3")
+    ]
+    fetched = [f"derivatives/preprocessed/{name}" for name in parts]
+    fetched += ["sourcedata/sample_attributes_P1.csv"]
+    return tmp_path, {
+        "raw": [Path("resources/raw/things_meg") / name for name in fetched],
+        "by_hand": [Path("resources/by_hand/things_meg/object_images/bat1/bat1_01b.jpg")],
+    }
+
+
+def dry_run(folder):
+    command = [Path(sys.executable).with_name("snakemake"), "--cores", "1", "--dry-run"]
+    done = subprocess.run(
+        [*command, "--configfile", "config/studies/things_meg.yaml"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.stdout
+
+
+def test_the_study_fetches_all_but_the_photographs(checkout):
+    """They are under an agreement: a person puts them where no job overwrites them."""
+    folder, files = checkout
+    place = "resources/by_hand/things_meg/object_images"
+    assert f"{place} is missing; put the data there" in dry_run(folder)
+    for path in files["by_hand"]:
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).touch()
+    planned = dry_run(folder)
+    assert {str(path) for path in files["raw"]} < set(re.findall(r"output: (.*)", planned))
+    assert not re.search(rf"output: {place}", planned)
+    for path in files["raw"]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    planned = dry_run(folder)
+    assert not re.search(r"output: resources/(raw|by_hand)", planned)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE))
+    assert (jobs["render"], jobs["align"], jobs["retrieve"]) == ("5", "6", "6")
+    assert re.search(rf"input: .*sample_attributes_P1.csv, {place}$", planned, re.MULTILINE)
