@@ -90,3 +90,15 @@ def test_digest_is_what_sha256sum_prints(tmp_path):
     (tmp_path / "x").write_bytes(os.urandom(100_000))
     printed = subprocess.run(["sha256sum", tmp_path / "x"], capture_output=True, text=True)
     assert digest(tmp_path / "x") == printed.stdout.split()[0]
+
+
+def test_digest_of_a_folder_is_that_of_the_lines_of_sha256sum(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("b.jpg", "a/z.jpg", "a/b.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    command = "sha256sum a/b.jpg a/z.jpg b.jpg | sha256sum"
+    printed = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    assert digest(folder) == printed.stdout.split()[0]
+    (folder / "a/b.jpg").rename(folder / "a/c.jpg")
+    assert digest(folder) != printed.stdout.split()[0]

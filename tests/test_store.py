@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -57,6 +58,34 @@ def test_what_goes_in_comes_out(path, shape, dtype):
     assert found[:].dtype == dtype
     assert found.verify() == []
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def cut(given, *edges):
+    """The same rows in pieces."""
+    pieces = zip([0, *edges], [*edges, len(given.array)], strict=True)
+    return [Rows(given.array[a:b], given.table.iloc[a:b], given.header) for a, b in pieces]
+
+
+def test_rows_in_pieces_make_the_same_bytes(path, monkeypatch):
+    """Blocks of two rows, which the pieces do not respect."""
+    monkeypatch.setattr(store.layout, "CHUNK_BYTES", 24)
+    monkeypatch.setattr(store.layout, "BLOCK_BYTES", 24)
+    given = rows(11)
+    store.write(path, given)
+    whole = path.read_bytes()
+    store.write(path, *cut(given, 1, 6, 6, 9))
+    assert path.read_bytes() == whole
+    np.testing.assert_array_equal(store.open(path)[:], given.array)
+
+
+def test_pieces_are_not_put_together_in_memory(path):
+    given = rows(400, (1 << 16,))  # 100 MiB
+    pieces = cut(given, 1)
+    tracemalloc.start()
+    store.write(path, *pieces)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < given.array.nbytes / 2
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0,), (2, 5)])

@@ -383,6 +383,16 @@ def test_a_broken_archive_is_refused(tmp_path):
         found(tmp_path, "stimuli", names)
 
 
+def test_an_encrypted_archive_is_refused(tmp_path):
+    names = archived(tmp_path, dict(image_files(metadata())))
+    archive = tmp_path / "test_images.zip"
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of the first file in the directory
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=r"test_images.zip: is encrypted; unpack it"):
+        found(tmp_path, "stimuli", names)
+
+
 # ---- recordings ---------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ FAMILIES = ("datasets", "views", "backbones", "heads")
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
 DATASET_KEYS = (
     *("kind", "units", "folder", "manifest", "files", "shared", "windows", "title"),
-    *("source", "licence", "terms", "terms_accepted"),
+    *("source", "licence", "terms", "terms_accepted", "by_hand"),
 )
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
@@ -94,23 +94,26 @@ class Plan:
         except OSError as error:
             raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
 
-    def _folder(self, dataset):
-        """Where the raw files of a dataset lie: in its `folder`, or where they are downloaded."""
-        return Path(self.config["datasets"][dataset].get("folder") or f"resources/raw/{dataset}")
+    def _folder(self, dataset, file=None):
+        """Where raw files lie: in the dataset's folder, or where they are put or downloaded."""
+        this = self.config["datasets"][dataset]
+        shelf = "by_hand" if file in this.get("by_hand", []) else "raw"
+        return Path(this.get("folder") or f"resources/{shelf}/{dataset}")
 
     def raw(self, dataset, unit) -> list[str]:
         """Paths of the raw files of a unit, in the order of `rows`; each `file`, then its `labels`.
 
         Raises:
-            InputError: the dataset is local and a file is missing.
+            InputError: a file is missing that is not fetched.
         """
-        local = "folder" in self.config["datasets"][dataset]
-        if not local:
+        this = self.config["datasets"][dataset]
+        if "folder" not in this:
             self.check_terms(dataset)
         paths = []
         for row in self.rows(dataset, unit):
             for file in filter(None, (row["file"], row.get("labels"))):
-                path = self._folder(dataset) / file
+                path = self._folder(dataset, file) / file
+                local = "folder" in this or file in this.get("by_hand", [])
                 if local and not path.exists():
                     raise InputError(
                         f"datasets.{dataset}: {path} is missing{_similar(path)}; put the data "

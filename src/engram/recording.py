@@ -102,9 +102,10 @@ class Trials:
     Attributes:
         subject: identifier.
         part: names these trials among those of the subject, e.g. "test".
-        data: float32 or float64 array (n, repetition, channel, time), in `unit`; it may be a
-            file mapped into memory, so read it in blocks.  Repetitions that are missing stand
-            at the end and hold NaN.
+        data: float32 or float64 array (n, repetition, channel, time), in `unit`; it may lie in
+            files, mapped into memory or behind an object with the shape, dtype and slices of an
+            array, so read slices of conditions.  Repetitions that are missing stand at the end
+            and hold NaN.
         table: n conditions, indexed by name (`train/00001_aardvark/aardvark_01b`), with columns
             split ("train" or "test"), concept, stimulus (name in the table of `Stimuli`) and
             repetitions (how many there are).
@@ -164,6 +165,32 @@ class Stimuli:
             with _Source(source) as opened:
                 for _, member in rows:
                     yield opened.read(member)
+
+
+def members(source) -> list[str]:
+    """Paths of the files in a zip archive or folder, sorted, without what macOS leaves.
+
+    Raises:
+        InputError: the archive is not readable, or encrypted.
+    """
+    if Path(source).is_dir():
+        files = (path for path in Path(source).rglob("*") if path.is_file())
+        found = [path.relative_to(source).as_posix() for path in files]
+    else:
+        found = _archived(source)
+    kept = (f for f in found if not Path(f).name.startswith(".") and "__MACOSX" not in f)
+    return sorted(kept)
+
+
+def _archived(source):
+    try:
+        with zipfile.ZipFile(source) as archive:
+            files = [info for info in archive.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{source}: not a readable zip archive ({error})") from None
+    if any(info.flag_bits & 1 for info in files):
+        raise InputError(f"{source}: is encrypted; unpack it, and name the folder instead")
+    return [info.filename for info in files]
 
 
 class _Source:

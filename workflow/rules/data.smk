@@ -46,7 +46,7 @@ rule render:
         "../../envs/render.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2_000),
+        mem_mb=growing(6_000),
         runtime="1h",
     params:
         spec=spec("render"),

@@ -17,7 +17,6 @@ With `source: raw` epochs are made here from the recordings, see `engram.signals
 Everything is published as pickles; they are read without running them (`engram.unpickle`).
 """
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,7 +26,7 @@ import pandas as pd
 
 from engram import unpickle
 from engram.errors import InputError
-from engram.recording import Stimuli, Trials
+from engram.recording import Stimuli, Trials, members
 from engram.signals import epoching
 
 DEVICE = "cpu"
@@ -166,7 +165,7 @@ def _stimuli(unit, paths, images):
 
 def _located(table, source, folder):
     """Where each image of a table lies in an archive or folder, which has to hold these alone."""
-    there = {"/".join(Path(m).parts[-2:]): m for m in _members(source) if "__MACOSX" not in m}
+    there = {"/".join(Path(member).parts[-2:]): member for member in members(source)}
     wanted = [
         f"{concept}/{file}" for concept, file in zip(table["concept"], table["file"], strict=True)
     ]
@@ -178,24 +177,10 @@ def _located(table, source, folder):
             f"{source}: {what}; {METADATA} lists {len(wanted)} images of {folder}, "
             f"{len(there)} are there: fetch both from one source"
         )
-    members = [there[image] for image in wanted]
     captions = [things[6:].replace("_", " ") for things in table["things"]]
     return table[["split", "concept", "things"]].assign(
-        caption=captions, source=str(source), member=members
+        caption=captions, source=str(source), member=[there[image] for image in wanted]
     )
-
-
-def _members(source):
-    """Paths of the image files in an archive or folder."""
-    if Path(source).is_dir():
-        files = (path for path in Path(source).rglob("*") if path.is_file())
-        return [str(p.relative_to(source)) for p in files if not p.name.startswith(".")]
-    try:
-        with zipfile.ZipFile(source) as archive:
-            listed = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: not a readable zip archive ({error})") from None
-    return [name for name in listed if not Path(name).name.startswith(".")]
 
 
 # ---- published epochs ---------------------------------------------------------------------

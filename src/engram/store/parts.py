@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from engram.errors import InputError
 from engram.recording import Rows
@@ -21,22 +22,25 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-def write(path, rows: Rows):
+def write(path, *rows: Rows):
     """Write a whole store at once: absent or complete, never between.
 
     Args:
         path: ends in .h5 or .zarr, which is the format; what lies there is replaced.
-        rows: array (n, ...), a table of n uniquely named rows, a header.
+        rows: array (n, ...), a table of n uniquely named rows, a header.  Several are written one
+            after the other, with the header of the first, and not put together in memory.
 
     Raises:
         InputError: row names are not unique, or the disk is full.
     """
-    array = np.asarray(rows.array)
-    parts = Parts(Path(path), rows.table, array.shape, array.dtype, rows.header)
+    arrays = [np.asarray(one.array) for one in rows]
+    table = pd.concat([one.table for one in rows]) if len(rows) > 1 else rows[0].table
+    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+    parts = Parts(Path(path), table, shape, arrays[0].dtype, rows[0].header)
     with parts.room(parts.size, "make room and run again"), _locked(parts.path):
         try:
             parts.prepare()
-            parts.publish([array])
+            parts.publish(arrays)
         finally:
             shutil.rmtree(parts.folder, ignore_errors=True)
 
@@ -300,13 +304,13 @@ def _in_blocks(arrays, rows):
     """The same values, cut anew into arrays of `rows` rows; the last may be shorter."""
     held, n = [], 0
     for values in arrays:
-        held.append(values)
-        n += len(values)
-        if n >= rows:
-            values = np.concatenate(held) if len(held) > 1 else values
-            whole = n - n % rows
-            yield from (values[start : start + rows] for start in range(0, whole, rows))
-            held, n = [values[whole:]], n - whole
+        while n + len(values) >= rows:
+            block, values = values[: rows - n], values[rows - n :]
+            yield np.concatenate([*held, block]) if held else block
+            held, n = [], 0
+        if len(values):
+            held.append(values)
+            n += len(values)
     if n:
         yield np.concatenate(held)
 

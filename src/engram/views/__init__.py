@@ -42,9 +42,14 @@ def render(recordings, view, spec, made_by):
     for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
         parts.append(module.render(recording, windows, options))
         _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
-    rows = Rows.stack(parts)
-    table = rows.table.assign(digest=[_digest(row) for row in rows.array])
-    store.write(view, Rows(rows.array, table, rows.header | {"made_by": made_by}))
+    header = parts[0].header | {"made_by": made_by}
+    store.write(
+        view,
+        *(
+            Rows(one.array, one.table.assign(digest=[_digest(row) for row in one.array]), header)
+            for one in parts
+        ),
+    )
 
 
 def _windows(recordings, module, spec):
