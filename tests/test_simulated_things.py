@@ -143,7 +143,7 @@ def test_subjects_share_patterns_as_much_as_asked():
     assert abs(np.corrcoef(one, two)[0, 1]) < 0.2
 
 
-# ---- the best decoder ---------------------------------------------------------------------
+# ---- what a decoder reaches ---------------------------------------------------------------
 
 
 def top(scores, k):
@@ -151,43 +151,64 @@ def top(scores, k):
     return np.mean((scores > np.diag(scores)[:, None]).sum(1) < k)
 
 
-@pytest.mark.parametrize("repetitions", [1, 5])
-def test_the_most_likely_picture_by_brute_force_is_right_as_often_as_attainable(repetitions):
-    """Likelihoods of whole epochs under the full covariance, over many simulated studies."""
-    options = simulated.Options(**(SMALL | {"test_concepts": 30, "snr": 0.1}))
-    evoked = np.tensordot(simulated.code("test", options), simulated.patterns("sub-02", options), 1)
+TINY = {"train_concepts": 15, "train_images": 2, "test_concepts": 30, "snr": 0.3}
+
+
+def likeliest(data, evoked, inverse):
+    """Log-likelihood of every picture (columns) for epochs (rows), by the full covariance."""
+    filtered = evoked @ inverse
+    scores = np.einsum("nct,mct->nm", data, filtered, optimize=True)
+    return scores - np.einsum("mct,mct->m", evoked, filtered) / 2
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_both_decoders_by_brute_force_on_whole_epochs(count):
+    """Epochs as the files hold them, patterns fitted by least squares, many simulated studies."""
+    options = simulated.Options(**(SMALL | TINY))
+    train, test = (simulated.code(split, options) for split in ("train", "test"))
     inverse = np.linalg.inv(linalg.toeplitz(0.5 ** np.arange(100)))
-    rng, hits = np.random.default_rng(0), []
-    for _ in range(60):
-        data = evoked + simulated.noise(rng, (repetitions, *evoked.shape)).mean(0)
-        filtered = evoked @ inverse
-        scores = np.einsum("nct,mct->nm", data, filtered, optimize=True)
-        scores -= np.einsum("mct,mct->m", evoked, filtered) / 2
-        hits.append([top(scores, 1), top(scores, 5)])
-    mean, error = np.mean(hits, 0), stats.sem(hits, 0)
-    found = simulated.attainable(options, repetitions, "sub-02")
-    assert abs(mean[0] - found[1].mean) < 4 * error[0]
-    assert abs(mean[1] - found[5].mean) < 4 * error[1]
-    inside = [found[1].low <= hit <= found[1].high for hit, _ in hits]
-    assert np.mean(inside) > 0.85
-    assert found[1].low < found[1].mean < found[1].high < 1
+    rng, hits = np.random.default_rng(0), {"best": [], "linear": []}
+    for study in range(60):
+        patterns = simulated.patterns(f"study-{study}", options)
+        shape = (len(train), options.train_repetitions, 17, 100)
+        seen = np.tensordot(train, patterns, 1) + simulated.noise(rng, shape).mean(1)
+        design = np.column_stack([train, np.ones(len(train))])
+        fitted = np.linalg.lstsq(design, seen.reshape(len(seen), -1))[0].reshape(-1, 17, 100)
+        data = np.tensordot(test, patterns, 1)
+        data = data + simulated.noise(rng, (count, *data.shape)).mean(0)
+        for name, assumed, offset in (
+            ("best", patterns, 0),
+            ("linear", fitted[:-1], fitted[-1]),
+        ):
+            scores = likeliest(data - offset, np.tensordot(test, assumed, 1), inverse)
+            hits[name].append([top(scores, 1), top(scores, 5)])
+    found = simulated.predicted(options, [count])
+    for name, values in hits.items():
+        mean, error = np.mean(values, 0), stats.sem(values, 0)
+        for i, k in enumerate(("top1", "top5")):
+            assert abs(mean[i] - found[k][name][0]) < 4 * error[i]
+    ones = {name: np.array(values)[:, 0] for name, values in hits.items()}
+    assert np.mean(ones["linear"] >= found["top1"]["low"][0]) > 0.9
+    assert np.mean(ones["best"] <= found["top1"]["high"][0]) > 0.9
+    assert found["top1"]["linear"][0] < found["top1"]["best"][0]
 
 
 def test_without_effect_nothing_is_better_than_chance():
-    options = simulated.Options(effect=0.0)
-    found = simulated.attainable(options, 20)
-    assert found[1].mean == pytest.approx(1 / 200)
-    assert found[5].mean == pytest.approx(5 / 200)
+    options = simulated.Options(effect=0.0, train_concepts=20)
+    found = simulated.predicted(options, [20], draws=20)
+    assert found["top1"]["best"] == [pytest.approx(1 / 200)]
+    assert found["top5"]["best"] == [pytest.approx(5 / 200)]
+    assert found["top1"]["linear"] == [pytest.approx(1 / 200, abs=0.003)]
 
 
 def test_more_repetitions_and_a_larger_effect_attain_more():
-    options = simulated.Options(**(SMALL | {"test_concepts": 100}))
-    one, twenty = (simulated.attainable(options, n)[1].mean for n in (1, 20))
-    larger = simulated.attainable(
-        simulated.Options(effect=2.0, **SMALL | {"test_concepts": 100}), 5
-    )
-    assert 0.01 < one < twenty
-    assert larger[1].mean == pytest.approx(twenty, abs=0.01)
+    sizes = SMALL | {"test_concepts": 100}
+    found = simulated.predicted(simulated.Options(**sizes), [1, 5, 20])
+    for name in ("low", "linear", "best", "high"):
+        assert sorted(found["top1"][name]) == found["top1"][name]
+    larger = simulated.predicted(simulated.Options(effect=2.0, **sizes), [5])
+    assert larger["top1"]["best"][0] == pytest.approx(found["top1"]["best"][2], abs=0.01)
+    assert found["counts"] == [1, 5, 20]
 
 
 def test_a_trained_decoder_comes_close_and_shuffled_pairs_give_chance(tmp_path):
@@ -196,7 +217,7 @@ def test_a_trained_decoder_comes_close_and_shuffled_pairs_give_chance(tmp_path):
     options = simulated.Options(**(SMALL | sizes))
     codes, candidates = (simulated.code(split, options) for split in ("train", "test"))
     candidates = candidates / np.linalg.norm(candidates, axis=1, keepdims=True)
-    best = simulated.attainable(options, 4)[1]
+    found = simulated.predicted(options, [4])["top1"]
 
     def features(trials):
         """Averages over repetitions and 50 ms."""
@@ -207,7 +228,7 @@ def test_a_trained_decoder_comes_close_and_shuffled_pairs_give_chance(tmp_path):
         predicted = Ridge(alpha=30).fit(features(train), codes[order]).predict(features(test))
         return top(predicted @ candidates.T, 1)
 
-    assert 0.7 * best.mean < reached(np.arange(300)) <= best.high
+    assert found["low"][0] < reached(np.arange(300)) <= found["high"][0]
     assert reached(np.random.default_rng(0).permutation(300)) < 0.05
 
 

@@ -51,7 +51,8 @@ def align(x, y, model, predictions, spec, made_by, device):
     seeds = list(range(spec["experiment"].get("seeds", DEFAULT_SEEDS)))
     subjects = {path: _subject(path) for path in x}
     found, tensors = [], {}
-    for name, trained, tested in _folds(subjects, spec["experiment"].get("folds", "within")):
+    folds = spec["experiment"].get("folds", "within")
+    for name, trained, tested in _folds(subjects, folds):
         fold = _fold(name, trained, tested, pictures, options, module, seeds, device)
         found.append(fold)
         tensors |= fold.tensors
@@ -69,7 +70,8 @@ def align(x, y, model, predictions, spec, made_by, device):
         "chosen": [row for fold in found for row in fold.chosen],
         "importance": merged([fold.importance for fold in found]),
         "repetitions": _merged_repetitions([fold.repetitions for fold in found]),
-        "attainable": found[0].header.get("attainable"),
+        # of one subject, trained on that subject's trials
+        "attainable": found[0].header.get("attainable") if _kind(folds) == "within" else None,
         "made_by": made_by,
     }
     scored = Rows(
@@ -92,7 +94,7 @@ def _subject(path):
 
 def _folds(subjects, how):
     """(name, paths to train on, paths to test on) of each fold."""
-    kind = how["kind"] if isinstance(how, dict) else how
+    kind = _kind(how)
     paths = list(subjects)
     if kind == "within":
         return [(subjects[path], [path], [path]) for path in paths]
@@ -104,6 +106,10 @@ def _folds(subjects, how):
         f"folds: {kind!r} with {len(paths)} subjects; use within, pooled or, with two subjects "
         "or more, leave_one_subject_out"
     )
+
+
+def _kind(folds):
+    return folds["kind"] if isinstance(folds, dict) else folds
 
 
 # ---- one fold -------------------------------------------------------------------------

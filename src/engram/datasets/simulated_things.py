@@ -14,7 +14,7 @@ electrode map times a time course between 50 and 450 ms, a trial holds
 with noise of variance 1, independent across channels (as after whitening), of which neighbouring
 samples correlate by 0.5.  P is scaled so that a matched filter that knows it measures each
 component of the code in a single trial with a signal-to-noise ratio (variances) of `snr` on
-average.  `attainable` is what the best possible decoder reaches.
+average.  `predicted` says what can be reached: by the best decoder, and by one that is fitted.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from scipy import signal
 
 from engram.datasets import things_eeg2
 from engram.errors import InputError
+from engram.retrieval import repetition_counts
 
 DEVICE = "cpu"
 
@@ -40,6 +41,7 @@ SFREQ = 100.0  # Hz
 CORRELATION = 0.5  # of the noise in neighbouring samples
 DIMENSIONS = 12
 SPLITS = ("train", "test")
+TOP = (1, 5)
 JPEG_QUALITY = 95
 
 
@@ -60,7 +62,7 @@ class Options:
     effect: float = 1.0
     snr: float = 0.3
     subject_effect: float = 0.5
-    train_concepts: int = 100
+    train_concepts: int = 200
     train_images: int = 5
     train_repetitions: int = 4
     test_concepts: int = 200
@@ -98,11 +100,10 @@ def read(unit, rows, options):
     Raises:
         InputError: a file is not what `make` wrote.
     """
-    best = attainable(options, options.test_repetitions)
     origin = {
         "simulated": True,
         "simulation": dataclasses.asdict(options),
-        "attainable": {f"top{k}": [one.low, one.high] for k, one in best.items()},
+        "attainable": predicted(options, repetition_counts(options.test_repetitions)),
     }
     found = things_eeg2.read(unit, rows, things_eeg2.Options())
     return [dataclasses.replace(one, origin=origin) for one in found]
@@ -245,7 +246,8 @@ def patterns(unit, options) -> np.ndarray:
     width = common.uniform(0.02, 0.05, DIMENSIONS)[:, None]
     courses = np.exp(-((TIMES - centre) ** 2) / (2 * width**2)) * ((TIMES >= 0.05) & (TIMES < 0.45))
     found = maps[:, :, None] * courses[:, None]
-    return found * np.sqrt(options.snr / np.trace(_precision(found)) * DIMENSIONS)
+    power = (_whitened(found) ** 2).sum() / DIMENSIONS
+    return found * np.sqrt(options.snr / power)
 
 
 def noise(rng, shape) -> np.ndarray:
@@ -255,68 +257,71 @@ def noise(rng, shape) -> np.ndarray:
     return signal.lfilter([1], [1, -CORRELATION], white)
 
 
-def _precision(found):
-    """Inverse covariance of the error of a matched filter for these patterns, (k, k)."""
-    whitened = found.copy()
-    whitened[..., 1:] -= CORRELATION * found[..., :-1]
-    whitened[..., 1:] /= np.sqrt(1 - CORRELATION**2)
-    flat = whitened.reshape(len(found), -1)
-    return flat @ flat.T
+# ---- what a decoder reaches ---------------------------------------------------------------
 
 
-# ---- the best decoder ---------------------------------------------------------------------
+def predicted(options, counts, draws=100) -> dict:
+    """Top-1 and top-5 accuracy on one subject, of the best decoder and of a fitted linear one.
 
-
-@dataclass(frozen=True)
-class Attainable:
-    """Accuracy of the best decoder, for one k.
-
-    Attributes:
-        mean: expected share of test pictures among the k most likely.
-        low, high: 95 % of studies of one subject lie between.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
-def attainable(options, repetitions, unit="sub-01", draws=400) -> dict[int, Attainable]:
-    """Top-1 and top-5 accuracy of a decoder that knows the patterns, the noise and the codes.
-
-    It picks the most likely of all test pictures given the average of some repetitions, one
-    trial a picture.  Given the model, twelve numbers a trial say all there is about the code
-    (what the matched filter measures), so that they are simulated instead of epochs.  No decoder
-    does better on average; a trained one does worse, as it has to estimate the patterns.
+    `best` knows the patterns, the noise and the codes, and picks the most likely of all test
+    pictures given the average of some repetitions: no decoder does better on average. `linear`
+    knows the noise and the codes, but estimates the patterns by least squares from the training
+    trials. A head, which has to learn from the same trials, is expected between both. Given the
+    model, both are functions of whitened epochs, which are simulated anew in each draw, subject
+    and training noise included.
 
     Args:
         options: Options of the simulation.
-        repetitions: averaged in a test trial.
-        unit: the subject.
-        draws: simulated studies.
+        counts: numbers of test repetitions that are averaged.
+        draws: simulated subjects.
 
     Returns:
-        Attainable for k = 1 and k = 5.
+        `counts`, and for `top1` and `top5` one value a count of `low`, the 2.5 % quantile of
+        linear over subjects, the means `linear` and `best`, and `high`, the 97.5 % quantile of
+        best.
     """
     codes = code("test", options)
-    precision = options.effect**2 * repetitions * _precision(patterns(unit, options))
-    values, vectors = np.linalg.eigh(precision)
-    seen = codes @ vectors * np.sqrt(values.clip(0))  # where the error is white
-    rng = _rng("attainable", options)
-    hits = np.empty((2, draws))
+    design = np.column_stack([code("train", options), np.ones(_shown("train", options))])
+    inverse = np.linalg.pinv(design)  # of fewer pictures than unknowns: the smallest solution
+    left, singular, _ = np.linalg.svd(inverse, full_matrices=False)
+    root, seen = left * singular / np.sqrt(options.train_repetitions), inverse @ design
+    rng = _rng("predicted", options)
+    hits = {name: np.empty((len(counts), len(TOP), draws)) for name in ("linear", "best")}
     for draw in range(draws):
-        measured = seen + rng.standard_normal(seen.shape)
-        score = measured @ seen.T - (seen**2).sum(1) / 2
-        ranks = (score > np.diag(score)[:, None]).sum(1)
-        ties = (score == np.diag(score)[:, None]).sum(1)
-        hits[:, draw] = [_share(ranks, ties, k) for k in (1, 5)]
-    low, high = np.quantile(hits, [0.025, 0.975], axis=1)
-    return {
-        k: Attainable(float(hits[i].mean()), float(low[i]), float(high[i]))
-        for i, k in enumerate((1, 5))
+        true = options.effect * _whitened(patterns(f"draw-{draw}", options))
+        fitted = seen[:, :-1] @ true + root @ rng.standard_normal((root.shape[1], true.shape[1]))
+        single = rng.standard_normal((len(codes), true.shape[1]))  # noise of one repetition
+        for name, assumed, off in (("best", true, 0.0), ("linear", fitted[:-1], fitted[-1])):
+            expected = codes @ assumed
+            score = (codes @ true - off) @ expected.T - (expected**2).sum(1) / 2
+            noisy = single @ expected.T
+            for i, count in enumerate(counts):
+                hits[name][i, :, draw] = _found(score + noisy / np.sqrt(count))
+    return {"counts": list(counts)} | {
+        f"top{k}": {
+            "low": np.quantile(hits["linear"][:, i], 0.025, axis=1).tolist(),
+            "linear": hits["linear"][:, i].mean(1).tolist(),
+            "best": hits["best"][:, i].mean(1).tolist(),
+            "high": np.quantile(hits["best"][:, i], 0.975, axis=1).tolist(),
+        }
+        for i, k in enumerate(TOP)
     }
 
 
-def _share(ranks, ties, k):
-    """Mean probability of being among the first k, equal scores being ordered by chance."""
-    return np.clip((k - ranks) / ties, 0, 1).mean()
+def _shown(split, options):
+    return _concepts(split, options) * (options.train_images if split == "train" else 1)
+
+
+def _found(score):
+    """Top-1 and top-5 of log-likelihoods of all pictures (columns), row i showing picture i."""
+    own = np.diag(score)[:, None]
+    above, ties = (score > own).sum(1), (score == own).sum(1)
+    return [np.clip((k - above) / ties, 0, 1).mean() for k in TOP]  # ties ordered by chance
+
+
+def _whitened(found):
+    """Patterns (k, channel, time) where the noise is white and of variance 1, (k, d)."""
+    whitened = found.copy()
+    whitened[..., 1:] -= CORRELATION * found[..., :-1]
+    whitened[..., 1:] /= np.sqrt(1 - CORRELATION**2)
+    return whitened.reshape(len(found), -1)
