@@ -265,6 +265,13 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it():
     assert model.score == pytest.approx((1 / retrieval.ranks(found)).mean(), rel=1e-6)
 
 
+def test_the_epoch_may_be_chosen_by_top1():
+    eeg, images, rows, _ = world(4.0, concepts=30)
+    model = contrastive.fit(eeg, images, rows, replace(SMALL, score="top1"), [0], "cpu")[0]
+    assert model.epoch == model.curves["validation_top1"].argmax()
+    assert model.score == model.curves["validation_top1"].max()
+
+
 def test_a_checkpoint_restores_the_model():
     eeg, images, rows, test = world(2.0, concepts=10)
     options = replace(SMALL, epochs=2)
@@ -428,7 +435,7 @@ def test_divergence_names_the_epoch():
     ("change", "says"),
     [
         ({"mask": "subject"}, "mask is 'subject'"),
-        ({"score": "top1"}, "score is 'top1'"),
+        ({"score": "top7"}, "score is 'top7'"),
         ({"batch_size": 1}, "batch_size is 1"),
         ({"temperature": 0.001}, "temperature is 0.001"),
         ({"sub_average": 2}, "sub_average is 2"),

@@ -266,6 +266,22 @@ def test_a_layer_and_tokens_of_dreamsim():
     np.testing.assert_allclose(tokens(pictures(1))[:, 0], normed, atol=1e-5)
 
 
+def test_the_token_may_be_taken_after_the_last_norm(tmp_path):
+    """The public reimplementation of THINGS-EEG2 takes it there."""
+    write_base("synclr_vitb16", *transformer("synclr_vitb16"), tmp_path)
+    before, after = (
+        backbone("dreamsim", tmp_path, model="synclr_vitb16", aligned=False, final_norm=norm)
+        for norm in (False, True)
+    )
+    own = after.model.vit.norm
+    assert own.weight.std() > 0
+    with torch.no_grad():
+        expected = torch.nn.functional.layer_norm(
+            torch.as_tensor(before(pictures(2))), (768,), own.weight, own.bias, 1e-6
+        )
+    np.testing.assert_allclose(after(pictures(2)), expected, atol=1e-4)
+
+
 def test_the_position_table_is_resized_as_by_the_authors():
     table = torch.randn(1, 37 * 37 + 1, 8, generator=torch.Generator().manual_seed(0))
     image = torch.zeros(1, 16 * 16 + 1, 8)

@@ -462,3 +462,48 @@ def test_values_of_the_wrong_kind_are_refused(config, key, value):
     config["tracking"] = {"wandb": {key: value}}
     with pytest.raises(jsonschema.ValidationError, match=re.escape(repr(value))):
         jsonschema.validate(config, SCHEMA)
+
+
+# ---- retrieval --------------------------------------------------------------------------
+
+
+def studied(name):
+    """The configuration of a shipped study."""
+    config = {}
+    for file in ("config/config.yaml", "config/backbones.yaml", f"config/studies/{name}.yaml"):
+        for key, value in yaml.safe_load((ROOT / file).read_text()).items():
+            both = isinstance(value, dict) and key in config
+            config[key] = {**config[key], **value} if both else value
+    return config
+
+
+@pytest.mark.parametrize("name", ["things_eeg2", "things_eeg2_simulated"])
+def test_the_published_protocol_is_refused_without_a_clean_one_beside_it(name):
+    config = studied(name)
+    configuration.check(config, SCHEMA)
+    published = [
+        name
+        for name, this in config["experiments"].items()
+        if config["heads"][this["head"]].get("select_on") == "test"
+    ]
+    assert published
+    shown = plan.Plan(config).shown()
+    for one in published:
+        this = config["experiments"][one]
+        assert shown.index(this["baseline"]) < shown.index(one)
+        kept = this["baseline"]
+        for baseline in ("none", one):
+            this["baseline"] = baseline
+            refuse(config, "chooses its epoch on the test pictures; name as `baseline`")
+        this["baseline"] = kept
+
+
+def test_encoders_that_are_compared_differ_in_the_alignment_alone():
+    config = studied("things_eeg2")
+    this = plan.Plan(config)
+    for name in ("synclr", "dino", "clip"):
+        aligned, plain = (
+            this.spec("extract", backbone=this.targets(experiment)[0].partition("/")[2])["backbone"]
+            for experiment in (f"things_dreamsim_{name}", f"things_{name}")
+        )
+        assert plain == aligned | {"aligned": False}

@@ -180,6 +180,23 @@ def _check_experiment(config, where, this):
             f"{where}.folds: random windows of one scan stand on both sides of the split; "
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
+    _check_protocol(config, where, this)
+
+
+def _check_protocol(config, where, this):
+    """A model chosen on test pictures is shown beside one that was not, or not at all."""
+
+    def clean(experiment):
+        return config["heads"][experiment["head"]].get("select_on", "validation") != "test"
+
+    if clean(this):
+        return
+    beside = config["experiments"].get(this["baseline"])
+    if not (beside and clean(beside) and beside["dataset"] == this["dataset"]):
+        raise InputError(
+            f"{where}: head {this['head']!r} chooses its epoch on the test pictures; name as "
+            "`baseline` an experiment on the same dataset that does not, to be shown beside it"
+        )
 
 
 def _check_encoded_once(config):

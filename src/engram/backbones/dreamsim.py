@@ -104,10 +104,13 @@ class Options(frozen.Options):
         model: type of DreamSim: `dino_vitb16`, `dinov2_vitb14`, `synclr_vitb16`, `clip_vitb32`
             or `open_clip_vitb32`.
         aligned: false leaves the base model as it was before the alignment.
+        final_norm: take the class token after the last layer norm; DreamSim was aligned before
+            it. CLIP types always have it.
     """
 
     model: str
     aligned: bool = True
+    final_norm: bool = False
 
 
 def load(options, weights, view, device) -> frozen.Frozen:
@@ -134,7 +137,7 @@ def load(options, weights, view, device) -> frozen.Frozen:
     model = frozen.build(lambda: DreamSim(base), options, weights)
     if weights:
         model.load(weights, options, base)
-    model.finish()
+    model.finish(options.final_norm)
     published = frozen.Published(size=SIZE, **base.colours)
     backbone = frozen.Frozen(
         model,
@@ -190,13 +193,13 @@ class DreamSim(torch.nn.Module):
         tensors = {f"vit.{n}": t for n, t in tensors.items()} | projection
         checkpoints.load_strictly(self, tensors, file[1], f"DreamSim's {options.model}")
 
-    def finish(self):
+    def finish(self, final_norm):
         """Bring the loaded model to 224 pixels and leave out what comes after its feature."""
         if self.vit.patch_embed.img_size != SIZE:
             self.vit.patch_embed.set_input_size(img_size=SIZE)
             table = resized_positions(self.vit.pos_embed.data, self.vit.patch_embed.grid_size[0])
             self.vit.pos_embed = torch.nn.Parameter(table)
-        if self.projection is None:
+        if self.projection is None and not final_norm:
             self.vit.norm = torch.nn.Identity()
 
 

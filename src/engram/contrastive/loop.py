@@ -296,13 +296,14 @@ def _scores(similarity, truth, options):
     if not len(truth):
         return {}
     ranks = retrieval.ranks(similarity, truth)
-    mrr = float((1 / ranks).mean())
-    return {
-        "validation_mrr": mrr,
+    found = {
+        "validation_mrr": float((1 / ranks).mean()),
         "validation_top1": float((ranks <= 1).mean()),
         "validation_top5": float((ranks <= 5).mean()),
-        "score": mrr if options.score == "mrr" else top5_of_draws(similarity, truth),
     }
+    by_draws = options.score == "top5_200"
+    score = top5_of_draws(similarity, truth) if by_draws else found[f"validation_{options.score}"]
+    return found | {"score": score}
 
 
 def top5_of_draws(similarity, truth) -> float:

@@ -7,7 +7,7 @@ from engram.errors import InputError
 
 LARGEST_SCALE = 100.0
 MASKS = ("none", "image", "concept")
-SCORES = ("mrr", "top5_200")
+SCORES = ("mrr", "top5_200", "top1")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Options:
             the same "concept".
         sub_average: repetitions that are averaged, drawn anew for every sample and step; 0 =
             all. Needs EEG with repetitions.
-        score: "mrr", mean reciprocal rank among all validation images, or "top5_200", top-5
-            among 200 of them, mean of 20 fixed draws.
+        score: what the epoch is chosen by: "mrr", mean reciprocal rank among all validation
+            images, "top1" among these, or "top5_200", top-5 among 200 of them, mean of 20
+            fixed draws.
         patience: epochs without a better score after which training stops; 0 = never.
         bf16: matrix products in bfloat16 where the hardware has it, else in float32.
     """
