@@ -24,7 +24,8 @@ from engram.sources import (
     s3,
     write_lock,
 )
-from engram.transfer import Limits, fetch_all
+from engram.transfer import fetch_all
+from engram.web import Limits
 
 QUICK = Limits(connect=2, read=1, retries=2, backoff=0.001, longest_wait=0.05)
 TOKEN = "t0ken-of-a-person"
@@ -65,7 +66,7 @@ def contents(folder):
 
 
 def test_sources_stand_on_transfer_alone():
-    allowed = {"transfer", "safe_files", "errors", "progress", "store", "sources", "__init__"}
+    allowed = {"transfer", "web", "safe_files", "errors", "progress", "sources", "__init__"}
     for path in (provenance.ROOT / "sources").glob("*.py"):
         reached = {p.relative_to(provenance.ROOT).parts[0] for p in provenance.imports(path)}
         assert {name.removesuffix(".py") for name in reached} <= allowed

@@ -14,7 +14,8 @@ from engram import components, store
 from engram.errors import InputError
 from engram.safe_files import safe_name, unzip
 from engram.sources import File, read_lock, write_lock
-from engram.transfer import Limits, fetch
+from engram.transfer import fetch
+from engram.web import Limits
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from engram.errors import InputError
 from engram.sources import File, chosen, selected
-from engram.transfer import LIMITS, origin, read, shown
+from engram.web import LIMITS, origin, read, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -43,7 +43,7 @@ def list_files(
         region: of the bucket; by default AWS_REGION, or that Amazon finds it.
         anonymous: whether to ask without credentials.
         max_pages: a listing that needs more is refused as endless.
-        limits: see `engram.transfer`.
+        limits: see `engram.web`.
 
     Returns:
         Files with size; with md5 where the entity tag is one, which only an upload in one piece
