@@ -274,7 +274,18 @@ def test_a_file_with_a_wrong_checksum_is_not_kept_and_the_others_are(project, sc
     assert line in text
     assert "Traceback" not in text
     assert project.raw() == {path: data for path, data in files.items() if path != EEG}
+    assert len(project.fetched(EEG)) == 1
     assert not list(project.folder.glob("results/views/**/*.h5"))
+
+
+def test_many_cores_open_two_connections(project):
+    noise = {f"x{number}": np.random.default_rng(number).bytes(1_000_000) for number in range(4)}
+    project.publish(noise)
+    project.storage.faults = dict.fromkeys(project.storage.files, "slow 1000")
+    project.configure(files=list(noise))
+    project.run("--cores", "16", *(f"{RAW}/{path}" for path in noise))
+    assert project.raw() == noise
+    assert project.storage.together == 2
 
 
 def test_a_killed_download_continues_where_it_was(project, scans):

@@ -135,6 +135,10 @@ class Plan:
         published = shelf == "raw" and self.config["datasets"][name].get("source")
         return [self.lock(shelf, name)] if published else []
 
+    def connections(self, shelf, name) -> int:
+        """Connections to a publisher that a download makes: none if its file is simulated."""
+        return 0 if shelf == "raw" and not self.config["datasets"][name].get("source") else 1
+
     # ---- stores -------------------------------------------------------------------
 
     def store(self, dataset, unit, source) -> str:
