@@ -127,7 +127,7 @@ class Plan:
             )
 
     def lock(self, shelf, name) -> str:
-        """The lock file with the checksums of a dataset's files, or of all weights."""
+        """The lock file: what the publisher of a dataset has, or what all weights were."""
         return f"config/locks/{name if shelf == 'raw' else 'weights'}.csv"
 
     def listed(self, shelf, name) -> list[str]:
