@@ -369,7 +369,8 @@ def test_a_page_may_be_fetched_as_a_page(publish, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "advice"), [(401, "token"), (403, "terms"), (404, "no such file"), (503, "later")]
+    ("status", "advice"),
+    [(400, "region"), (401, "token"), (403, "terms"), (404, "no such file"), (503, "later")],
 )
 def test_a_status_has_its_advice(publish, tmp_path, status, advice):
     url, asked = publish(f"status {status} 99")
