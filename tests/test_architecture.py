@@ -131,8 +131,8 @@ def test_environments_pin_what_the_lock_pins():
 
 def test_environments_hold_what_their_stage_imports():
     distributions = importlib.metadata.packages_distributions()
-    families = {"download": ["datasets"], "render": ["datasets", "views"], "extract": ["backbones"]}
-    families["train"] = ["heads"]
+    families = {"listing": ["sources"], "download": ["sources", "datasets"]}
+    families |= {"render": ["datasets", "views"], "extract": ["backbones"], "train": ["heads"]}
     for script in (ROOT / "workflow/scripts").glob("*.py"):
         todo = [
             script,

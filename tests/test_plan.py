@@ -369,6 +369,13 @@ def test_a_label_file_of_a_manifest_is_fetched_as_itself(config, tmp_path):
         assert spec["row"]["scan"] == "a"
 
 
+def test_only_what_is_published_makes_connections():
+    this = plan.Plan({"datasets": {"there": {"source": {"osf": "abcde"}}, "made": {}}})
+    assert this.connections("raw", "there") == 1
+    assert this.connections("weights", "made") == 1
+    assert this.connections("raw", "made") == 0
+
+
 def test_published_weights_are_downloaded_and_random_ones_are_not(published):
     this = plan.Plan(published)
     assert this.weights("middle") == "resources/weights/there/w.pt"

@@ -173,6 +173,11 @@ class Published:
         files = read_lock(self.folder / "config/locks/osf.csv")
         return {file.path.removeprefix("SampleData/"): file for file in files}
 
+    def recorded(self):
+        """Size and checksums of first downloads, by path below the top folder."""
+        files = read_lock(self.folder / "config/locks/osf.recorded.csv")
+        return {file.path.removeprefix("SampleData/"): file for file in files}
+
     def mistake(self, path):
         """The one line that says what is wrong in the log of a download."""
         log = (self.folder / f"results/logs/download/raw/osf/{path}.log").read_text()
@@ -274,7 +279,18 @@ def test_a_file_with_a_wrong_checksum_is_not_kept_and_the_others_are(project, sc
     assert line in text
     assert "Traceback" not in text
     assert project.raw() == {path: data for path, data in files.items() if path != EEG}
+    assert len(project.fetched(EEG)) == 1
     assert not list(project.folder.glob("results/views/**/*.h5"))
+
+
+def test_many_cores_open_two_connections(project):
+    noise = {f"x{number}": np.random.default_rng(number).bytes(1_000_000) for number in range(4)}
+    project.publish(noise)
+    project.storage.faults = dict.fromkeys(project.storage.files, "slow 1000")
+    project.configure(files=list(noise))
+    project.run("--cores", "16", *(f"{RAW}/{path}" for path in noise))
+    assert project.raw() == noise
+    assert project.storage.together == 2
 
 
 def test_a_killed_download_continues_where_it_was(project, scans):
@@ -312,9 +328,9 @@ def test_a_killed_download_continues_where_it_was(project, scans):
 def test_what_came_first_is_what_must_come_later(project, scans):
     project.publish({path: (data, {}) for path, data in few(scans).items()})
     project.run(f"{RAW}/{LABELS}", f"{RAW}/{EEG}", f"{RAW}/{FMRI}")
-    recorded = {path: file.checksums for path, file in project.lock().items()}
-    three = {path: {"sha256": sums(scans[path])["sha256"]} for path in (LABELS, EEG, FMRI)}
-    assert recorded == {path: {} for path in few(scans)} | three
+    recorded = {path: file.checksums for path, file in project.recorded().items()}
+    assert recorded == {p: {"sha256": sums(scans[p])["sha256"]} for p in (LABELS, EEG, FMRI)}
+    assert not any(file.checksums for file in project.lock().values())
 
     (project.folder / RAW / LABELS).unlink()
     changed = array(1 - labels(0))
@@ -324,7 +340,19 @@ def test_what_came_first_is_what_must_come_later(project, scans):
     line = project.mistake(LABELS)
     assert f"sha256 is {sums(changed)['sha256']}" in line
     assert set(project.raw()) == {EEG, FMRI}
-    assert {path: file.checksums for path, file in project.lock().items()} == recorded
+    assert {path: file.checksums for path, file in project.recorded().items()} == recorded
+
+
+def test_what_was_recorded_outlives_a_new_listing(project, scans):
+    project.publish({path: (data, {}) for path, data in few(scans).items()})
+    project.run(f"{RAW}/{LABELS}")
+    source = {"osf": "hxaz4", "base": f"{project.api.url}/v2", "include": ["SampleData/vigall_out"]}
+    project.configure(source=source)
+    project.run("config/locks/osf.csv", check=False, ENGRAM_OFFLINE="1")
+    project.storage.files[project.blobs[LABELS]] = array(1 - labels(0))
+    project.run(f"{RAW}/{LABELS}", check=False)
+    assert set(project.lock()) == {LABELS}
+    assert f"instead of {sums(scans[LABELS])['sha256']}" in project.mistake(LABELS)
 
 
 def test_offline_nobody_is_asked_and_the_missing_file_is_named(project, scans):

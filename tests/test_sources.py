@@ -1,10 +1,7 @@
 """Listings of publishers, each against a server that speaks like it."""
 
 import ast
-import datetime
 import json
-from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 import pytest
 from server import PAGE, Osf, Server, sums
@@ -21,10 +18,10 @@ from engram.sources import (
     may_hold,
     osf,
     read_lock,
-    s3,
     write_lock,
 )
-from engram.transfer import Limits, fetch_all
+from engram.transfer import fetch_all
+from engram.web import Limits
 
 QUICK = Limits(connect=2, read=1, retries=2, backoff=0.001, longest_wait=0.05)
 TOKEN = "t0ken-of-a-person"
@@ -52,7 +49,7 @@ def storage():
 
 @pytest.fixture(autouse=True)
 def no_tokens(monkeypatch):
-    for name in ("OSF_TOKEN", "HF_TOKEN", "GITHUB_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
+    for name in ("OSF_TOKEN", "HF_TOKEN", "GITHUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -65,7 +62,7 @@ def contents(folder):
 
 
 def test_sources_stand_on_transfer_alone():
-    allowed = {"transfer", "safe_files", "errors", "progress", "store", "sources", "__init__"}
+    allowed = {"transfer", "web", "safe_files", "errors", "progress", "sources", "__init__"}
     for path in (provenance.ROOT / "sources").glob("*.py"):
         reached = {p.relative_to(provenance.ROOT).parts[0] for p in provenance.imports(path)}
         assert {name.removesuffix(".py") for name in reached} <= allowed
@@ -592,153 +589,3 @@ def test_other_pages_of_drive_are_refused(api, drive, tmp_path):
 def test_an_entry_of_drive_must_be_complete(entry):
     with pytest.raises(InputError, match="needs id, path|not an id"):
         google_drive.list_files([entry])
-
-
-# S3
-
-KEYS = {
-    "data/sub-01/a b+(1)&ü.npy": b"1a",
-    "data/sub-01/eeg/b.npy": b"1b",
-    "data/sub-02/a.npy": b"2a",
-    "data/": b"",
-    "other": b"o",
-}
-
-
-@pytest.fixture
-def bucket(api):
-    """A bucket, two keys a page; signed requests are checked for their signature being there."""
-
-    def listing(query, headers):
-        keys = [key for key in sorted(KEYS) if key.startswith(query.get("prefix", [""])[0])]
-        start = int(query.get("continuation-token", ["0"])[0])
-        entries = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(KEYS[key])}</Size>"
-            f"<ETag>&quot;{sums(KEYS[key])['md5']}{'-2' * (key == 'other')}&quot;</ETag></Contents>"
-            for key in keys[start : start + 2]
-        )
-        more = start + 2 < len(keys)
-        following = f"<NextContinuationToken>{start + 2}</NextContinuationToken>" * more
-        body = (
-            '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"<IsTruncated>{str(more).lower()}</IsTruncated>{following}{entries}</ListBucketResult>"
-        )
-        return 200, {"Content-Type": "application/xml"}, body.encode()
-
-    api.routes["/open-data"] = listing
-    for key, data in KEYS.items():
-        api.routes[f"/open-data/{quote(key)}"] = lambda query, headers, data=data: (200, {}, data)
-
-
-def test_a_folder_of_a_bucket(api, bucket, tmp_path):
-    files = s3.list_files("s3://open-data/data/", endpoint=api.url, limits=QUICK)
-    assert [file.path for file in files] == [
-        "sub-01/a b+(1)&ü.npy",
-        "sub-01/eeg/b.npy",
-        "sub-02/a.npy",
-    ]
-    assert files[0].checksums == {"md5": sums(b"1a")["md5"]}
-    fetch_all(files, tmp_path, limits=QUICK, **s3.access("open-data", endpoint=api.url))
-    assert contents(tmp_path) == {
-        f"{key[5:]}": d for key, d in KEYS.items() if key[5:] and d != b"o"
-    }
-    assert not any("Authorization" in headers for _, headers in api.requests)
-
-
-def test_the_server_lists_no_more_than_is_wanted(api, bucket):
-    files = s3.list_files(
-        "open-data/data", include=["sub-01/*", "sub-02/*"], endpoint=api.url, limits=QUICK
-    )
-    assert len(files) == 3
-    assert all("prefix=data%2Fsub-0" in path for path, _ in api.requests)
-    (file,) = s3.list_files("open-data", include=["other"], endpoint=api.url, limits=QUICK)
-    assert file.checksums == {}  # uploaded in parts: its tag is no md5
-
-
-def test_a_signature_is_what_amazon_documents(monkeypatch):
-    """The examples of the documentation of Signature Version 4 for S3."""
-    now = datetime.datetime(2013, 5, 24, tzinfo=datetime.UTC)
-    key, secret = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-    home = "https://examplebucket.s3.amazonaws.com"
-    found = s3.signed(f"{home}/?max-keys=2&prefix=J", key, secret, "us-east-1", now=now)
-    assert found["Authorization"] == (
-        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, "
-        "SignedHeaders=host;x-amz-content-sha256;x-amz-date, "
-        "Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
-    )
-    found = s3.signed(f"{home}/?lifecycle", key, secret, "us-east-1", now=now)
-    assert found["Authorization"].endswith(
-        "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"
-    )
-
-
-def test_credentials_sign_every_request_to_the_bucket_and_no_other(
-    api, storage, bucket, tmp_path, monkeypatch
-):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
-    with pytest.raises(InputError, match="environment variable 'AWS_ACCESS_KEY_ID'"):
-        s3.list_files("open-data", anonymous=False, endpoint=api.url, limits=QUICK)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", TOKEN)
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
-    how = {"endpoint": api.url, "anonymous": False}
-    files = s3.list_files("open-data", **how, limits=QUICK)
-    assert {file.path: file.checksums for file in files}["other"] == {}
-    stored = storage.publish("o", b"o")
-    api.routes["/open-data/other"] = lambda query, headers: (302, {"Location": stored}, b"")
-    fetch_all(files, tmp_path, limits=QUICK, **s3.access("open-data", **how))
-    for _, headers in api.requests:
-        assert "Credential=AKIA/" in headers["Authorization"]
-        assert headers["x-amz-security-token"] == "session"
-    assert TOKEN not in str(api.requests)
-    assert "AKIA" not in str(storage.requests)
-    assert "session" not in str(storage.requests)
-
-
-@pytest.mark.parametrize(
-    ("body", "match"),
-    [
-        (PAGE, "not a listing of a bucket"),
-        (b"<ListBucketResult><Contents/></ListBucketResult>", "another form"),
-        (
-            b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><ListBucketResult>&b;'
-            b"</ListBucketResult>",
-            "not a listing of a bucket",
-        ),
-        (
-            b"<L><IsTruncated>true</IsTruncated><NextContinuationToken>1</NextContinuationToken></L>",
-            "repeats itself",
-        ),
-        (b"<L><Contents><Key>../x</Key><Size>1</Size></Contents></L>", "refused"),
-        (b"<L></L>", "no file to fetch"),
-    ],
-)
-def test_a_hostile_bucket_is_refused(api, body, match):
-    api.routes["/open-data"] = lambda query, headers: (200, {}, body)
-    with pytest.raises(InputError, match=match):
-        s3.list_files("open-data", endpoint=api.url, limits=QUICK)
-
-
-def test_a_bucket_without_end_is_refused(api):
-    def listing(query, headers):
-        number = int(query.get("continuation-token", ["0"])[0]) + 1
-        return (
-            200,
-            {},
-            (
-                f"<L><IsTruncated>true</IsTruncated><NextContinuationToken>{number}"
-                f"</NextContinuationToken><Contents><Key>{number}</Key><Size>1</Size></Contents></L>"
-            ).encode(),
-        )
-
-    api.routes["/open-data"] = listing
-    with pytest.raises(InputError, match="does not end within 5 pages"):
-        s3.list_files("open-data", endpoint=api.url, max_pages=5, limits=QUICK)
-
-
-def test_buckets_have_addresses(monkeypatch):
-    assert s3._base("open-data", None, None) == "https://open-data.s3.amazonaws.com"
-    assert s3._base("a.b", None, "eu-west-1") == "https://s3.eu-west-1.amazonaws.com/a.b"
-    for name in ("A", "x", "a_b", "../x", ""):
-        with pytest.raises(InputError, match="not a name of a bucket"):
-            s3.list_files(name)

@@ -20,8 +20,9 @@ from server import PAGE, Server
 
 from engram.errors import InputError
 from engram.safe_files import clean_name, safe_name, unzip
-from engram.transfer import Limits, check_hop, fetch, fetch_all
-from engram.transfer import read as read_document
+from engram.transfer import fetch, fetch_all
+from engram.web import Limits, check_hop
+from engram.web import read as read_document
 
 QUICK = Limits(connect=2, read=0.3, retries=3, backoff=0.001, longest_wait=0.2)
 DATA = random.Random(0).randbytes(300_000)
@@ -178,7 +179,8 @@ def test_fault_hostile_name(publish, tmp_path, name):
 
 CHILD = """
 import sys
-from engram.transfer import Limits, fetch
+from engram.transfer import fetch
+from engram.web import Limits
 fetch(sys.argv[1], sys.argv[2], size=int(sys.argv[3]), checksums={"sha256": sys.argv[4]},
       limits=Limits(read=5, backoff=0.01))
 """
@@ -367,7 +369,8 @@ def test_a_page_may_be_fetched_as_a_page(publish, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "advice"), [(401, "token"), (403, "terms"), (404, "no such file"), (503, "later")]
+    ("status", "advice"),
+    [(400, "region"), (401, "token"), (403, "terms"), (404, "no such file"), (503, "later")],
 )
 def test_a_status_has_its_advice(publish, tmp_path, status, advice):
     url, asked = publish(f"status {status} 99")

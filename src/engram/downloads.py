@@ -14,7 +14,8 @@ from engram import components, store
 from engram.errors import InputError
 from engram.safe_files import safe_name, unzip
 from engram.sources import File, read_lock, write_lock
-from engram.transfer import Limits, fetch
+from engram.transfer import fetch
+from engram.web import Limits
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -49,11 +50,41 @@ def listing(lock, spec):
     write_lock(lock, files)
 
 
+def recorded(lock) -> Path:
+    """Where size and SHA-256 of first downloads are kept, for publishers that state no checksum.
+
+    Not in the lock file: that is written anew, and then holds what the publisher says.
+    """
+    return Path(lock).with_suffix(".recorded.csv")
+
+
+def listed(lock) -> list[File]:
+    """The files of a dataset, with what was recorded where the publisher states no checksum.
+
+    A record counts as long as the publisher shows the same file: address, version and, if it
+    says so, size.
+    """
+    known = {one.path: one for one in _read_any(recorded(lock))}
+    return [_as_recorded(file, known.get(file.path)) for file in read_lock(lock)]
+
+
+def _as_recorded(file, known):
+    if file.checksums or known is None:
+        return file
+    same = (file.url, file.version) == (known.url, known.version)
+    return known if same and file.size in (None, known.size) else file
+
+
+def _read_any(lock):
+    """The files of a lock file, none if it is not there."""
+    return read_lock(lock) if Path(lock).is_file() else []
+
+
 def download(path, spec, lock=None):
     """Stage `download`: make one file, absent or complete and verified.
 
-    Where the publisher states no checksum, the SHA-256 of the first download is recorded in the
-    lock file, and later downloads must match it.
+    Where the publisher states no checksum, the SHA-256 of the first download is recorded beside
+    the lock file, that of weights in it, and later downloads must match it.
 
     Args:
         path: where the file goes.
@@ -78,7 +109,7 @@ def _fetch_weights(path, checkpoint, lock):
     name = f"{path.parent.name}/{path.name}"
     sums = {"sha256": checkpoint["sha256"]} if "sha256" in checkpoint else {}
     file = File(name, checkpoint["url"], checkpoint.get("bytes"), sums)
-    known = {one.path: one for one in (read_lock(lock) if lock.is_file() else ())}
+    known = {one.path: one for one in _read_any(lock)}
     if not sums and name in known:
         file = known[name]
     fetch(file.url, path, size=file.size, checksums=file.checksums, limits=limits())
@@ -87,14 +118,14 @@ def _fetch_weights(path, checkpoint, lock):
 
 
 def _fetch_published(path, spec, lock):
-    row, source, files = spec["row"], spec["source"], read_lock(lock)
+    row, source, files = spec["row"], spec["source"], listed(lock)
     archive = "" if _called(files, row["file"]) else source.get("archive", "").format(**row)
     folder = path.parents[len(Path(row["file"]).parts) - 1]
     file = find(files, archive or row["file"], lock)
     target = safe_name(folder, archive) if archive else path
     _fetch_from(source, file, target)
     if not file.checksums:
-        record(lock, file, target)
+        record(recorded(lock), file, target)
     if archive:
         _take_member(target, row["file"], path)
 
@@ -153,8 +184,8 @@ def record(lock, file, path):
         sums = {"sha256": hashlib.file_digest(data, "sha256").hexdigest()}
         seen = dataclasses.replace(file, size=os.fstat(data.fileno()).st_size, checksums=sums)
     with _locked(lock):
-        others = read_lock(lock) if Path(lock).is_file() else []
-        write_lock(lock, [*(one for one in others if one.path != file.path), seen])
+        others = (one for one in _read_any(lock) if one.path != file.path)
+        write_lock(lock, [*others, seen])
 
 
 def _publisher(source):

@@ -133,13 +133,17 @@ class Plan:
             )
 
     def lock(self, shelf, name) -> str:
-        """The lock file with the checksums of a dataset's files, or of all weights."""
+        """The lock file: what the publisher of a dataset has, or what all weights were."""
         return f"config/locks/{name if shelf == 'raw' else 'weights'}.csv"
 
     def listed(self, shelf, name) -> list[str]:
         """The lock file that has to be there before a file is downloaded, if any."""
         published = shelf == "raw" and self.config["datasets"][name].get("source")
         return [self.lock(shelf, name)] if published else []
+
+    def connections(self, shelf, name) -> int:
+        """Connections to a publisher that a download makes: none if its file is simulated."""
+        return 0 if shelf == "raw" and not self.config["datasets"][name].get("source") else 1
 
     # ---- stores -------------------------------------------------------------------
 

@@ -71,6 +71,11 @@ def growing(megabytes):
     return of_attempt
 
 
+def connections(wildcards):
+    """Resource function: connections to a publisher that a download makes."""
+    return plan.connections(wildcards.shelf, wildcards.name)
+
+
 def listed(wildcards):
     """The listing that a download needs first: that of a dataset with a publisher."""
     return plan.listed(wildcards.shelf, wildcards.name)

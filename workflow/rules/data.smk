@@ -3,7 +3,6 @@ rule listing:
         lock="config/locks/{dataset}.csv",
     log:
         "results/logs/listing/{dataset}.log",
-    retries: 1
     localrule: True
     conda:
         "../../envs/listing.yaml"
@@ -21,10 +20,11 @@ rule download:
         file="resources/{shelf}/{name}/{file}",
     log:
         "results/logs/download/{shelf}/{name}/{file}.log",
-    retries: 1
     localrule: True
     conda:
         "../../envs/download.yaml"
+    resources:
+        connections=connections,
     params:
         spec=spec("download"),
         code=code("download"),

@@ -27,7 +27,7 @@ def datasets(config) -> list[list]:
 def files(config, name) -> list[list]:
     """A line for every file of a published dataset: path, size, checksum, whether it is here."""
     lines = []
-    for file in read_lock(_listed(config, name)):
+    for file in downloads.listed(_lock(config, name)):
         sums = " ".join(f"{kind}:{value[:12]}" for kind, value in sorted(file.checksums.items()))
         here = "here" if (_folder(name) / file.path).is_file() else ""
         lines.append([file.path, file.size or "", sums or "none published", here])
@@ -47,9 +47,9 @@ def fetch_dataset(config, name, include=(), parallel=4):
         InputError: the dataset has no publisher, its terms were not accepted, or files cannot
             be had.
     """
-    lock = _listed(config, name)
+    lock = _lock(config, name)
     Plan(config).check_terms(name)
-    wanted = [file for file in read_lock(lock) if chosen(file.path, include)]
+    wanted = [file for file in downloads.listed(lock) if chosen(file.path, include)]
     if not wanted:
         raise InputError(
             f"{lock}: no file fits {', '.join(include)}; see `engram data list {name}`"
@@ -58,13 +58,13 @@ def fetch_dataset(config, name, include=(), parallel=4):
     fetch_all(wanted, _folder(name), parallel, **reach, limits=downloads.limits())
     for file in wanted:
         if not file.checksums:
-            downloads.record(lock, file, _folder(name) / file.path)
+            downloads.record(downloads.recorded(lock), file, _folder(name) / file.path)
 
 
 def verify(config, name) -> int:
     """Compare every file that is here with the lock file; print what differs, count it."""
-    lock, wrong, there = _listed(config, name), 0, 0
-    for file in read_lock(lock):
+    lock, wrong, there = _lock(config, name), 0, 0
+    for file in downloads.listed(lock):
         path = _folder(name) / file.path
         if not path.is_file():
             continue
@@ -85,7 +85,7 @@ def _folder(name):
     return Path(f"resources/raw/{name}")
 
 
-def _listed(config, name):
+def _lock(config, name):
     """The lock file of a dataset, written first if it is not there."""
     if name not in config["datasets"]:
         raise InputError(f"no dataset {name!r}{did_you_mean(name, config['datasets'])}")

@@ -4,7 +4,8 @@ from urllib.parse import unquote, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.transfer import HASH_LENGTHS, shown
+from engram.transfer import HASH_LENGTHS
+from engram.web import shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.transfer import LIMITS, origin, shown
+from engram.web import LIMITS, origin, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -38,7 +38,7 @@ def list_files(
         include, exclude: see `engram.sources.chosen`.
         kind: "model" or "dataset".
         endpoint: URL of the hub; by default HF_ENDPOINT or huggingface.co.
-        limits: see `engram.transfer`.
+        limits: see `engram.web`.
 
     Raises:
         InputError: there is no such repository or revision, its terms were not accepted, or the

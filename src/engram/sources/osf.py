@@ -12,7 +12,7 @@ import re
 from engram.errors import InputError
 from engram.safe_files import clean_name
 from engram.sources import File, may_hold, selected
-from engram.transfer import LIMITS, TooManyRequests, check_hop, origin, read, shown
+from engram.web import LIMITS, TooManyRequests, check_hop, origin, read, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -44,7 +44,7 @@ def list_files(
         providers: storages to take; those but osfstorage are a folder each.
         base: URL of the API.
         max_requests: a listing that needs more is refused as endless.
-        limits: see `engram.transfer`.
+        limits: see `engram.web`.
 
     Returns:
         Files with size, version, sha256 and md5, as far as the OSF states them.

@@ -1,26 +1,46 @@
-"""Buckets of S3 and of servers that speak like it, over plain HTTPS.
+"""Buckets of S3 and of servers that speak like it.
 
-Requests are anonymous unless asked otherwise; then each is signed (AWS Signature Version 4) with
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if set, AWS_SESSION_TOKEN.
+botocore lists them and signs requests; the bytes come through `engram.transfer`.  Requests are
+anonymous unless asked otherwise; credentials are those that botocore finds: AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY, a profile in ~/.aws (AWS_PROFILE), or the machine's role.
 """
 
-import datetime
-import hashlib
-import hmac
+import contextlib
+import itertools
+import logging
 import os
 import re
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
-from xml.etree import ElementTree
+from urllib.parse import quote, urlsplit
+
+import botocore.session
+from botocore import UNSIGNED, exceptions
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 
 from engram.errors import InputError
 from engram.sources import File, chosen, selected
-from engram.transfer import LIMITS, origin, read, shown
+from engram.web import LIMITS, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
 REGION = "us-east-1"
-EMPTY = hashlib.sha256().hexdigest()
 MAX_PAGES = 10_000  # of 1000 files
+
+ADVICE = {
+    "AccessDenied": "access is refused: set `anonymous: false`, or accept its terms first",
+    "AuthorizationHeaderMalformed": "it lies in another region: set `region`",
+    "ExpiredToken": "the credentials have expired: renew them",
+    "IllegalLocationConstraintException": "it lies in another region: set `region`",
+    "InvalidAccessKeyId": "the server does not know this access key",
+    "NoSuchBucket": "there is no such bucket",
+    "PermanentRedirect": "it lies in another region: set `region`",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong",
+    "SignatureDoesNotMatch": "the secret does not belong to the access key",
+}
+
+# At level DEBUG it writes headers with session tokens.
+logging.getLogger("botocore").setLevel(logging.INFO)
 
 
 def list_files(
@@ -40,32 +60,37 @@ def list_files(
         spec: "bucket" or "bucket/folder"; paths are relative to the folder.
         include, exclude: see `engram.sources.chosen`.
         endpoint: URL of another server; by default Amazon's.
-        region: of the bucket; by default AWS_REGION, or that Amazon finds it.
+        region: of the bucket; by default AWS_REGION or what botocore finds; where requests are
+            anonymous, Amazon knows it.
         anonymous: whether to ask without credentials.
         max_pages: a listing that needs more is refused as endless.
-        limits: see `engram.transfer`.
+        limits: see `engram.web`.
 
     Returns:
-        Files with size; with md5 where the entity tag is one, which only an upload in one piece
-        without a customer's key has.
+        Files with size; with md5 where the entity tag is one: the object came in one piece and is
+        not encrypted with a customer's key, which nobody could read without credentials.
 
     Raises:
-        InputError: there is no such bucket or folder, access is refused, credentials are
-            missing, or the listing repeats itself, never ends or has another form.
+        InputError: there is no such bucket or folder, it lies in another region, access is
+            refused, credentials are missing, the server does not answer, or the listing repeats
+            itself, never ends or has another form.
     """
-    bucket, _, folder = spec.removeprefix("s3://").strip("/").partition("/")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
-        raise InputError(f"S3 bucket {bucket!r}: not a name of a bucket")
-    base = _base(bucket, endpoint, region)
-    headers = access(spec, endpoint=endpoint, region=region, anonymous=anonymous).get("headers")
+    bucket, folder = _place(spec)
+    where = f"{shown(endpoint)}: S3 {spec}" if endpoint else f"S3 {spec}"
+    if limits.offline:
+        raise InputError(f"{where}: not asked, because of offline mode; use the lock file")
     folder = f"{folder}/" if folder else ""
-    files = []
-    for key, size, tag in _objects(base, folder + _head(include), headers, max_pages, limits):
-        path = key.removeprefix(folder)
-        if not key.endswith("/") and chosen(path, include, exclude):
-            plain = anonymous and re.fullmatch("[0-9a-f]{32}", tag)
-            sums = {"md5": tag} if plain else {}
-            files.append(File(path, f"{base}/{quote(key, safe='/')}", size, sums, tag))
+    with _explained(where):
+        client = _client(botocore.session.Session(), endpoint, region, anonymous, limits)
+        base, files = None, []
+        for page in _pages(client, bucket, folder + _head(include), max_pages, where):
+            base = base or _address(client, page, bucket, endpoint, anonymous, where)
+            for key, size, tag in _objects(page, where):
+                path = key.removeprefix(folder)
+                if not key.endswith("/") and chosen(path, include, exclude):
+                    plain = anonymous and re.fullmatch("[0-9a-f]{32}", tag)
+                    sums = {"md5": tag} if plain else {}
+                    files.append(File(path, f"{base}/{quote(key)}", size, sums, tag))
     return selected(files, include, exclude, f"S3 {spec}")
 
 
@@ -77,69 +102,63 @@ def access(spec, *, endpoint=None, region=None, anonymous=True) -> dict:
     """
     if anonymous:
         return {}
-    try:
-        key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-    except KeyError as error:
-        raise InputError(f"S3 {spec}: needs the environment variable {error}") from None
-    bucket = spec.removeprefix("s3://").strip("/").partition("/")[0]
-    home = origin(_base(bucket, endpoint, region))
-    region, token = _region(region) or REGION, os.environ.get("AWS_SESSION_TOKEN")
+    bucket, _ = _place(spec)
+    session = botocore.session.Session()
+    with _explained(f"S3 {spec}"):
+        client = _client(session, endpoint, region, anonymous, LIMITS)
+        credentials, base = session.get_credentials(), _base(client, bucket)
 
     def headers(url):
-        return signed(url, key, secret, region, token) if origin(url) == home else {}
+        if not url.startswith(f"{base}/"):
+            return {}
+        request = AWSRequest("GET", url)
+        with _explained(f"S3 {spec}"):  # credentials of a role are renewed
+            now = credentials.get_frozen_credentials()
+            S3SigV4Auth(now, "s3", client.meta.region_name).add_auth(request)
+        return dict(request.headers.items())
 
     return {"headers": headers}
 
 
-def signed(url, key, secret, region, token=None, now=None) -> dict[str, str]:
-    """Headers that sign a GET request without a body.
+def _place(spec):
+    """Bucket and folder."""
+    bucket, _, folder = spec.removeprefix("s3://").strip("/").partition("/")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise InputError(f"S3 bucket {bucket!r}: not a name of a bucket")
+    return bucket, folder
 
-    Method: AWS Signature Version 4, as Amazon documents it for S3.
 
-    Args:
-        url: as it will be sent, percent-encoded.
-        key, secret, token: credentials.
-        region: that the server thinks it is in.
-        now: datetime in UTC, by default the present; a signature holds for 15 minutes.
-    """
-    parts, port = urlsplit(url), origin(url)[2]
-    now = (now or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%SZ")
-    usual = {"https": 443, "http": 80}[parts.scheme] == port
-    headers = {
-        "host": parts.hostname if usual else f"{parts.hostname}:{port}",
-        "x-amz-content-sha256": EMPTY,
-        "x-amz-date": now,
-    }
-    if token:
-        headers["x-amz-security-token"] = token
-    names = ";".join(sorted(headers))
-    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    query = urlencode(
-        sorted(parse_qsl(parts.query, keep_blank_values=True)), quote_via=quote, safe=""
+def _client(session, endpoint, region, anonymous, limits):
+    if not anonymous and session.get_credentials() is None:
+        raise exceptions.NoCredentialsError
+    region = region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
+    config = Config(
+        signature_version=UNSIGNED if anonymous else "s3v4",
+        connect_timeout=limits.connect,
+        read_timeout=limits.read,
+        retries={"mode": "standard", "total_max_attempts": limits.retries + 1},
+        s3={"addressing_style": "path" if endpoint else "virtual"},
     )
-    request = f"GET\n{parts.path or '/'}\n{query}\n{lines}\n{names}\n{EMPTY}"
-    scope = f"{now[:8]}/{region}/s3/aws4_request"
-    digest = hashlib.sha256(request.encode()).hexdigest()
-    found = f"AWS4{secret}".encode()
-    for word in (*scope.split("/"), f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{digest}"):
-        found = hmac.digest(found, word.encode(), "sha256")
-    headers["Authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={names}, Signature={found.hex()}"
-    )
-    del headers["host"]  # the client sends it itself
-    return headers
+    return session.create_client("s3", region or REGION, endpoint_url=endpoint, config=config)
 
 
-def _region(region):
-    return region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+def _base(client, bucket):
+    """URL of a bucket: that of an object in it, without its name and signature."""
+    wanted = {"Bucket": bucket, "Key": "x"}
+    url = urlsplit(client.generate_presigned_url("get_object", wanted))
+    return url._replace(query="").geturl().removesuffix("/x")
 
 
-def _base(bucket, endpoint, region):
-    """URL of a bucket; one with a dot in its name has no certificate of its own."""
-    if endpoint:
-        return f"{endpoint.rstrip('/')}/{bucket}"
-    server = f"s3.{_region(region)}.amazonaws.com" if _region(region) else "s3.amazonaws.com"
-    return f"https://{server}/{bucket}" if "." in bucket else f"https://{bucket}.{server}"
+def _address(client, page, bucket, endpoint, anonymous, where):
+    """URL of a bucket in the region where Amazon says that it lies."""
+    used = client.meta.region_name
+    region = page["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", used)
+    if endpoint or region == used:
+        return _base(client, bucket)
+    if not anonymous:  # who downloads has to know it for the signatures
+        raise InputError(f"{where}: it lies in another region: set `region: {region}`")
+    session = botocore.session.Session()
+    return _base(_client(session, endpoint, region, anonymous, LIMITS), bucket)
 
 
 def _head(include):
@@ -148,35 +167,61 @@ def _head(include):
     return os.path.commonprefix(heads)  # noqa: RUF071 - S3 compares letters, not folders
 
 
-def _objects(base, prefix, headers, max_pages, limits):
-    """(key, size, entity tag) of every object that begins with `prefix`."""
-    query, seen = {"list-type": "2", "prefix": prefix}, set()
-    for _ in range(max_pages):
-        body, _ = read(
-            f"{base}?{urlencode(query, quote_via=quote)}", headers=headers, limits=limits
-        )
-        page = _parsed(body, base)
-        try:
-            for entry in page.iterfind("{*}Contents"):
-                tag = (entry.findtext("{*}ETag") or "").strip('"')
-                yield entry.find("{*}Key").text, int(entry.findtext("{*}Size")), tag
-        except (AttributeError, TypeError, ValueError):
-            raise InputError(f"{shown(base)}: a listing of another form") from None
-        if page.findtext("{*}IsTruncated") != "true":
+def _pages(client, bucket, prefix, max_pages, where):
+    """The pages of a listing, as botocore reads them."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    for page in itertools.islice(pages, max_pages):
+        if "IsTruncated" not in page:
+            raise InputError(f"{where}: the answer is not a listing of a bucket")
+        if not page["IsTruncated"]:
+            yield page
             return
-        following = page.findtext("{*}NextContinuationToken")
-        if not following or following in seen:
-            raise InputError(f"{shown(base)}: its listing repeats itself; refused")
-        seen.add(following)
-        query["continuation-token"] = following
-    raise InputError(f"{shown(base)}: its listing does not end within {max_pages} pages; refused")
+        if not page.get("NextContinuationToken"):
+            raise InputError(f"{where}: its listing breaks off; refused")
+        yield page
+    raise InputError(f"{where}: its listing does not end within {max_pages} pages; refused")
 
 
-def _parsed(body, base):
-    """The listing as a tree; a document type could define entities without end."""
+def _objects(page, where):
+    """(key, size, entity tag) of the objects of a page."""
     try:
-        if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
-            raise ElementTree.ParseError
-        return ElementTree.fromstring(body)
-    except ElementTree.ParseError:
-        raise InputError(f"{shown(base)}: the answer is not a listing of a bucket") from None
+        return [
+            (entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'))
+            for entry in page.get("Contents", ())
+        ]
+    except KeyError:
+        raise InputError(f"{where}: a listing of another form") from None
+
+
+@contextlib.contextmanager
+def _explained(where):
+    """Errors of botocore as one line that says what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except exceptions.ClientError as error:
+        code, status = error.response["Error"].get("Code"), _status(error)
+        other = "the server fails or is none of S3; run again later" if status >= 500 else "refused"
+        raise InputError(f"{where}: {code}: {ADVICE.get(code, other)}") from None
+    except exceptions.SSLError:
+        raise InputError(
+            f"{where}: its certificate is not trusted; is a proxy in between (AWS_CA_BUNDLE)?"
+        ) from None
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+        raise InputError(
+            f"{where}: no answer ({type(error).__name__}); run again when the server is better"
+        ) from None
+    except exceptions.PaginationError:
+        raise InputError(f"{where}: its listing repeats itself; refused") from None
+    except exceptions.NoCredentialsError:
+        raise InputError(
+            f"{where}: needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE to a profile in ~/.aws"
+        ) from None
+    except (exceptions.BotoCoreError, ValueError) as error:  # credentials, profiles, addresses
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def _status(error):
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
