@@ -1,0 +1,130 @@
+"""The shipped study of simulated retrieval: whole but small, and as large as it is shipped."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engram import datasets, store, views
+from engram.alignment import align
+from engram.backbones import extract
+from engram.datasets import simulated_things
+from engram.scores.matching import retrieve
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+STUDY = yaml.safe_load((ROOT / "config/studies/things_eeg2_simulated.yaml").read_text())
+SMALL = {
+    "datasets": {
+        "things": {"train_concepts": 12, "train_images": 2, "test_concepts": 10,
+                   "test_repetitions": 3, "size": 32, "snr": 5.0},
+    },
+    "views": {"stimulus": {"size": [32, 32]}},
+    "heads": {name: {"epochs": 2} for name in ("nice", "nice_published")},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which the study ran to its report, on few pictures and for two epochs."""
+    folder = tmp_path_factory.mktemp("retrieval")
+    for name in COPIED:
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / name)
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    run = snakemake(folder)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+def snakemake(folder, *arguments):
+    studies = ["config/studies/things_eeg2_simulated.yaml", "small.yaml"]
+    command = [SNAKEMAKE, "--cores", "2", "--quiet", "progress", "--configfile", *studies]
+    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_study_runs_to_its_report_and_then_has_nothing_to_do(finished):
+    page = (finished / "results/report.html").read_text()
+    for experiment in STUDY["run"]:
+        assert STUDY["experiments"][experiment]["title"].replace('"', "") in page
+    assert "simulated data" in page
+    assert "protocol: published" in page
+    again = snakemake(finished, "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_the_published_protocol_is_marked_and_stands_beside_the_clean_one(finished):
+    scores = {
+        path.stem: json.loads(path.read_text())
+        for path in (finished / "results/scores").glob("*.json")
+    }
+    assert {name for name, one in scores.items() if one["leaks"]} == {"things_published"}
+    assert scores["things_published"]["paired"]["baseline"] == "things_pixels"
+    assert all(one["simulated"] for one in scores.values())
+    assert scores["things_alexnet"]["random_weights"]
+    assert not scores["things_pixels"]["random_weights"]
+
+
+def test_only_what_a_within_subject_head_reaches_is_predicted(finished):
+    scores = {
+        path.stem: json.loads(path.read_text())
+        for path in (finished / "results/scores").glob("*.json")
+    }
+    assert scores["things_pixels"]["attainable"]["counts"] == [1, 2, 3]
+    assert scores["things_new_subject"]["attainable"] is None
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """Scores of `things_pixels` as shipped, of one subject and one seed."""
+    folder = tmp_path_factory.mktemp("shipped")
+    things = STUDY["datasets"]["things"]
+    rendered = {}
+    for unit, files, view in (
+        ("sub-01", things["files"], "epochs"),
+        ("stimuli", things["shared"]["stimuli"], "stimulus"),
+    ):
+        rows = [{"unit": unit, "file": file.format(unit=unit)} for file in files]
+        for row in rows:
+            path = folder / row["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            simulated_things.make(path, row, simulated_things.Options())
+        paths = [str(folder / row["file"]) for row in rows]
+        spec = {"unit": unit, "rows": rows, "dataset": {"kind": things["kind"]}}
+        spec |= {"view": STUDY["views"][view], "windows": None}
+        rendered[view] = folder / f"{view}.h5"
+        views.render(datasets.read(spec, paths), rendered[view], spec, {})
+    features = folder / "stimulus/pixels.h5"
+    backbone = {"backbone": {"kind": "pixels"}}
+    extract(rendered["stimulus"], None, features, backbone, {}, "cpu")
+    outputs = [folder / name for name in ("m.safetensors", "p.h5")]
+    spec = {"experiment": {"seeds": 1}, "head": STUDY["heads"]["nice"]}
+    align([rendered["epochs"]], {"stimulus/pixels": [features]}, *outputs, spec, {}, "cpu")
+    facts = {"experiment": "e", "baseline": None, "generalises_to": "new pictures"}
+    retrieve(outputs[1], [], folder / "s.json", facts)
+    return json.loads((folder / "s.json").read_text()), store.open(outputs[1]).header
+
+
+def test_what_is_measured_lies_in_the_interval_that_the_simulation_predicts(shipped):
+    scores, header = shipped
+    predicted, measured = scores["attainable"], header["repetitions"]
+    assert predicted["counts"] == measured["counts"] == [1, 2, 5, 10, 20]
+    for name in ("top1", "top5"):
+        low, high = predicted[name]["low"], predicted[name]["high"]
+        for least, value, most in zip(low, measured[name]["sub-01"], high, strict=True):
+            assert least <= value <= most
+    assert scores["metrics"]["top1"]["control"] <= 0.03
+    assert scores["p"] < 0.01
+
+
+def test_the_prediction_is_neither_empty_nor_everything(shipped):
+    predicted = shipped[0]["attainable"]["top1"]
+    for low, high in zip(predicted["low"][1:], predicted["high"][1:], strict=True):
+        assert 0.005 * 4 < low < high - 0.1
+    assert predicted["high"][0] < 0.3
