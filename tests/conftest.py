@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import engram  # noqa: F401 - before PyTorch, for how its threads wait
+
 LEFT_OUT = "no Chromium: the browser test of the report is left out"
 
 
