@@ -71,6 +71,20 @@ def test_the_published_protocol_is_marked_and_stands_beside_the_clean_one(finish
     assert not scores["things_pixels"]["random_weights"]
 
 
+def test_folds_are_those_that_the_study_asks_for(finished):
+    """Within a subject unless another way is named: a default of labels must not slip in."""
+    scores = {}
+    for name in STUDY["run"]:
+        scores[name] = json.loads((finished / f"results/scores/{name}.json").read_text())
+        log = (finished / f"results/logs/align/{name}.log").read_text()
+        rows = {"leave_one_subject_out": 48, "pooled": 102}  # 24 of a subject; 3 x 10 of the test
+        kind = STUDY["experiments"][name].get("folds", "within")
+        assert f": {rows.get(kind, 24)} epochs, at most" in log
+    assert "a known subject" in scores["things_pixels"]["generalises_to"]
+    assert "new subjects" in scores["things_new_subject"]["generalises_to"]
+    assert {one["fold"] for one in scores["things_published"]["chosen"]} == {"pooled"}
+
+
 def test_only_what_a_within_subject_head_reaches_is_predicted(finished):
     scores = {
         path.stem: json.loads(path.read_text())
