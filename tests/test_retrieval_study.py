@@ -1,6 +1,7 @@
 """The shipped study of simulated retrieval: whole but small, and as large as it is shipped."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -43,8 +44,8 @@ def finished(tmp_path_factory):
     return folder
 
 
-def snakemake(folder, *arguments):
-    studies = ["config/studies/things_eeg2_simulated.yaml", "small.yaml"]
+def snakemake(folder, *arguments, also=()):
+    studies = ["config/studies/things_eeg2_simulated.yaml", "small.yaml", *also]
     command = [SNAKEMAKE, "--cores", "2", "--quiet", "progress", "--configfile", *studies]
     return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
 
@@ -92,6 +93,34 @@ def test_only_what_a_within_subject_head_reaches_is_predicted(finished):
     }
     assert scores["things_pixels"]["attainable"]["counts"] == [1, 2, 3]
     assert scores["things_new_subject"]["attainable"] is None
+
+
+EVERY = set(STUDY["run"])
+NICE = EVERY - {"things_published"}
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"heads": {"nice": {"dropout": 0.4}}},
+         {"align": NICE, "retrieve": EVERY, "gallery": EVERY}),  # one is compared with another
+        ({"datasets": {"things": {"title": "Other"}}}, {}),
+        ({"views": {"epochs": {"clip": 10}}},
+         {"render": 3, "align": EVERY, "retrieve": EVERY, "gallery": EVERY}),
+        ({"backbones": {"pixels": {"grid": 4}}},
+         {"extract": 1, "align": EVERY - {"things_alexnet"}, "retrieve": EVERY, "gallery": EVERY}),
+    ],
+    ids=["head option", "title", "view option", "backbone option"],
+)  # fmt: skip
+def test_a_change_reruns_what_it_touches_and_nothing_else(finished, tmp_path, change, stages):
+    (tmp_path / "change.yaml").write_text(yaml.safe_dump(change))
+    listed = snakemake(finished, "-n", also=[tmp_path / "change.yaml"])
+    assert listed.returncode == 0, listed.stderr
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", listed.stdout + listed.stderr, re.M))
+    expected = {name: n if isinstance(n, int) else len(n) for name, n in stages.items()}
+    assert {k: int(v) for k, v in counts.items()} == expected | {
+        "report": 1, "all": 1, "total": sum(expected.values()) + 2
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

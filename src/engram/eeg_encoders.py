@@ -512,7 +512,7 @@ def braindecode_model(name, channels, times, sfreq, d=256, **options) -> Brainde
     except (ImportError, OSError) as error:  # OSError: a library of torchaudio does not load
         raise InputError(
             f"encoder {name}: braindecode cannot be imported ({error}); "
-            "install it with `pip install braindecode`"
+            "install it with `pip install -e .[braindecode]`"
         ) from error
     if not hasattr(models, name):
         raise InputError(f"encoder {name}: braindecode.models has no class of this name")
