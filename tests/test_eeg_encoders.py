@@ -256,7 +256,7 @@ def test_what_cannot_be_made(name, options, says):
 
 def test_braindecode_is_asked_for_only_when_it_is_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "braindecode", None)
-    with pytest.raises(InputError, match="pip install -e .\[braindecode\]"):
+    with pytest.raises(InputError, match=r"pip install -e .\[braindecode\]"):
         encoders.make("braindecode/EEGNet", 17, 100, sfreq=100)
 
 
