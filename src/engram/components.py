@@ -75,7 +75,7 @@ def hyperparameters(spec) -> dict:
 def options_classes(family, kind) -> list[ast.ClassDef]:
     """The class `Options` of a component, after the one of a shared module that it extends."""
     own = _options_class(provenance.ROOT / family / f"{kind}.py")
-    shared = [base.value.id for base in own.bases if isinstance(base, ast.Attribute)]
+    shared = [ast.unparse(base.value) for base in own.bases if isinstance(base, ast.Attribute)]
     return [*(_options_class(provenance.locate(f"engram.{name}")) for name in shared), own]
 
 

@@ -11,7 +11,7 @@ LEARNS = "pictures"  # y is the features of pictures, not labels
 
 
 @dataclass(frozen=True)
-class Options(contrastive.Options):
+class Options(contrastive.options.Options):
     """Options.
 
     Attributes:
