@@ -205,7 +205,7 @@ def test_a_published_experiment_stands_below_its_clean_one_and_is_not_counted(of
     summary, pairs = read.tables[:2]
     names = [row[0].split(" epochs")[0] for row in summary[1:]]
     assert names == ["NICE", "NICE, as published", "Linear", "NICE, unseen people"]
-    assert "LEAKS: published protocol, epoch chosen on test pictures" in summary[2][0]
+    assert "protocol: published, epoch chosen on test pictures" in summary[2][0]
     order = [row[0].split(" over")[0].split(" new")[0] for row in pairs[1:]]
     assert order == ["Linear", "NICE", "NICE, as published", "NICE, unseen people"]
     line = (
@@ -299,7 +299,7 @@ def test_what_people_typed_is_escaped(whole):
     [
         ("simulated", "simulated data"),
         ("random_weights", "random weights"),
-        ("protocol", "LEAKS: published protocol, epoch chosen on test pictures"),
+        ("protocol", "protocol: published, epoch chosen on test pictures"),
     ],
 )
 def test_badges_stand_on_top_in_the_table_and_at_the_experiment(whole, key, text):

@@ -48,7 +48,7 @@ def _panel(axes, k, found, scored):
     axes.set_xscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, min(axes.get_ylim()[1], 1.02))
     axes.grid(color=style.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel("repetitions averaged")

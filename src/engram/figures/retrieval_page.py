@@ -7,7 +7,7 @@ from engram.figures.subjects import heights, number
 from engram.statistics import holm
 
 CLEAN = ("protocol: clean", "note")
-PUBLISHED = ("LEAKS: published protocol, epoch chosen on test pictures", "bad")
+PUBLISHED = ("protocol: published, epoch chosen on test pictures", "bad")
 PROTOCOLS = {"clean": CLEAN, "published": PUBLISHED}
 CHOSEN_ON = {"clean": "held-out concepts", "published": "the test pictures"}
 
