@@ -1,4 +1,4 @@
-"""A small finished retrieval experiment on disk: its predictions, scores and pictures."""
+"""Small finished retrieval experiments on disk: predictions, made up, and their true scores."""
 
 import json
 
@@ -7,11 +7,28 @@ import pandas as pd
 import study
 
 from engram import retrieval, store
+from engram.plan import RETRIEVAL_FOLDS
 from engram.recording import Rows
+from engram.scores.matching import retrieve
 
 PICTURES, SUBJECTS = 40, 4
-RUNS = [{"seed": seed, "shuffled": shuffled} for shuffled in (False, True) for seed in (0, 1)]
+RUNS = [
+    {"seed": 0, "shuffled": False},
+    {"seed": 1, "shuffled": False},
+    {"seed": 0, "shuffled": True},
+]
 CHANNELS = [f"C{i}" for i in range(1, 31)]
+COUNTS = [1, 2, 5, 10, 20]
+
+#: Similarity of a picture to itself, and configuration, of every experiment there may be.
+EXPERIMENTS = {
+    "things_plain": (1.0, {"title": "Linear"}),
+    "things_nice": (2.4, {"title": "NICE", "y": "stimulus/aligned", "baseline": "things_plain"}),
+    "things_published": (3.2, {"title": "NICE, as published", "baseline": "things_nice",
+                               "y": "stimulus/aligned", "head": "published"}),
+    "things_new": (0.6, {"title": "NICE, unseen people", "baseline": "things_plain",
+                         "folds": "leave_one_subject_out"}),
+}  # fmt: skip
 
 
 def names(pictures=PICTURES):
@@ -34,7 +51,9 @@ def photographs(rng, pictures=PICTURES, size=48):
     return Rows(array, table, {"what": "picture", "simulated": True})
 
 
-def predictions(rng, pictures=PICTURES, count=SUBJECTS, level=1.6):
+def predictions(
+    rng, pictures=PICTURES, count=SUBJECTS, level=1.6, protocol="clean", folds="within"
+):
     """Similarities, one row a subject and picture; candidates stand in an order of their own."""
     shown, who = names(pictures), subjects(count)
     candidates = [shown[i] for i in rng.permutation(pictures)]
@@ -49,63 +68,62 @@ def predictions(rng, pictures=PICTURES, count=SUBJECTS, level=1.6):
         rows += [(f"{subject}/{name}", subject, name) for name in shown]
     table = pd.DataFrame(rows, columns=["name", "subject", "stimulus"]).set_index("name")
     table["concept"] = table["stimulus"].str.extract(r"_(thing\d+)/", expand=False)
-    table = table.assign(fold=table["subject"], exclude="")
-    header = {"what": "similarities", "candidates": candidates, "runs": RUNS,
-              "simulated": True, "made_by": study.MADE_BY}  # fmt: skip
-    return Rows(np.concatenate(parts).astype(np.float32), table, header)
+    table = table.assign(fold=table["subject"])
+    array = np.concatenate(parts).astype(np.float32)
+    header = {
+        "what": "similarities",
+        "candidates": candidates,
+        "runs": RUNS,
+        "protocol": protocol,
+        "leaks": protocol == "published",
+        "simulated": True,
+        "random_weights": False,
+        "sources": ["stimulus/clip"],
+        "curves": curves(who, rng),
+        "chosen": [{"fold": s, "seed": run["seed"], "shuffled": run["shuffled"],
+                    "epoch": int(rng.integers(8, 20))} for s in who for run in RUNS],
+        **measured(array, table, candidates, rng),
+        "attainable": ATTAINABLE if folds == "within" else None,
+        "made_by": study.MADE_BY,
+    }  # fmt: skip
+    return Rows(array, table, header)
 
 
-def scores(name, predicted, rng, baseline=None, **changes):
-    """What stage `evaluate` says of `predicted`; intervals and importance are made up."""
-    candidates = predicted.header["candidates"]
-    truth = np.array([candidates.index(one) for one in predicted.table["stimulus"]])
-    ranks = np.stack([retrieval.ranks(predicted.array[:, r], truth) for r in range(len(RUNS))], 1)
-    real, control = [
-        retrieval.scores(ranks[:, [r["shuffled"] == part for r in RUNS]].ravel(), len(candidates))
-        for part in (False, True)
-    ]
-    chance = retrieval.chance(len(candidates))
-    keys = ("top1", "top3", "top5", "mrr", "median_rank", "2-way", "4-way", "10-way")
-    metrics = {
-        key.replace("-", "_"): {
-            "value": real[key],
-            "interval": [real[key] - 0.05, real[key] + 0.05],
-            "chance": chance[key],
-            "seed_sd": 0.0123,
-            "subject_sd": 0.0456,
-            "control": control[key],
+#: What a simulation would predict: made up.
+ATTAINABLE = {
+    "counts": COUNTS,
+    "top1": {
+        "low": [0.02, 0.05, 0.1, 0.15, 0.2],
+        "linear": [0.05, 0.1, 0.2, 0.3, 0.4],
+        "best": [0.1, 0.2, 0.35, 0.5, 0.65],
+        "high": [0.15, 0.3, 0.5, 0.65, 0.8],
+    },
+    "top5": {
+        "low": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "linear": [0.2, 0.3, 0.45, 0.6, 0.7],
+        "best": [0.3, 0.45, 0.6, 0.8, 0.9],
+        "high": [0.4, 0.6, 0.75, 0.9, 0.98],
+    },
+}
+
+
+def measured(array, table, candidates, rng):
+    """Importance and repetitions: their ends are true, what lies between is made up."""
+    truth = np.array([candidates.index(one) for one in table["stimulus"]])
+    ranks = np.stack([retrieval.ranks(array[:, r], truth) for r in (0, 1)], 1)
+    hits = {
+        f"top{k}": {
+            subject: float((ranks[table["subject"] == subject] <= k).mean())
+            for subject in table["subject"].unique()
         }
-        for key in keys
+        for k in (1, 5)
     }
-    who = sorted(predicted.table["subject"].unique())
-    each = []
-    for subject in who:
-        own = ranks[predicted.table["subject"] == subject][:, :2].ravel()
-        found = retrieval.scores(own, len(candidates))
-        each.append({"subject": subject, "n": len(candidates), "control": 0.03}
-                    | {key: found[key] for key in ("top1", "top3", "top5", "mrr")})  # fmt: skip
-    full = {one["subject"]: one["top1"] for one in each}
+    grown = 1 - np.exp(-np.array(COUNTS) / 5)
     starts = np.arange(0, 1, 0.1)
     lost = 0.3 * np.exp(-(((starts - 0.2) / 0.15) ** 2))
     back = np.linspace(0, 0.2, len(CHANNELS))
+    full = hits["top1"]
     return {
-        "experiment": name,
-        "what": "retrieval",
-        "generalises_to": "new pictures, same subject",
-        "protocol": "clean",
-        "simulated": True,
-        "random_weights": False,
-        "leaks": False,
-        "candidates": len(candidates),
-        "runs": RUNS,
-        "metrics": dict(reversed(metrics.items())),
-        "reverse": {key: {"value": real[key] - 0.01, "interval": [0.1, 0.9],
-                          "chance": chance[key]} for key in ("top1", "top5")},
-        "p": 0.002,
-        "subjects": each[::-1],
-        "paired": {"baseline": baseline, "gain": 0.0432, "interval": [0.0123, 0.0789],
-                   "p": 0.0312} if baseline else None,
-        "attainable": {"top1": [0.6, 0.7], "top5": [0.8, 0.9]},
         "importance": {
             "full": full,
             "time": {"starts": starts.tolist(), "width": 0.1,
@@ -115,11 +133,11 @@ def scores(name, predicted, rng, baseline=None, **changes):
                         "top1": {s: (v - back + 0.02 * rng.standard_normal(30)).tolist()
                                  for s, v in full.items()}},
         },
-        "curves": curves(who, rng),
-        "chosen": [{"fold": s, "seed": run["seed"], "shuffled": run["shuffled"],
-                    "epoch": int(rng.integers(8, 20))} for s in who for run in RUNS],
-        "warnings": ["Only <4> subjects: intervals are wide."],
-        **changes,
+        "repetitions": {
+            "counts": COUNTS,
+            **{name: {s: (v * grown / grown[-1]).tolist() for s, v in values.items()}
+               for name, values in hits.items()},
+        },
     }  # fmt: skip
 
 
@@ -135,36 +153,45 @@ def curves(folds, rng, epochs=20):
                               "validation_mrr": 0.1 + 0.5 * grown + noise,
                               "validation_top1": 0.03 + 0.4 * grown + noise,
                               "validation_top5": 0.13 + 0.6 * grown + noise,
+                              "score": 0.1 + 0.5 * grown + noise,
                               "temperature": 0.07 - 0.03 * grown,
                               "encoder_lr": 3e-4, "projector_lr": 3e-4})  # fmt: skip
     return lines
 
 
-def experiment(title, **changes):
-    """Its configuration, as the report is told it."""
-    return {"title": title, "dataset": "things_eeg2", "dataset_title": "THINGS-EEG2",
-            "x": "epochs", "y": "stimulus/clip", "head": "retrieval", **changes}  # fmt: skip
+def configured(name):
+    """Configuration of an experiment, as the report is told it."""
+    shared = {"dataset": "things_eeg2", "dataset_title": "THINGS-EEG2", "x": "epochs",
+              "y": "stimulus/clip", "head": "retrieval"}  # fmt: skip
+    return shared | EXPERIMENTS[name][1]
 
 
-def write(folder, pictures=PICTURES, count=SUBJECTS):
-    """Write two retrieval experiments; return what stage `report` is told of them."""
+def scores(folder, name):
+    """What stage `retrieve` says of an experiment whose predictions lie in `folder`."""
+    config = configured(name)
+    kind, baseline = config.get("folds", "within"), config.get("baseline")
+    spec = {"experiment": name, "baseline": baseline, "generalises_to": RETRIEVAL_FOLDS[kind]}
+    path = folder / f"scores/{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    others = [folder / f"predictions/{baseline}.h5"] if baseline else []
+    retrieve(folder / f"predictions/{name}.h5", others, path, spec)
+    return json.loads(path.read_text())
+
+
+def write(folder, pictures=PICTURES, count=SUBJECTS, experiments=("things_plain", "things_nice")):
+    """Write retrieval experiments; return what stage `report` is told of them."""
     rng = np.random.default_rng(0)
     store.write(folder / "views/stimuli/stimulus.h5", photographs(rng, pictures))
-    for name, level, baseline in (
-        ("things_plain", 1.0, None),
-        ("things_nice", 1.8, "things_plain"),
-    ):
-        predicted = predictions(rng, pictures, count, level)
+    for name in experiments:
+        config = configured(name)
+        protocol = "published" if config["head"] == "published" else "clean"
+        made = (EXPERIMENTS[name][0], protocol, config.get("folds", "within"))
+        predicted = predictions(rng, pictures, count, *made)
         store.write(folder / f"predictions/{name}.h5", predicted)
-        path = folder / f"scores/{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(scores(name, predicted, rng, baseline)))
+        scores(folder, name)
     return {
         "title": "Pictures from EEG",
-        "experiments": {
-            "things_plain": experiment("Linear"),
-            "things_nice": experiment("NICE", baseline="things_plain"),
-        },
+        "experiments": {name: configured(name) for name in experiments},
     }
 
 
@@ -173,6 +200,7 @@ def outputs(folder, name):
     figures = folder / f"figures/{name}"
     return {
         "retrieval": figures / "retrieval.svg",
+        "repetitions": figures / "repetitions.svg",
         "training": figures / "training.svg",
         "importance": figures / "importance.svg",
         "gallery": figures / "gallery.png",

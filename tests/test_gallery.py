@@ -1,8 +1,6 @@
-"""What a retrieval experiment shows: nearest pictures, curves, importance, its part of the page."""
+"""The figures of a retrieval experiment: nearest pictures, curves, importance; their stage."""
 
-import copy
 import dataclasses
-import html.parser
 import json
 
 import matplotlib.colors
@@ -10,18 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import retrieving
-import study
 from PIL import Image
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import page, pictures, style
+from engram.figures import pictures, style
 from engram.figures.gallery import gallery
 from engram.figures.gallery_figure import BAD, BY_LOT, GOOD, examples, gallery_figure
 from engram.figures.importance_figure import drops, importance_figure
-from engram.figures.report import report
+from engram.figures.repetitions_figure import repetitions_figure
 from engram.figures.retrieval_figure import retrieval_figure
 from engram.figures.training_figure import at_chosen, training_figure
 from engram.heads.adapter import Options
@@ -33,9 +30,16 @@ def predicted():
     return retrieving.predictions(np.random.default_rng(1))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    retrieving.write(folder)
+    return folder
+
+
 @pytest.fixture
-def scored(predicted):
-    return retrieving.scores("nice", predicted, np.random.default_rng(2), "plain")
+def scored(finished):
+    return json.loads((finished / "scores/things_nice.json").read_text())
 
 
 # ---- seen and nearest -----------------------------------------------------------------
@@ -221,12 +225,81 @@ def test_retrieval_shows_every_subject_and_every_k(scored):
 
 def test_scores_with_gaps_are_drawn(scored):
     for row in scored["metrics"].values():
-        row |= {"interval": None, "control": None}
+        row |= {"interval": None, "control": None, "predicted": None}
     scored["metrics"]["top3"]["value"] = None
     for one in scored["subjects"]:
         one["top5"] = None
-    left, _ = retrieval_figure(scored | {"attainable": None}).axes
+    left, _ = retrieval_figure(scored).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["Top-1", "Top-5"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "title"), [("clean", "Validation, top-1"), ("published", "Test pictures, top-1")]
+)
+def test_curves_say_what_the_epoch_was_chosen_on(scored, protocol, title):
+    made = training_figure(scored | {"protocol": protocol})
+    assert made.axes[1].get_title() == title
+
+
+def curve(axes, colour, dashed=False):
+    """Ordinates of the lines of one colour that are longer than a point."""
+    return [
+        np.array(line.get_ydata())
+        for line in axes.lines
+        if line.get_color() == colour
+        and len(line.get_xdata()) > 2
+        and (line.get_linestyle() != "-") == dashed
+    ]
+
+
+def test_repetitions_have_a_line_a_subject_and_what_is_attainable(scored):
+    made = repetitions_figure(scored)
+    for axes, name in zip(made.axes, ("top1", "top5"), strict=True):
+        found = scored["repetitions"][name]
+        each = curve(axes, style.GREY)
+        np.testing.assert_allclose(each, [found[subject] for subject in sorted(found)])
+        (mean,) = curve(axes, style.BLUE)
+        np.testing.assert_allclose(mean, np.mean(each, axis=0))
+        attainable = scored["attainable"][name]
+        np.testing.assert_allclose(curve(axes, style.GREEN), [attainable["best"]])
+        np.testing.assert_allclose(curve(axes, style.GREEN, dashed=True), [attainable["linear"]])
+        band, intervals = axes.collections[:2]
+        corners = {tuple(point) for point in np.round(band.get_paths()[0].vertices, 9)}
+        for end in ("low", "high"):
+            assert set(zip(retrieving.COUNTS, attainable[end], strict=True)) <= corners
+        for (low, high), values in zip(intervals.get_segments(), np.transpose(each), strict=True):
+            assert values.min() <= low[1] < values.mean() < high[1] <= values.max()
+        (chance,) = {line.get_ydata()[0] for line in axes.lines if line.get_color() == style.INK
+                     and len(line.get_xdata()) == 2}  # fmt: skip
+        assert chance == int(name[3:]) / 40
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "5", "10", "20"]
+
+
+def test_measured_data_have_no_band_and_one_subject_no_interval(scored):
+    alone = {name: {"sub-01": scored["repetitions"][name]["sub-01"]} for name in ("top1", "top5")}
+    made = repetitions_figure(
+        scored | {"attainable": None, "repetitions": {"counts": retrieving.COUNTS, **alone}}
+    )
+    assert [len(axes.collections) for axes in made.axes] == [0, 0]
+    words = [text.get_text() for text in made.legends[0].texts]
+    assert words == ["one subject", "mean, 95 % interval over subjects", "chance"]
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (None, "not measured for this experiment"),
+        ({"counts": [4], "top1": {"a": [0.1]}, "top5": {"a": [0.2]}}, "there is no curve"),
+    ],
+)
+def test_a_single_number_of_repetitions_is_no_curve(scored, found, text):
+    made = repetitions_figure(scored | {"repetitions": found})
+    assert made.axes == []
+    assert text in made.texts[0].get_text()
+
+
+def test_among_four_pictures_there_is_no_top5(scored):
+    assert len(repetitions_figure(scored | {"candidates": 4}).axes) == 1
 
 
 # ---- the stage ------------------------------------------------------------------------
@@ -237,7 +310,7 @@ def test_gallery_writes_everything_it_declares(tmp_path):
     made = retrieving.outputs(tmp_path, "things_nice")
     inputs = (tmp_path / "scores/things_nice.json", tmp_path / "predictions/things_nice.h5")
     gallery(*inputs, [tmp_path / "views/stimuli/stimulus.h5"], **made)
-    for name in ("retrieval", "training", "importance"):
+    for name in ("retrieval", "repetitions", "training", "importance"):
         assert made[name].read_text().startswith("<?xml")
     with Image.open(made["gallery"]) as image:
         assert image.width > 1000
@@ -245,7 +318,12 @@ def test_gallery_writes_everything_it_declares(tmp_path):
     scored = json.loads(inputs[0].read_text())
     curves = pd.DataFrame(scored["curves"])
     own = curves[~curves["shuffled"] & (curves["seed"] == 1)].groupby("epoch")
-    for tag, column in (("Train/loss", "loss"), ("Validation/top5", "validation_top5")):
+    columns = {
+        "Train/loss": "loss",
+        "Validation/top5": "validation_top5",
+        "Validation/score": "score",
+    }
+    for tag, column in columns.items():
         shown = [event.value for event in found.Scalars(f"{tag}/seed 1")]
         np.testing.assert_allclose(shown, own[column].mean(), rtol=1e-6)
     (test,) = found.Scalars("Test/top1")
@@ -286,178 +364,6 @@ def test_stores_that_do_not_fit_are_refused(tmp_path, change, message):
     assert not made["retrieval"].parent.exists()
 
 
-# ---- the page -------------------------------------------------------------------------
-
-
-class Reader(html.parser.HTMLParser):
-    """Text of a page in order, its tables as rows of cells, ids and links."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.words, self.tables, self.ids, self.links = [], [], [], []
-        self.cell, self.skip = None, False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        self.links += [attributes[key] for key in ("href", "src") if key in attributes]
-        self.skip = tag in ("style", "script")
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-            self.cell = True
-
-    def handle_endtag(self, tag):
-        self.skip = False
-        self.cell = None if tag in ("td", "th") else self.cell
-
-    def handle_data(self, data):
-        data = " ".join(data.split())
-        if self.skip or not data:
-            return
-        self.words.append(data)
-        if self.cell:
-            row = self.tables[-1][-1]
-            row[-1] = f"{row[-1]} {data}".strip()
-
-
-@pytest.fixture
-def whole(tmp_path):
-    """Arguments of `page.render`."""
-    spec = retrieving.write(tmp_path)
-    scored = {
-        n: json.loads((tmp_path / f"scores/{n}.json").read_text()) for n in spec["experiments"]
-    }
-    headers = {n: store.open(tmp_path / f"predictions/{n}.h5").header for n in scored}
-    return scored, headers, {}, spec
-
-
-def test_the_tables_hold_the_scores(whole):
-    scored = whole[0]["things_nice"]
-    read = Reader(page.render(*whole))
-    summary, _, _, every, subjects = read.tables
-    value = {name: f"{row['value']:.3f}" for name, row in scored["metrics"].items()}
-    assert [row[0].split()[0] for row in summary[1:]] == ["NICE", "Linear"]  # best first
-    best = summary[1]
-    assert best[1].startswith(value["top1"])
-    assert best[2].startswith(value["top5"])
-    assert best[3].startswith(value["mrr"])
-    assert best[4:7] == ["0.025", f"{scored['metrics']['top1']['control']:.3f}", "0.004"]
-    assert best[7] == "+0.043 +0.012 to +0.079 p 0.031 over Linear"
-    assert summary[2][7] == "–"
-    assert [row[0] for row in every[1:9]] == [
-        "Top-1", "Top-3", "Top-5", "Mean reciprocal rank", "Median rank ↓", "2-way", "4-way",
-        "10-way",
-    ]  # fmt: skip
-    low, high = scored["metrics"]["top1"]["interval"]
-    assert every[1][1:] == [
-        value["top1"], f"{low:.3f} to {high:.3f}", "0.025",
-        f"{scored['metrics']['top1']['control']:.3f}", "0.012", "0.046", "0.600 to 0.700",
-    ]  # fmt: skip
-    assert every[5][3] == "20.5"  # the median rank by chance among 40
-    assert every[9][0] == "Top-1 from the picture to its EEG"
-    assert [row[0] for row in subjects[1:]] == retrieving.subjects()
-    first = next(one for one in scored["subjects"] if one["subject"] == "sub-01")
-    assert subjects[1][2] == f"{first['top1']:.3f}"
-
-
-def test_the_page_says_in_one_line_what_was_found(whole):
-    low, high = (whole[0][n]["metrics"]["top1"]["value"] for n in ("things_plain", "things_nice"))
-    line = (
-        f"2 experiments on THINGS-EEG2, 4 subjects: top-1 among 40 pictures {low:.2f} to "
-        f"{high:.2f}, by chance 0.025."
-    )
-    assert line in Reader(page.render(*whole)).words
-
-
-def test_what_people_typed_is_escaped(whole):
-    scored, headers, figures, spec = whole
-    spec["experiments"]["things_nice"]["title"] = "<script>alert(1)</script>"
-    scored["things_nice"]["protocol"] = "<b>by hand"
-    written = page.render(scored, headers, figures, spec)
-    assert "<script>alert" not in written
-    assert "<b>by hand" not in written
-    assert "Only &lt;4&gt; subjects" in written
-
-
-@pytest.mark.parametrize(
-    ("key", "text"),
-    [
-        ("simulated", "simulated data"),
-        ("random_weights", "random weights"),
-        ("leaks", "LEAKS: test pictures in training"),
-        ("protocol", "protocol: published: selected on test images"),
-    ],
-)
-def test_badges_stand_on_top_in_the_table_and_at_the_experiment(whole, key, text):
-    scored, headers, figures, spec = copy.deepcopy(whole)
-    for name in scored:
-        scored[name]["simulated"] = headers[name]["simulated"] = False
-    plain = Reader(page.render(scored, headers, figures, spec)).words
-    assert text not in plain
-    assert plain.count("protocol: clean") == 4  # of both experiments, and not on top
-    changed = "published: selected on test images" if key == "protocol" else True
-    scored["things_nice"][key] = changed
-    assert Reader(page.render(scored, headers, figures, spec)).words.count(text) == 3
-
-
-def test_a_study_may_hold_both_kinds(whole, tmp_path):
-    scored, headers, figures, spec = whole
-    others = study.write(tmp_path / "other")
-    for name in others["experiments"]:
-        scored[name] = json.loads((tmp_path / f"other/scores/{name}.json").read_text())
-        headers[name] = store.open(tmp_path / f"other/predictions/{name}.h5").header
-    spec["experiments"] |= others["experiments"]
-    read = Reader(page.render(scored, headers, figures, spec))
-    wanted = ["things_plain", "things_nice", "bandpower", "clip"]
-    assert sorted(i for i in read.ids if i in wanted) == sorted(wanted)
-    assert len(read.ids) == len(set(read.ids))
-    assert {link[1:] for link in read.links if link.startswith("#")} <= set(read.ids)
-    text = " ".join(read.words)
-    assert "2 experiments on Simulated vigilance: 6 subjects" in text
-    assert "2 experiments on THINGS-EEG2, 4 subjects" in text
-
-
-def test_scores_with_gaps_are_shown(whole):
-    scored, headers, figures, spec = whole
-    for one in scored.values():
-        one |= {"p": None, "paired": None, "attainable": None, "reverse": None, "importance": None}
-        for row in one["metrics"].values():
-            row |= dict.fromkeys(("value", "interval", "control", "seed_sd", "subject_sd"))
-    read = Reader(page.render(scored, headers, figures, spec))
-    assert read.tables[0][1][1:4] == ["–", "–", "–"]
-    assert "attainable" not in " ".join(read.words)
-
-
-def test_several_targets_are_named_together(whole):
-    whole[3]["experiments"]["things_nice"]["y"] = ["stimulus/clip", "caption/clip"]
-    assert "→ stimulus/clip + caption/clip" in Reader(page.render(*whole)).words
-
-
-def test_the_report_holds_the_figures(tmp_path):
-    spec = retrieving.write(tmp_path)
-    figures = []
-    for name in spec["experiments"]:
-        made = retrieving.outputs(tmp_path, name)
-        view = [tmp_path / "views/stimuli/stimulus.h5"]
-        gallery(tmp_path / f"scores/{name}.json", tmp_path / f"predictions/{name}.h5", view, **made)
-        figures += [path for key, path in made.items() if key != "events"]
-    report(
-        [tmp_path / f"scores/{name}.json" for name in spec["experiments"]],
-        [tmp_path / f"predictions/{name}.h5" for name in spec["experiments"]],
-        figures,
-        tmp_path / "report.html",
-        spec,
-    )
-    links = Reader((tmp_path / "report.html").read_text()).links
-    assert sum(link.startswith("data:image/svg+xml;base64") for link in links) == 6
-    assert sum(link.startswith("data:image/png;base64") for link in links) == 2
-
-
 # ---- the plan -------------------------------------------------------------------------
 
 CONFIG = {
@@ -485,7 +391,9 @@ def test_experiments_whose_target_is_features_look_for_pictures():
         name: [path.rpartition("/")[2] for path in plan.figures() if f"/{name}/" in path]
         for name in CONFIG["experiments"]
     }
-    pictured = ["retrieval.svg", "training.svg", "importance.svg", "gallery.png"]
+    pictured = [
+        "retrieval.svg", "repetitions.svg", "training.svg", "importance.svg", "gallery.png",
+    ]  # fmt: skip
     assert files["found"] == files["both"] == pictured
     assert files["told"] == ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
     assert plan.spec("gallery", experiment="found") == {"experiment": "found"}

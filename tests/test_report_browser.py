@@ -6,6 +6,7 @@ import re
 import comparing
 import numpy as np
 import pytest
+import retrieving
 import study
 
 from engram.figures import latent_map
@@ -144,3 +145,28 @@ def test_nothing_complains_and_nothing_leaves_the_page(visited, html):
     _, problems, requests = visited
     assert problems == []
     assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [html.as_uri()]
+
+
+# ---- retrieval --------------------------------------------------------------------------
+
+
+def test_retrieval_fits_wide_and_narrow_screens(page, tmp_path):
+    spec = retrieving.write(tmp_path, experiments=tuple(retrieving.EXPERIMENTS))
+    report(
+        [tmp_path / f"scores/{name}.json" for name in spec["experiments"]],
+        [tmp_path / f"predictions/{name}.h5" for name in spec["experiments"]],
+        [], tmp_path / "report.html", spec,
+    )  # fmt: skip
+    problems, other = [], page.context.browser.new_page(viewport={"width": 1280, "height": 900})
+    other.on("console", lambda message: problems.append(message.text))
+    other.on("pageerror", lambda error: problems.append(str(error)))
+    other.goto((tmp_path / "report.html").as_uri())
+    for table in other.locator("table.headline").all():
+        assert table.is_visible()
+        assert table.evaluate("t => t.parentElement.scrollWidth <= t.parentElement.clientWidth")
+    lines = other.locator("table.pairs tbody tr", has_text="over NICE").locator(".gain, .loss")
+    assert lines.count() == 4  # one a subject
+    other.set_viewport_size({"width": 390, "height": 800})
+    assert other.evaluate("document.documentElement.scrollWidth") <= 390
+    other.close()
+    assert problems == []

@@ -64,6 +64,7 @@ def test_scores_of_known_ranks():
     assert found["top5"] == 0.75
     assert found["mrr"] == pytest.approx((1 + 1 / 1.5 + 1 / 4 + 1 / 120) / 4)
     assert found["median_rank"] == 2.75
+    assert found["mean_rank"] == 31.625
 
 
 # ---- k-way ------------------------------------------------------------------------------

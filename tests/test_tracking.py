@@ -142,18 +142,21 @@ def test_every_score_stands_in_the_summary_beside_its_chance_and_control(made, o
         expected[metric] = row["value"]
         expected |= {f"{metric}/{key}": row[key]
                      for key in ("chance", "control", "seed_sd", "subject_sd")}  # fmt: skip
-        expected |= {f"{metric}/low": row["interval"][0], f"{metric}/high": row["interval"][1]}
+        if row["interval"]:
+            expected |= {f"{metric}/low": row["interval"][0], f"{metric}/high": row["interval"][1]}
     if name == "things_nice":
         for metric, row in scored["reverse"].items():
-            expected |= {f"reverse_{metric}": row["value"], f"reverse_{metric}/low": 0.1,
-                         f"reverse_{metric}/high": 0.9,
+            expected |= {f"reverse_{metric}": row["value"],
                          f"reverse_{metric}/chance": row["chance"]}  # fmt: skip
-        expected |= {"top1/p": 0.002, "top1/difference": 0.0432, "top1/difference_low": 0.0123,
-                     "top1/difference_high": 0.0789, "top1/difference_p": 0.0312}  # fmt: skip
+        paired = scored["paired"]
+        expected |= {"top1/p": scored["p"], "top1/difference": paired["gain"],
+                     "top1/difference_low": paired["interval"][0],
+                     "top1/difference_high": paired["interval"][1],
+                     "top1/difference_p": paired["p"]}  # fmt: skip
     assert run.summary == expected
 
 
-def test_hyperparameters_flags_and_names_stand_in_the_run(offline):
+def test_hyperparameters_flags_and_names_stand_in_the_run(made, offline):
     name, run, *_ = offline
     retrieval = name == "things_nice"
     assert run.config["kind"] == ("retrieval" if retrieval else "classification")
@@ -163,7 +166,8 @@ def test_hyperparameters_flags_and_names_stand_in_the_run(offline):
     assert run.config["random_weights"] is not retrieval
     assert run.config["generalises_to"].startswith("new")
     assert list(run.run.tags) == (["simulated"] if retrieval else ["simulated", "random_weights"])
-    assert run.run.notes.endswith("intervals are wide.")
+    warnings = json.loads((made / f"scores/{name}.json").read_text())["warnings"]
+    assert run.run.notes == "\n".join(warnings) != ""
     named = (run.run.project, run.run.display_name, run.run.run_group, run.run.job_type)
     assert named == ("brain", name, "A study", run.config["kind"])
 

@@ -263,7 +263,8 @@ class Plan:
         for name in self.shown():
             files = ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
             if self.is_retrieval(name):
-                files = ["retrieval.svg", "training.svg", "importance.svg", "gallery.png"]
+                files = ["retrieval.svg", "repetitions.svg", "training.svg", "importance.svg"]
+                files.append("gallery.png")
             files += ["map.json", "map.png"] if name in self.config.get("maps", []) else []
             paths += [f"results/figures/{name}/{file}" for file in files]
         for name in self.comparisons():

@@ -42,12 +42,13 @@ def ranks(similarity, truth=None) -> np.ndarray:
 def scores(ranks, candidates) -> dict[str, float]:
     """Mean scores of ranks (n,) among `candidates`, by name.
 
-    top1, top3, top5: share of ranks not above k; mrr: mean of 1 / rank; median_rank;
+    top1, top3, top5: share of ranks not above k; mrr: mean of 1 / rank; median_rank, mean_rank;
     2-way ... 100-way: `k_way`, for k up to the number of candidates.
     """
     ranks = np.asarray(ranks, float)
     found = {f"top{k}": float((ranks <= k).mean()) for k in KS if k <= candidates}
     found |= {"mrr": float((1 / ranks).mean()), "median_rank": float(np.median(ranks))}
+    found["mean_rank"] = float(ranks.mean())
     ways = [k for k in WAYS if k <= candidates]
     return found | {f"{k}-way": float(k_way(ranks, candidates, k).mean()) for k in ways}
 
@@ -56,7 +57,8 @@ def chance(candidates) -> dict[str, float]:
     """What `scores` gives in the mean if the true candidate is any with equal probability."""
     every = np.arange(1, candidates + 1)
     found = {f"top{k}": k / candidates for k in KS if k <= candidates}
-    found |= {"mrr": float((1 / every).mean()), "median_rank": (candidates + 1) / 2}
+    middle = (candidates + 1) / 2
+    found |= {"mrr": float((1 / every).mean()), "median_rank": middle, "mean_rank": middle}
     return found | {f"{k}-way": 1 / k for k in WAYS if k <= candidates}
 
 

@@ -43,6 +43,7 @@ rule gallery:
             category="Figures",
             labels={"experiment": "{experiment}", "figure": "retrieval"},
         ),
+        repetitions="results/figures/{experiment}/repetitions.svg",
         training="results/figures/{experiment}/training.svg",
         importance="results/figures/{experiment}/importance.svg",
         gallery=report(

@@ -10,18 +10,22 @@ from engram.errors import InputError
 from engram.figures import pictures, style
 from engram.figures.gallery_figure import examples, gallery_figure
 from engram.figures.importance_figure import importance_figure
+from engram.figures.repetitions_figure import repetitions_figure
 from engram.figures.retrieval_figure import metrics, retrieval_figure
 from engram.figures.training_figure import training_figure
 
 
-def gallery(scores, predictions, view, retrieval, training, importance, gallery, events):
+def gallery(
+    scores, predictions, view, retrieval, repetitions, training, importance, gallery, events
+):
     """Draw the figures of one retrieval experiment.
 
     Args:
-        scores: JSON file of `evaluate`.
-        predictions: store of `train`: similarities (n, runs, m) to all m candidates.
+        scores: JSON file of `retrieve`.
+        predictions: store of `align`: similarities (n, runs, m) to all m candidates.
         view: stores of the view that holds the candidate pictures.
         retrieval: SVG to write, every subject as a dot, and the scores among k pictures.
+        repetitions: SVG to write, scores by number of test repetitions averaged.
         training: SVG to write, curves over the epochs.
         importance: SVG to write, what is lost without a time window or a channel.
         gallery: PNG to write, pictures and the five nearest to the EEG.
@@ -49,6 +53,7 @@ def gallery(scores, predictions, view, retrieval, training, importance, gallery,
         raise InputError(f"{view[0]}: lacks the picture {min(missing)}; render the view again")
     with style.styled():
         style.save(retrieval_figure(scored), retrieval)
+        style.save(repetitions_figure(scored), repetitions)
         style.save(training_figure(scored), training)
         style.save(importance_figure(scored.get("importance")), importance)
         made = gallery_figure(chosen, rows, header, simulated=scored["simulated"])
@@ -73,7 +78,8 @@ def scalars(scored):
         last = int(own["epoch"].max()) if len(own) else 0
         for column in curves.columns.drop(["fold", "seed", "shuffled", "epoch"]):
             part, _, name = column.partition("_")
-            tag = f"Validation/{name}" if part == "validation" else f"Train/{column}"
+            validates = part in ("validation", "score")  # the score is what chooses the epoch
+            tag = f"Validation/{name or column}" if validates else f"Train/{column}"
             means = pd.to_numeric(own[column]).groupby([own["seed"], own["epoch"]]).mean()
             for (seed, epoch), value in means.dropna().items():
                 yield f"{tag}/seed {seed}", int(epoch), float(value)

@@ -16,9 +16,7 @@ def importance_figure(found):
     found = found or {}
     panels = [name for name in ("time", "channel") if found.get(name)]
     if not panels:
-        made = style.figure(4, 0.6)
-        made.text(0.5, 0.5, "not measured for this experiment", ha="center")
-        return made
+        return style.words("not measured for this experiment")
     channels = len(found["channel"]["names"]) if "channel" in panels else 0
     made = style.figure(10.6, max(2.8, 0.9 + 0.17 * min(channels, MOST)))
     drawn = made.subplots(1, len(panels), squeeze=False)[0]

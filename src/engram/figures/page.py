@@ -9,8 +9,7 @@ import jinja2
 
 import engram
 from engram.errors import InputError
-from engram.figures import map_panels
-from engram.figures.retrieval_figure import metrics
+from engram.figures import map_panels, retrieval_page
 from engram.figures.style import colours
 from engram.figures.subjects import heights, number, title
 from engram.statistics import holm
@@ -26,10 +25,6 @@ BADGES = {
     "random_weights": ("random weights", "warn"),
     "circular": ("labels from the same EEG", "warn"),
 }
-
-#: The same of a retrieval experiment: no windows, and how its model was selected.
-LEAKS = ("LEAKS: test pictures in training", "bad")
-CLEAN = ("clean", "note")
 
 
 def render(scored, headers, figures, spec, compared=None) -> str:
@@ -64,7 +59,7 @@ def render(scored, headers, figures, spec, compared=None) -> str:
         for name in scored
         if (config := spec["experiments"].get(name)) and _retrieves(scored[name])
     ]
-    retrievals = _retrievals(searches)
+    retrievals = retrieval_page.groups(searches)
     comparisons = [
         _comparison(name, config, compared[name], figures.get(name, {}))
         for name, config in spec.get("comparisons", {}).items()
@@ -92,26 +87,20 @@ def _experiment(name, config, scores, header, figures, points):
     return {
         **_shared(name, config, scores, header, figures),
         "first": scores["metrics"][0],
+        "chosen": {
+            "title": "Chosen on validation windows",
+            "lines": [(key, json.dumps(value)) for key, value in header.get("chosen", {}).items()],
+        },
         "iterated": bool(header["curves"]),
         "map": _map(name, figures["map.json"], points) if "map.json" in figures else None,
     }
 
 
 def _search(name, config, scores, header, figures):
-    """What the template shows of one retrieval experiment."""
+    """What the template shows of one retrieval experiment; its protocol says what leaks."""
     this = _shared(name, config, scores, header, figures)
-    rows = metrics(scores)
-    clean = scores["protocol"] == CLEAN[0]
-    protocol = (f"protocol: {scores['protocol']}", CLEAN[1] if clean else "warn")
-    leaks = [LEAKS if badge == BADGES["leaks"] else badge for badge in this["badges"]]
-    return {
-        **this,
-        "badges": [*leaks, protocol],
-        "rows": rows,
-        "by_name": {row["metric"]: row for row in rows},
-        "subjects": sorted(scores["subjects"], key=lambda one: one["subject"]),
-        "paired": scores.get("paired"),
-    }
+    badges = [badge for badge in this["badges"] if badge != BADGES["leaks"]]
+    return retrieval_page.search({**this, "badges": badges})
 
 
 def _shared(name, config, scores, header, figures):
@@ -138,10 +127,9 @@ def _retrieves(scores):
 
 def _page_badges(named):
     """The badges of all that is `named`, each once; a clean protocol needs none up here."""
-    found = [badge for one in named for badge in one["badges"] if not badge[0].endswith(CLEAN[0])]
-    known = list(BADGES.values())
-    order = {badge: known.index(badge) if badge in known else len(known) for badge in found}
-    return sorted(order, key=order.get)
+    known = [retrieval_page.PUBLISHED, *BADGES.values()]
+    found = {badge for one in named for badge in one["badges"]} - {retrieval_page.CLEAN}
+    return sorted(found, key=known.index)
 
 
 def _images(figures):
@@ -228,32 +216,6 @@ def _group(anchor, dataset, target, members):
     }
 
 
-def _retrievals(searches):
-    """Retrieval experiments on the same data set and features, with adjusted p."""
-    groups = {}
-    for this in searches:
-        groups.setdefault((this["config"]["dataset_title"], this["target"]), []).append(this)
-    for members in groups.values():
-        for key, raw in (
-            ("p_holm", [m["scores"]["p"] for m in members]),
-            ("paired_p_holm", [m["paired"] and m["paired"]["p"] for m in members]),
-        ):
-            adjusted = holm([math.nan if p is None else p for p in raw])
-            for member, value in zip(members, adjusted, strict=True):
-                member[key] = float(value)
-    return [
-        {
-            "anchor": f"retrieval-{i}",
-            "dataset": dataset,
-            "target": target,
-            "candidates": members[0]["scores"]["candidates"],
-            "experiments": members,
-            "ranked": sorted(members, key=lambda m: -(m["by_name"]["top1"]["value"] or 0)),
-        }
-        for i, ((dataset, target), members) in enumerate(groups.items(), 1)
-    ]
-
-
 def _axis(rows):
     """Lowest and highest tenth that the dots, intervals and controls of `rows` need."""
     keys = ("value", "low", "high", "majority", "shuffled")
@@ -268,22 +230,8 @@ def _summary(groups, retrievals, comparisons):
     parts = [_compared(comparison) for comparison in comparisons]
     if groups:
         parts.append(_experimented(groups))
-    parts += map(_retrieved, retrievals)
+    parts += map(retrieval_page.summary, retrievals)
     return " ".join(parts)
-
-
-def _retrieved(group):
-    members = group["ranked"]
-    rows = [m["by_name"]["top1"] for m in members if number(m["by_name"]["top1"]["value"])]
-    subjects = max(len(m["subjects"]) for m in members)
-    text = f"{len(members)} experiment{'s' * (len(members) != 1)} on {group['dataset']}, "
-    text += f"{subjects} subject{'s' * (subjects != 1)}"
-    if rows:
-        best, worst = rows[0]["value"], rows[-1]["value"]
-        span = f"{worst:.2f} to {best:.2f}" if len(rows) > 1 else f"{best:.2f}"
-        text += f": top-1 among {group['candidates']} pictures {span}"
-        text += f", by chance {rows[0]['chance']:.3g}"
-    return f"{text}."
 
 
 def _compared(comparison):

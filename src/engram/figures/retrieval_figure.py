@@ -12,6 +12,7 @@ TITLES = {
     "top5": "Top-5",
     "mrr": "Mean reciprocal rank",
     "median_rank": "Median rank ↓",
+    "mean_rank": "Mean rank ↓",
 }
 SHOWN = ("top1", "top3", "top5")
 
@@ -29,7 +30,7 @@ def metrics(scored) -> list[dict]:
         low, high = row.get("interval") or (None, None)
         of = k(name)
         title = TITLES.get(name, f"{of}-way" if of else name.replace("_", " "))
-        digits = 1 if name == "median_rank" else 3
+        digits = 1 if name.endswith("_rank") else 3
         shown = {
             "metric": name,
             "title": title,
@@ -60,7 +61,7 @@ def retrieval_figure(scored):
     left, right = made.subplots(1, 2, width_ratios=(3, 2))
     height = heights([one["subject"] for one in scored["subjects"]])
     for place, row in enumerate(rows):
-        _row(left, place, row, scored, height)
+        _row(left, place, row, scored["subjects"], height)
     left.set_yticks(range(len(rows)), [row["title"] for row in rows])
     left.set_ylim(len(rows) - 0.5, -0.5)
     left.set_xlim(left=-0.015)  # room for marks at zero
@@ -71,18 +72,17 @@ def retrieval_figure(scored):
     _ways(right, scored)
     for axes in (left, right):
         axes.set_axisbelow(True)
-    _legend(made, left, scored, rows)
+    _legend(made, left, rows)
     return made
 
 
-def _row(axes, place, row, scored, height):
-    attainable = (scored.get("attainable") or {}).get(row["metric"])
-    if attainable:
-        low, high = attainable
-        axes.fill_betweenx([place - 0.36, place + 0.36], low, high, **ATTAINABLE)
+def _row(axes, place, row, subjects, height):
+    if row["predicted"]:
+        low, high = row["predicted"]
+        axes.fill_betweenx([place - 0.36, place + 0.36], low, high, **PREDICTED)
     dots = [
         (one[row["metric"]], place + 0.26 * height[one["subject"]])
-        for one in scored["subjects"]
+        for one in subjects
         if number(one.get(row["metric"]))
     ]
     if dots:
@@ -97,7 +97,7 @@ def _row(axes, place, row, scored, height):
 
 CHANCE = {"color": style.INK, "linewidth": 1, "linestyle": (0, (3, 2))}
 CONTROL = {"facecolors": "white", "edgecolors": style.PINK, "linewidths": 1.4}
-ATTAINABLE = {"color": style.GREEN, "alpha": 0.18, "linewidth": 0}
+PREDICTED = {"color": style.GREEN, "alpha": 0.18, "linewidth": 0}
 
 
 def _ways(axes, scored):
@@ -122,7 +122,7 @@ def _ways(axes, scored):
     axes.set_title("Right choice among k pictures")
 
 
-def _legend(made, axes, scored, rows):
+def _legend(made, axes, rows):
     entries = [
         axes.scatter([], [], s=14, color=style.GREY, alpha=0.6, label="one subject"),
         axes.scatter([], [], s=44, color=style.BLUE, label="mean, 95 % interval"),
@@ -131,7 +131,7 @@ def _legend(made, axes, scored, rows):
     if any(number(row["control"]) for row in rows):
         label = "trained on shuffled pairs"
         entries.append(axes.scatter([], [], s=34, label=label, **CONTROL))
-    if scored.get("attainable"):
-        label = "what the best decoder reaches"
-        entries.append(axes.fill_between([], [], [], label=label, **ATTAINABLE))
+    if any(row["predicted"] for row in rows):
+        label = "what the simulation predicts"
+        entries.append(axes.fill_between([], [], [], label=label, **PREDICTED))
     made.legend(handles=entries, loc="outside upper left", ncols=len(entries), columnspacing=1.2)

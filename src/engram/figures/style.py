@@ -54,6 +54,13 @@ def figure(width, height) -> Figure:
     return made
 
 
+def words(text) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    made = figure(6, 0.6)
+    made.text(0.5, 0.5, text, ha="center")
+    return made
+
+
 def save(made: Figure, path, dpi=110):
     """Write a figure as its suffix says (.svg, .png); the same figure is always the same bytes."""
     suffix = str(path).rpartition(".")[2]

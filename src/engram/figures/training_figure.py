@@ -6,8 +6,8 @@ from engram.figures import style
 
 PANELS = {
     "loss": "Training loss",
-    "validation_top1": "Validation, top-1",
-    "validation_top5": "Validation, top-5",
+    "validation_top1": "{part}, top-1",
+    "validation_top5": "{part}, top-5",
     "temperature": "Temperature",
 }
 
@@ -20,10 +20,10 @@ def training_figure(scored):
     """
     curves = pd.DataFrame(scored["curves"])
     panels = [name for name in PANELS if name in curves and curves[name].notna().any()]
-    made = style.figure(10.6 if panels else 4, 2.7 if panels else 0.6)
     if not panels:
-        made.text(0.5, 0.5, "nothing is iterated: there is no training curve", ha="center")
-        return made
+        return style.words("nothing is iterated: there is no training curve")
+    made = style.figure(10.6, 2.7)
+    part = "Validation" if scored["protocol"] == "clean" else "Test pictures"
     curves[panels] = curves[panels].astype(float)
     widths = [2 if name == "temperature" else 3 for name in panels]
     drawn = made.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
@@ -35,7 +35,8 @@ def training_figure(scored):
             chosen = at_chosen(curves, scored["chosen"], name)
             axes.scatter(chosen["epoch"], chosen[name], zorder=3, **CHOSEN)
             axes.set_ylim(bottom=0)
-        axes.set_title(PANELS[name])
+        _span(axes)
+        axes.set_title(PANELS[name].format(part=part))
         axes.set_xlabel("epoch")
     _legend(made, drawn[0], curves)
     return made
@@ -55,6 +56,15 @@ def at_chosen(curves, chosen, column) -> pd.DataFrame:
     return rows[~rows["shuffled"].astype(bool) & rows[column].notna()]
 
 
+def _span(axes):
+    """Whole epochs, and an ordinate on which what hardly moves looks so."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    low, high = axes.get_ylim()
+    missing = max(LEAST - (high - low), 0) / 2
+    axes.set_ylim(low - missing, high + missing)
+
+
+LEAST = 0.005  # of an ordinate
 REAL = {"color": style.BLUE, "linewidth": 1.4, "alpha": 0.85}
 CONTROL = {"color": style.PINK, "linewidth": 1.2, "linestyle": "--"}
 CHOSEN = {"s": 14, "color": style.ORANGE, "alpha": 0.75, "linewidths": 0}

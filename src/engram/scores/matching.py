@@ -7,9 +7,11 @@ import pandas as pd
 
 from engram import retrieval, store
 from engram.errors import InputError
+from engram.scores.pairing import pairing
 
 FLAGS = ("simulated", "random_weights", "leaks")
-INTERVALS = ("top1", "top3", "top5", "mrr")
+INTERVALS = ("top1", "top3", "top5", "mrr", "mean_rank")
+OF_SUBJECTS = ("top1", "top3", "top5", "mrr")
 
 
 def retrieve(predictions, baseline, scores, spec):
@@ -22,7 +24,7 @@ def retrieve(predictions, baseline, scores, spec):
         predictions: path of a store float32 (n, runs, m), see `engram.alignment.align`.
         baseline: paths of the predictions to compare with: one or none.
         scores: path to write.
-        spec: dict with experiment, baseline (its name or None), generalises_to, evaluation.
+        spec: dict with experiment, baseline (its name or None) and generalises_to.
 
     Raises:
         InputError: a true picture is no candidate, or the baseline has other test rows.
@@ -41,6 +43,7 @@ def retrieve(predictions, baseline, scores, spec):
         "p": retrieval.permutation(this.mean, this.truth)[2],
         "subjects": _subjects(this),
         "paired": _paired(this, baseline, spec["baseline"]),
+        "repetitions": header.get("repetitions"),
         "attainable": header.get("attainable"),
         "importance": header["importance"],
     }
@@ -94,8 +97,16 @@ def _metrics(this):
             "seed_sd": float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else None,
             "subject_sd": float(np.std(by_subject, ddof=1)) if len(by_subject) > 1 else None,
             "control": float(np.mean(of_control)),
+            "predicted": _predicted(this.header.get("attainable"), name),
         }
     return found
+
+
+def _predicted(attainable, name):
+    """Interval in which a simulation expects a score, of as many repetitions as it rests on."""
+    if not attainable or name not in attainable:
+        return None
+    return [attainable[name][end][-1] for end in ("low", "high")]
 
 
 def _subject_scores(this, subject, n, real=True):
@@ -109,7 +120,9 @@ def _subject_scores(this, subject, n, real=True):
 def _values(this, name):
     """What each row contributes to a score, mean over the real runs, (n,)."""
     ranks = this.ranks[:, this.real]
-    return (1 / ranks if name == "mrr" else ranks <= int(name[3:])).mean(1)
+    if name in ("mrr", "mean_rank"):
+        return (1 / ranks if name == "mrr" else ranks).mean(1)
+    return (ranks <= int(name[3:])).mean(1)
 
 
 def _interval(this, name):
@@ -121,17 +134,18 @@ def _interval(this, name):
 
 def _reverse(this):
     """From pictures to EEG, within each subject."""
-    found = {"top1": [], "top5": []}
+    n = len(this.header["candidates"])
+    found = {f"top{k}": [] for k in (1, 5) if k <= n}
     for subject in np.unique(this.table["subject"]):
         rows = np.flatnonzero(this.table["subject"] == subject)
         order = rows[np.argsort(this.truth[rows])]
         ranks = retrieval.ranks(this.mean[np.ix_(order, this.truth[order])].T)
         for name, values in found.items():
             values.append(float((ranks <= int(name[3:])).mean()))
-    n = len(this.header["candidates"])
+    chance = retrieval.chance(n)
     return {
-        name: {"value": float(np.mean(v)), "interval": None, "chance": min(int(name[3:]) / n, 1)}
-        for name, v in found.items()
+        name: {"value": float(np.mean(values)), "interval": None, "chance": chance[name]}
+        for name, values in found.items()
     }
 
 
@@ -144,7 +158,7 @@ def _subjects(this):
             {
                 "subject": str(subject),
                 "n": int((this.table["subject"] == subject).sum()),
-                **{name: real[name] for name in ("top1", "top3", "top5", "mrr")},
+                **{name: real[name] for name in OF_SUBJECTS if name in real},
                 "control": _subject_scores(this, subject, n, real=False)["top1"],
             }
         )
@@ -156,15 +170,10 @@ def _paired(this, baseline, name):
     if not baseline:
         return None
     other = _read(baseline[0])
-    gain = this.matrix(_values(this, "top1")) - other.matrix(_values(other, "top1"))
-    if gain.isna().to_numpy().any():
+    own, others = (one.matrix(_values(one, "top1")) for one in (this, other))
+    if (own - others).isna().to_numpy().any():
         raise InputError(f"{baseline[0]}: has other test rows; give a baseline on the same data")
-    return {
-        "baseline": name,
-        "gain": float(gain.to_numpy().mean()),
-        "interval": list(retrieval.bootstrap(gain.to_numpy())),
-        "p": retrieval.sign_flip(gain.mean(axis=1).to_numpy()),
-    }
+    return {"baseline": name, **pairing(own, others)}
 
 
 def _warnings(result):
@@ -178,6 +187,22 @@ def _warnings(result):
     rows = sum(subject["n"] for subject in result["subjects"])
     if control > chance + 4 * np.sqrt(chance * (1 - chance) / rows):
         found.append(f"The control, trained on shuffled pairs, finds {control:.1%}: above chance.")
+    if result["protocol"] == "clean":
+        found += filter(None, (_unpredicted(*item) for item in result["metrics"].items()))
     if len(result["subjects"]) < 5:
         found.append("Fewer than five subjects: intervals over subjects are wide and rough.")
     return found
+
+
+def _unpredicted(name, row):
+    """A warning if a score lies outside what the simulation predicts for it."""
+    if not row["predicted"]:
+        return None
+    low, high = row["predicted"]
+    if low <= row["value"] <= high:
+        return None
+    side = "below" if row["value"] < low else "above"
+    return (
+        f"{name.replace('top', 'Top-')} is {row['value']:.3f}, {side} the {low:.3f} to {high:.3f} "
+        "that the simulation predicts for a head trained on one subject."
+    )

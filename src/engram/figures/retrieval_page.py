@@ -1,0 +1,157 @@
+"""The retrieval part of the report, gathered for the template `retrieval.html`."""
+
+import math
+
+from engram.figures.retrieval_figure import metrics
+from engram.figures.subjects import heights, number
+from engram.statistics import holm
+
+CLEAN = ("protocol: clean", "note")
+PUBLISHED = ("protocol: published, epoch chosen on test pictures", "bad")
+PROTOCOLS = {"clean": CLEAN, "published": PUBLISHED}
+CHOSEN_ON = {"clean": "held-out concepts", "published": "the test pictures"}
+
+STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between ticks of the axis that all dots share
+MOST_STEPS = 6
+
+
+def search(this) -> dict:
+    """What the template shows of one retrieval experiment.
+
+    Args:
+        this: what is shown of an experiment of any kind, with its `scores` and `badges`.
+    """
+    scores = this["scores"]
+    protocol = scores["protocol"]
+    rows = metrics(scores)
+    return {
+        **this,
+        "badges": [PROTOCOLS[protocol], *this["badges"]],
+        "clean": protocol == "clean",
+        "rows": rows,
+        "by_name": {row["metric"]: row for row in rows},
+        "subjects": sorted(scores["subjects"], key=lambda one: one["subject"]),
+        "paired": scores["paired"],
+        "baseline": scores["paired"] and scores["paired"]["baseline"],
+        "chosen": {"title": f"Epochs chosen on {CHOSEN_ON[protocol]}", "lines": _epochs(scores)},
+    }
+
+
+def _epochs(scores):
+    """(fold, "12 (seed 0), 9 (control)") of the epochs that were chosen."""
+    found = {}
+    for one in scores["chosen"]:
+        who = "control" if one["shuffled"] else f"seed {one['seed']}"
+        found.setdefault(one["fold"], []).append(f"{one['epoch']} ({who})")
+    return [(fold, ", ".join(texts)) for fold, texts in found.items()]
+
+
+def groups(searches) -> list[dict]:
+    """Retrieval experiments among the same pictures of one data set, whatever their target.
+
+    `ranked` is best first, `paired` each right below its baseline; those of the published
+    protocol stand below their baseline in both.
+
+    Args:
+        searches: from `search`; p values are adjusted over each group, and written into them.
+    """
+    found = {}
+    for this in searches:
+        key = this["config"]["dataset_title"], this["scores"]["candidates"]
+        found.setdefault(key, []).append(this)
+    return [_group(f"retrieval-{i}", *item) for i, item in enumerate(found.items(), 1)]
+
+
+def _group(anchor, key, members):
+    for name, raw in (
+        ("p_holm", [m["scores"]["p"] for m in members]),
+        ("paired_p_holm", [m["paired"] and m["paired"]["p"] for m in members]),
+        ("wilcoxon_holm", [m["paired"] and m["paired"]["wilcoxon"] for m in members]),
+    ):
+        adjusted = holm([math.nan if p is None else p for p in raw])
+        for member, value in zip(members, adjusted, strict=True):
+            member[name] = float(value)
+    for member in members:
+        member["pairs"] = _pairs(member)
+    return {
+        "anchor": anchor,
+        "dataset": key[0],
+        "candidates": key[1],
+        "experiments": members,
+        "ranked": ranked(members),
+        "paired": _below(members, None),
+        "predicted": any(m["by_name"]["top1"]["predicted"] for m in members),
+        "heights": heights({one["subject"] for m in members for one in m["subjects"]}),
+        "axis": _axis(members),
+    }
+
+
+def ranked(members) -> list[dict]:
+    """Experiments of the clean protocol, best first; below each, the published ones beside it."""
+    order = sorted(
+        (m for m in members if m["clean"]), key=lambda m: -(m["by_name"]["top1"]["value"] or 0)
+    )
+    for this in (m for m in members if not m["clean"]):
+        names = [m["name"] for m in order]
+        after = names.index(this["baseline"]) + 1 if this["baseline"] in names else len(order)
+        order.insert(after, this)
+    return order
+
+
+def _below(members, baseline):
+    """Those of `members` that are compared with `baseline`, each with those below it."""
+    names = {m["name"] for m in members}
+    found = []
+    for this in sorted(members, key=lambda m: m["clean"]):
+        if (this["baseline"] if this["baseline"] in names else None) == baseline:
+            found += [this, *_below(members, this["name"])]
+    return found
+
+
+def _pairs(member):
+    """Top-1 of every subject, and what its baseline reaches: (subject, value, before)."""
+    gains = member["paired"]["subjects"] if member["paired"] else {}
+    found = []
+    for one in member["subjects"]:
+        subject, value = one["subject"], one["top1"]
+        gain = gains.get(subject)
+        found.append((subject, value, None if gain is None else value - gain))
+    return found
+
+
+def _axis(members):
+    """Ends and ticks of the axis on which top-1 of all subjects and experiments is shown."""
+    rows = [m["by_name"]["top1"] for m in members]
+    values = [row[key] for row in rows for key in ("value", "low", "high", "chance")]
+    values += [v for m in members for _, *pair in m["pairs"] for v in pair]
+    values = [v for v in values if number(v)]
+    low, high = min(values), max(values)
+    step = next((s for s in STEPS if (high - low) / s <= MOST_STEPS - 1), STEPS[-1])
+    first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), 1)
+    return {
+        "low": first * step,
+        "high": last * step,
+        "ticks": [tick * step for tick in range(first, last + 1)],
+        "digits": 1 if step >= 0.1 else 2,
+    }
+
+
+def summary(group) -> str:
+    """One sentence: how many experiments on what, and what those of the clean protocol found."""
+    clean = [m for m in group["experiments"] if m["clean"]]
+    more = len(group["experiments"]) - len(clean)
+    text = f"{_count(len(clean), 'experiment')} on {group['dataset']}, "
+    text += _count(max(len(m["subjects"]) for m in group["experiments"]), "subject")
+    rows = [m["by_name"]["top1"] for m in clean if number(m["by_name"]["top1"]["value"])]
+    if rows:
+        values = sorted(f"{row['value']:.2f}" for row in rows)
+        span = f"{values[0]} to {values[-1]}" if len(values) > 1 else values[0]
+        text += f": top-1 among {group['candidates']} pictures {span}"
+        text += f", by chance {rows[0]['chance']:.3g}"
+    if more:
+        text += f"; {more} more under the published protocol"
+    return f"{text}."
+
+
+def _count(number, what):
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,64 @@
+"""Real retrieval experiments of a small world, from `align` to the report."""
+
+import numpy as np
+import pytest
+import retrieving
+import study
+from test_alignment import HEAD, World
+
+from engram import store
+from engram.alignment import align
+from engram.figures.gallery import gallery
+from engram.figures.report import report
+from engram.recording import Rows
+
+
+class Simulated(World):
+    """A world whose epochs say what a simulation predicts, and whose test pictures can be seen."""
+
+    def write(self, order=None):
+        paths, y = super().write(order)
+        for path in paths:
+            rows = store.open(path).load()
+            header = rows.header | {"attainable": retrieving.ATTAINABLE}
+            store.write(path, Rows(rows.array, rows.table, header))
+        return paths, y
+
+    def photographs(self):
+        tests = self.pictures[self.pictures["split"] == "test"]
+        pixels = np.random.default_rng(0).integers(0, 255, (len(tests), 12, 12, 3), np.uint8)
+        store.write(self.folder / "stimulus.h5", Rows(pixels, tests, {"what": "picture"}))
+        return [self.folder / "stimulus.h5"]
+
+    def predict(self, name, **head):
+        x, y = self.write()
+        spec = {"experiment": {"folds": "within", "seeds": 2}, "head": HEAD | {"epochs": 2} | head}
+        made = self.folder / f"{name}.safetensors", self.folder / f"predictions/{name}.h5"
+        align(x, y, *made, spec, study.MADE_BY | {"spec": spec}, "cpu")
+
+
+def run(folder, **world):
+    """Make a clean and a published experiment; return the folder and the spec of `report`."""
+    this = Simulated(folder, train=10, **world)
+    names = ("things_plain", "things_published")
+    this.predict(names[0])
+    this.predict(names[1], select_on="test")
+    figures, experiments = [], {}
+    with pytest.MonkeyPatch.context() as patch:
+        config = retrieving.EXPERIMENTS[names[1]][1] | {"baseline": names[0]}
+        patch.setitem(retrieving.EXPERIMENTS, names[1], (0, config))
+        for name in names:
+            retrieving.scores(folder, name)
+            experiments[name] = retrieving.configured(name)
+    for name in names:
+        made = retrieving.outputs(folder, name)
+        stores = folder / f"scores/{name}.json", folder / f"predictions/{name}.h5"
+        gallery(*stores, this.photographs(), **made)
+        figures += [path for key, path in made.items() if key != "events"]
+    spec = {"title": "Real", "experiments": experiments}
+    report(
+        [folder / f"scores/{name}.json" for name in names],
+        [folder / f"predictions/{name}.h5" for name in names],
+        figures, folder / "report.html", spec,
+    )  # fmt: skip
+    return folder, spec

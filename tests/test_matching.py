@@ -1,0 +1,204 @@
+"""Stage retrieve on similarities made by hand: every score, gain and test against a reference."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import retrieving
+from scipy import stats
+
+from engram import store
+from engram.errors import InputError
+from engram.scores.pairing import mcnemar, pairing, wilcoxon
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    retrieving.write(folder, experiments=tuple(retrieving.EXPERIMENTS))
+    return folder
+
+
+def hits(folder, name):
+    """Share of real runs that find each picture by counting, (subjects, pictures) by name."""
+    rows = store.open(folder / f"predictions/{name}.h5").load()
+    candidates = rows.header["candidates"]
+    found = {}
+    for row, values in zip(rows.table.itertuples(), rows.array, strict=True):
+        real = [values[i] for i, run in enumerate(retrieving.RUNS) if not run["shuffled"]]
+        best = [candidates[np.argmax(one)] == row.stimulus for one in real]
+        found.setdefault(row.subject, {})[row.stimulus] = sum(best) / len(best)
+    return pd.DataFrame(found).T
+
+
+# ---- gain over a baseline ---------------------------------------------------------------
+
+
+def test_gains_are_paired_by_subject(folder):
+    paired = retrieving.scores(folder, "things_nice")["paired"]
+    this, other = hits(folder, "things_nice"), hits(folder, "things_plain")
+    gain = {s: this.loc[s].mean() - other.loc[s].mean() for s in retrieving.subjects()}
+    assert paired["subjects"] == pytest.approx(gain)
+    assert paired["gain"] == pytest.approx(np.mean(list(gain.values())))
+    assert paired["interval"][0] < paired["gain"] < paired["interval"][1]
+    assert paired["wilcoxon"] == pytest.approx(by_every_sign(list(gain.values())))
+
+
+def test_mcnemar_counts_pictures_that_one_alone_finds(folder):
+    found = retrieving.scores(folder, "things_published")["paired"]["mcnemar"]
+    this, other = hits(folder, "things_published"), hits(folder, "things_nice")
+    raw, up = {}, {}
+    for subject in retrieving.subjects():
+        a, b = (
+            {name for name, share in one.loc[subject].items() if share > 0.5}
+            for one in (this, other)
+        )
+        raw[subject] = binomial(len(a - b), len(b - a))
+        up[subject] = len(a) > len(b)
+    assert found["p"] == pytest.approx(raw)
+    ordered = sorted(raw, key=raw.get)
+    significant = set()
+    for place, subject in enumerate(ordered):  # Holm's steps stop at the first that fails
+        if raw[subject] * (len(ordered) - place) >= 0.05:
+            break
+        significant.add(subject)
+    assert found["better"] == sum(up[s] for s in significant) > 0
+    assert found["worse"] == sum(not up[s] for s in significant)
+
+
+def binomial(gained, lost):
+    """Two-sided p of a fair coin by adding up what is as unlikely as what was seen."""
+    n = gained + lost
+    chances = [math.comb(n, i) / 2**n for i in range(n + 1)]
+    return sum(chance for chance in chances if chance <= chances[gained] * (1 + 1e-9))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (6, 0), (9, 2), (2, 9), (5, 5)])
+def test_mcnemar_is_a_fair_coin(gained, lost):
+    this = np.array([True] * gained + [False] * lost + [True, False])
+    other = np.array([False] * gained + [True] * lost + [True, False])
+    assert mcnemar(this, other) == pytest.approx(min(binomial(gained, lost), 1))
+
+
+def by_every_sign(differences):
+    """Wilcoxon's p by going through all signs of the ranks; ties share their ranks."""
+    kept = np.array([d for d in np.round(differences, 12) if d])
+    ranks = stats.rankdata(abs(kept))
+    seen = abs((ranks * np.sign(kept)).sum())
+    sums = [abs((ranks * s).sum()) for s in itertools.product((-1, 1), repeat=len(kept))]
+    return np.mean([total >= seen - 1e-9 for total in sums])
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        [0.05, -0.1, 0.15, 0.2, -0.25, 0.3],
+        [0.05, 0.1 - 0.05, 0.05, 0.2, -0.05],  # ties but for rounding
+        [0.1, 0.0, 0.2, 0.3, *[0.3 - 0.1 - 0.2] * 2],  # zero, and zero but for rounding
+        [0.1],
+    ],
+)
+def test_wilcoxon_by_every_sign(differences):
+    assert wilcoxon(differences) == pytest.approx(by_every_sign(differences))
+
+
+def test_what_is_equal_differs_in_nothing():
+    same = pd.DataFrame([[1.0, 0.5], [0.0, 1.0]], ["a", "b"], ["x", "y"])
+    found = pairing(same, same)
+    assert (found["gain"], found["p"], found["wilcoxon"]) == (0, 1, 1)
+    assert found["mcnemar"] == {"p": {"a": 1, "b": 1}, "better": 0, "worse": 0}
+
+
+def test_a_baseline_on_other_pictures_is_refused(folder, tmp_path):
+    for name in ("things_plain", "things_nice"):
+        rows = store.open(folder / f"predictions/{name}.h5").load()
+        keep = slice(1, None) if name == "things_plain" else slice(None)
+        part = type(rows)(rows.array[keep], rows.table.iloc[keep], rows.header)
+        store.write(tmp_path / f"predictions/{name}.h5", part)
+    with pytest.raises(InputError, match="things_plain.h5: has other test rows"):
+        retrieving.scores(tmp_path, "things_nice")
+
+
+# ---- what goes along with the scores ------------------------------------------------------
+
+
+def test_mean_ranks_stand_beside_chance(folder):
+    rows = store.open(folder / "predictions/things_nice.h5").load()
+    candidates = rows.header["candidates"]
+    of_runs = [[], [], []]
+    for stimulus, values in zip(rows.table["stimulus"], rows.array, strict=True):
+        for run, one in enumerate(values):
+            of_runs[run].append(1 + (one > one[candidates.index(stimulus)]).sum())
+    found = retrieving.scores(folder, "things_nice")["metrics"]["mean_rank"]
+    assert found["value"] == pytest.approx(np.mean(of_runs[:2]))
+    assert found["control"] == pytest.approx(np.mean(of_runs[2]))
+    assert found["chance"] == 20.5
+    low, high = found["interval"]
+    assert low < found["value"] < high
+
+
+def test_repetitions_are_those_of_the_header_or_none(folder, tmp_path):
+    rows = store.open(folder / "predictions/things_plain.h5").load()
+    scored = retrieving.scores(folder, "things_plain")
+    assert scored["repetitions"] == rows.header["repetitions"]
+    without = {key: rows.header[key] for key in rows.header if key != "repetitions"}
+    store.write(
+        tmp_path / "predictions/things_plain.h5", type(rows)(rows.array, rows.table, without)
+    )
+    assert retrieving.scores(tmp_path, "things_plain")["repetitions"] is None
+
+
+def shifted(folder, tmp_path, name, low, high):
+    """Scores of an experiment whose simulation predicts another top-1."""
+    rows = store.open(folder / f"predictions/{name}.h5").load()
+    top1 = rows.header["attainable"]["top1"]
+    top1 |= {"low": [*top1["low"][:-1], low], "high": [*top1["high"][:-1], high]}
+    baseline = retrieving.configured(name).get("baseline")
+    for one in filter(None, (baseline,)):
+        store.write(
+            tmp_path / f"predictions/{one}.h5", store.open(folder / f"predictions/{one}.h5").load()
+        )
+    store.write(tmp_path / f"predictions/{name}.h5", rows)
+    return retrieving.scores(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "side"),
+    [
+        ("things_nice", 0.9, 0.95, "below"),
+        ("things_nice", 0.0, 0.01, "above"),
+        ("things_nice", 0.0, 1.0, None),
+        ("things_published", 0.0, 0.01, None),  # says already that it is too high
+    ],
+)
+def test_clean_scores_outside_of_what_is_predicted_are_warned_of(
+    folder, tmp_path, name, low, high, side
+):
+    scored = shifted(folder, tmp_path, name, low, high)
+    assert scored["metrics"]["top1"]["predicted"] == [low, high]
+    assert scored["metrics"]["mrr"]["predicted"] is None
+    said = [text for text in scored["warnings"] if text.startswith("Top-1") and "predicts" in text]
+    value = scored["metrics"]["top1"]["value"]
+    expected = f"Top-1 is {value:.3f}, {side} the {low:.3f} to {high:.3f} that the simulation"
+    assert [text.startswith(expected) for text in said] == ([True] if side else [])
+
+
+def test_measured_data_predict_nothing(folder, tmp_path):
+    rows = store.open(folder / "predictions/things_plain.h5").load()
+    rows.header["attainable"] = None
+    store.write(tmp_path / "predictions/things_plain.h5", rows)
+    metrics = retrieving.scores(tmp_path, "things_plain")["metrics"]
+    assert {row["predicted"] for row in metrics.values()} == {None}
+
+
+@pytest.mark.parametrize(("pictures", "there"), [(2, {"top1"}), (4, {"top1", "top3"})])
+def test_a_few_candidates_have_no_top5(tmp_path, pictures, there):
+    retrieving.write(tmp_path, pictures=pictures)
+    scored = retrieving.scores(tmp_path, "things_nice")
+    tops = {"top1", "top3", "top5"}
+    assert scored["metrics"].keys() & tops == there
+    assert scored["subjects"][0].keys() & tops == there
+    assert scored["reverse"].keys() == {"top1"}
