@@ -1,6 +1,7 @@
 # The few commands a developer repeats; `make help` lists them.
 PYTHON ?= python3
 CORES ?= all
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -21,7 +22,7 @@ test: $(VENV)/.test ## install, lint, run every test
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/python docs/options.py --check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/.test ## format, fix what can be fixed, write the tables of config/README.md
 	$(BIN)/ruff check --fix .

@@ -572,8 +572,8 @@ def test_trials_of_the_shape_of_meg_train(tmp_path):
     spec = {"unit": "P1", "view": STUDY["views"]["epochs"], "windows": None}
     x = [tmp_path / "P1/epochs.h5"]
     views.render(found("P1", [path]), x[0], spec, {})
-    assert store.open(x[0]).shape == (16 * 3 + 8, 271, 201)
-    shown_once = store.open(x[0]).table
+    assert store.open(x[0]).shape == (16 * 3 + 8 * 4, 271, 201)  # test repetitions are rows
+    shown_once = store.open(x[0]).table.drop_duplicates("stimulus")
     features = np.stack([codes[name.split("/")[1]] for name in shown_once["stimulus"]])
     pictures = shown_once[["split", "concept", "exclude"]].set_axis(shown_once["stimulus"])
     y = tmp_path / "stimulus/net.h5"
