@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from engram import eeg_encoders as encoders
+from engram.eeg_encoders import fronts
 from engram.errors import InputError
 
 LEARNED = {"pooling": "learned", "pool": 41, "stride": 1}
@@ -53,7 +54,7 @@ def test_published_sizes():
     assert [size(head) for head in heads] == [435_200, 263_168]
     temperature = 1
     assert size(learned) + sum(map(size, heads)) + temperature == 794_009
-    assert size(encoders.GraphAttention()) == 63_250
+    assert size(fronts.GraphAttention()) == 63_250
     assert size(encoders.MLP(17, 250)) == 5_404_672
 
 
@@ -84,14 +85,14 @@ def state_after(encoder, x, weights):
 def blocks(request, monkeypatch):
     """The fused layout as for a small activation and for a large one, in several blocks."""
     if request.param == "in blocks":
-        monkeypatch.setattr(encoders, "LARGE", 0)
-        monkeypatch.setattr(encoders, "BLOCK", 4 * 17 * 40 * 8)
+        monkeypatch.setattr(encoders.nice, "LARGE", 0)
+        monkeypatch.setattr(encoders.nice, "BLOCK", 4 * 17 * 40 * 8)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("of_input", [True, False], ids=["input too", "parameters"])
 def test_layouts_are_the_same_function_with_the_same_gradients(form, of_input, blocks):
-    plain, fused = (quiet(make(form, layout)).double() for layout in encoders.LAYOUTS[::-1])
+    plain, fused = (quiet(make(form, layout)).double() for layout in encoders.nice.LAYOUTS[::-1])
     assert plain.layout == "plain"
     with torch.no_grad():  # of ordinary size, so that no tolerance hides a term
         for p in plain.parameters():
@@ -141,7 +142,7 @@ def test_statistics_of_windows_do_not_cancel():
 
 
 def test_dropout_drops_in_both_layouts():
-    for layout in encoders.LAYOUTS:
+    for layout in encoders.nice.LAYOUTS:
         encoder = make("adaptation", layout)
         x = torch.randn(4, 17, 100)
         assert not torch.equal(encoder(x), encoder(x))
@@ -161,7 +162,7 @@ def test_preparation_is_part_of_the_encoder():
 
 def test_spatial_attention_mixes_channels():
     torch.manual_seed(0)
-    layer = encoders.SpatialAttention(5, 64).eval()
+    layer = fronts.SpatialAttention(5, 64).eval()
     x = torch.randn(3, 5, 64)
     expected = torch.empty_like(x)
     for i in range(3):
@@ -179,7 +180,7 @@ def test_spatial_attention_mixes_channels():
 
 def test_graph_attention_acts_within_every_epoch():
     torch.manual_seed(0)
-    layer = encoders.GraphAttention(4, 20).eval()
+    layer = fronts.GraphAttention(4, 20).eval()
     x = torch.randn(3, 4, 20)
     expected = torch.empty_like(x)
     for i in range(3):
@@ -220,7 +221,7 @@ def test_a_subject_token_changes_epochs_and_leaves_all_channels():
 
 def test_the_transformer_layer_is_pytorchs():
     torch.manual_seed(0)
-    ours = encoders.ChannelTransformer(6, 40, heads=4, hidden=32).eval()
+    ours = fronts.ChannelTransformer(6, 40, heads=4, hidden=32).eval()
     theirs = torch.nn.TransformerEncoderLayer(40, 4, 32, activation="gelu", batch_first=True).eval()
     attention = theirs.self_attn
     with torch.no_grad():
@@ -269,7 +270,7 @@ def test_normalisation_of_rows_is_that_of_the_layer():
         torch.nn.init.constant_(layer.bias, 0.3)
     for training in (True, True, False):
         ours, theirs = (layer.train(training) for layer in layers)
-        found, expected = encoders.of_rows(ours, y), theirs(y[:, :, None, None]).flatten(1)
+        found, expected = encoders.nice.of_rows(ours, y), theirs(y[:, :, None, None]).flatten(1)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
         leaves = [[y, layer.weight, layer.bias] for layer in layers]
         gradients = [

@@ -1,8 +1,7 @@
-"""EEG encoders: torch modules that map epochs (b, channel, time) to vectors (b, d).
+"""NICE (Song et al., ICLR 2024) in two layouts of one function, with the same parameters.
 
-`NICE` and its front ends, `ATMS` and `MLP` are written here; any model of braindecode goes by
-its name. `NICE` has two layouts of the same function, with the same parameters: "plain", its
-layers as published, is the readable reference; "fused" makes a step several times cheaper:
+"plain", its layers as published, is the readable reference; "fused" makes a step several times
+cheaper:
 
 - the first two layers are linear in time, so that one bank of filters does the work of both;
 - batch normalisation of a linear layer needs only the mean and covariance of its input, which
@@ -11,17 +10,13 @@ layers as published, is the readable reference; "fused" makes a step several tim
 - the bank slides over the epochs as one matrix product a window, and its output lies such that
   the spatial convolution is one matrix product too; a CPU does both in blocks that never leave
   its cache where the activation is large.
-
-Sources: Song et al., ICLR 2024 (NICE, NICE-SA, NICE-GA); Li et al., NeurIPS 2024 (ATM-S); Wu et
-al., CVPR 2025 (MLP).
 """
-
-import importlib
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engram.eeg_encoders.base import Encoder, check_known, initialise
 from engram.errors import InputError
 
 LAYOUTS = ("fused", "plain")
@@ -29,33 +24,6 @@ POOLINGS = ("average", "learned")
 #: Bytes of the largest activation beyond which the CPU computes it in blocks, and of a block: a
 #: few fit into a core's cache.
 LARGE, BLOCK = 1 << 26, 1 << 20
-
-
-class Encoder(nn.Module):
-    """Maps epochs float32 (b, channel, time) to vectors (b, d).
-
-    What does not depend on parameters may be done once for all epochs: `encoder(x)` is
-    `encoder.features(encoder.prepare(x))`.
-
-    Attributes:
-        d: width of the vectors.
-    """
-
-    d: int
-
-    def prepare(self, x):
-        """Epochs (b, channel, time) as `features` wants them; a linear map without parameters."""
-        return x
-
-    def features(self, x, subject=None):
-        """Vectors (b, d) of prepared epochs; `subject` int (b,), for encoders that know them."""
-        raise NotImplementedError
-
-    def forward(self, x, subject=None):
-        return self.features(self.prepare(x), subject)
-
-
-# ---- NICE -------------------------------------------------------------------------------
 
 
 class NICE(Encoder):
@@ -95,8 +63,8 @@ class NICE(Encoder):
         layout="fused",
     ):
         super().__init__()
-        _known("layout", layout, LAYOUTS)
-        _known("pooling", pooling, POOLINGS)
+        check_known("layout", layout, LAYOUTS)
+        check_known("pooling", pooling, POOLINGS)
         steps = (times - width - pool + 1) // stride + 1
         if steps < 1:
             raise InputError(
@@ -309,254 +277,3 @@ def _moments(rows, taps, stride):
     mean = means.mean(0)
     between = (means - mean).T @ (means - mean) / len(means)
     return mean, within / (len(means) * len(rows)) + between, len(means) * len(rows)
-
-
-# ---- front ends -------------------------------------------------------------------------
-
-
-class SpatialAttention(nn.Module):
-    """Attention between channels, added to the epochs (NICE-SA).
-
-    out[c] = Σ_m softmax_m(q[c] · k[m] / scale) x[m], then a linear map over channels. The code
-    released with the paper leaves x[m] out of the sum, which returns its input; this is the
-    intended form.
-
-    Args:
-        channels, times: size of an epoch.
-        dropout: share dropped, after each linear map and before the sum.
-    """
-
-    def __init__(self, channels=63, times=250, dropout=0.3):
-        super().__init__()
-        self.norm = nn.LayerNorm(times)
-        self.query, self.key, self.out = (
-            nn.Sequential(
-                nn.Linear(channels, channels), nn.LayerNorm(channels), nn.Dropout(dropout)
-            )
-            for _ in range(3)
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.scale = max(times // 30, 1) ** 0.5
-        for linear in (self.query[0], self.key[0], self.out[0]):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, x, subject=None):
-        y = self.norm(x)
-        of_time = y.transpose(1, 2)
-        scores = self.query(of_time).transpose(1, 2) @ self.key(of_time) / self.scale
-        mixed = scores.softmax(-1) @ y
-        return x + self.dropout(self.out(mixed.transpose(1, 2)).transpose(1, 2))
-
-
-class GraphAttention(nn.Module):
-    """One graph attention layer on the complete graph of each epoch's channels (NICE-GA).
-
-    out[c] = Σ_m α[c, m] W x[m] + b with α[c, m] = softmax_m(leaky_relu(u · W x[c] + v · W x[m])),
-    added to the epochs (Veličković et al. 2018). The edges released with the paper join the
-    channels of the first epoch of a batch alone; here each epoch has its own.
-
-    Args:
-        channels: not used; the layer takes any number.
-        times: samples of an epoch; 63 250 parameters for 250.
-        dropout: share dropped before the sum.
-    """
-
-    def __init__(self, channels=63, times=250, dropout=0.3):
-        super().__init__()
-        self.linear = nn.Linear(times, times, bias=False)
-        self.u, self.v = (nn.Parameter(torch.empty(times)) for _ in range(2))
-        self.bias = nn.Parameter(torch.zeros(times))
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.linear.weight)
-        for vector in (self.u, self.v):
-            nn.init.normal_(vector, std=times**-0.5)
-
-    def forward(self, x, subject=None):
-        y = self.linear(x)
-        scores = (y @ self.u)[:, :, None] + (y @ self.v)[:, None]
-        mixed = F.leaky_relu(scores, 0.2).softmax(-1) @ y + self.bias
-        return x + self.dropout(mixed)
-
-
-class ChannelTransformer(nn.Module):
-    """One transformer layer whose tokens are the channels, epochs to epochs (ATM-S).
-
-    A channel's samples are embedded by one linear map. A subject, if known, is one more token,
-    which is dropped again after the layer; the code released with the paper drops the last
-    channel in its stead.
-
-    Args:
-        channels: not used; the layer takes any number.
-        times: samples of an epoch.
-        heads: of the attention, each of times // heads dimensions.
-        hidden: units of the feed-forward layer.
-        dropout: share dropped, everywhere.
-        subjects: number of subjects that may have a token; 0 = no token.
-    """
-
-    def __init__(self, channels=63, times=250, heads=4, hidden=256, dropout=0.25, subjects=0):
-        super().__init__()
-        inner = times // heads * heads
-        self.heads = heads
-        self.embed = nn.Linear(times, times)
-        self.subject = nn.Embedding(subjects, times) if subjects else None
-        self.query, self.key, self.value = (nn.Linear(times, inner) for _ in range(3))
-        self.out = nn.Linear(inner, times)
-        self.first_norm, self.second_norm, self.last_norm = (nn.LayerNorm(times) for _ in range(3))
-        self.up, self.down = nn.Linear(times, hidden), nn.Linear(hidden, times)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x, subject=None):
-        channels = x.shape[1]
-        tokens = self.embed(x)
-        if self.subject is not None and subject is not None:
-            tokens = torch.cat([tokens, self.subject(subject)[:, None]], 1)
-        tokens = self.dropout(tokens)
-        tokens = self.first_norm(tokens + self.dropout(self._attend(tokens)))
-        y = self.dropout(F.gelu(self.up(tokens)))
-        tokens = self.second_norm(tokens + self.dropout(self.down(y)))
-        return self.last_norm(tokens)[:, :channels]
-
-    def _attend(self, tokens):
-        parts = (linear(tokens) for linear in (self.query, self.key, self.value))
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
-        p = self.dropout.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-FRONTS = {"attention": SpatialAttention, "graph": GraphAttention, "transformer": ChannelTransformer}
-
-
-class ATMS(NICE):
-    """ATM-S (Li et al. 2024): `NICE` behind a `ChannelTransformer`, whose options these are."""
-
-    def __init__(self, channels=63, times=250, layout="fused", **options):
-        front = ChannelTransformer(channels, times, **options)
-        super().__init__(channels, times, front=front, layout=layout)
-
-
-# ---- others -----------------------------------------------------------------------------
-
-
-class MLP(Encoder):
-    """All samples of all channels through one `projector` (the EEGProject of UBP).
-
-    5 404 672 parameters for 17 channels, 250 samples and d = 1024.
-
-    Args:
-        channels, times: size of an epoch.
-        d: width of the vectors.
-        dropout: share dropped in the residual branch.
-    """
-
-    def __init__(self, channels=17, times=250, d=1024, dropout=0.3):
-        super().__init__()
-        self.d = d
-        self.layers = projector(channels * times, d, dropout)
-
-    def features(self, x, subject=None):
-        return self.layers(x.flatten(1))
-
-
-class Residual(nn.Sequential):
-    """x + layers(x)."""
-
-    def forward(self, x):
-        return x + super().forward(x)
-
-
-def projector(d_in, d_out, dropout=0.5) -> nn.Sequential:
-    """Linear map, residual branch (GELU, linear, dropout), layer norm; (b, d_in) to (b, d_out)."""
-    branch = Residual(nn.GELU(), nn.Linear(d_out, d_out), nn.Dropout(dropout))
-    return initialise(nn.Sequential(nn.Linear(d_in, d_out), branch, nn.LayerNorm(d_out)))
-
-
-def initialise(module):
-    """Weights of NICE: N(0, 0.02²), of batch normalisation N(1, 0.02²), biases 0."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, float(isinstance(layer, nn.BatchNorm2d)), 0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    return module
-
-
-class Braindecode(Encoder):
-    """A model of braindecode, whose outputs are the vectors."""
-
-    def __init__(self, model, d):
-        super().__init__()
-        self.model, self.d = model, d
-
-    def features(self, x, subject=None):
-        return self.model(x).flatten(1)
-
-
-def braindecode_model(name, channels, times, sfreq, d=256, **options) -> Braindecode:
-    """A model of braindecode by the name of its class, e.g. "EEGNet" or "ShallowFBCSPNet".
-
-    Args:
-        name: a class in `braindecode.models`.
-        channels, times: size of an epoch.
-        sfreq: sampling frequency in Hz.
-        d: number of outputs.
-        options: further arguments of the class.
-
-    Raises:
-        InputError: braindecode is not installed, has no such model, or refuses the arguments.
-    """
-    try:
-        models = importlib.import_module("braindecode.models")
-    except (ImportError, OSError) as error:  # OSError: a library of torchaudio does not load
-        raise InputError(
-            f"encoder {name}: braindecode cannot be imported ({error}); "
-            "install it with `pip install -e .[braindecode]`"
-        ) from error
-    if not hasattr(models, name):
-        raise InputError(f"encoder {name}: braindecode.models has no class of this name")
-    try:
-        model = getattr(models, name)(
-            n_chans=channels, n_times=times, sfreq=sfreq, n_outputs=d, **options
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"encoder {name}: braindecode refuses the arguments: {error}") from error
-    return Braindecode(model, d)
-
-
-def make(name, channels, times, layout="fused", **options) -> Encoder:
-    """An encoder by name, with freshly drawn parameters.
-
-    Args:
-        name: "nice" (option `front`: "attention", "graph" or "transformer"; option
-            `front_options`), "atms" (NICE behind a `ChannelTransformer`, whose options these
-            are), "mlp", or "braindecode/<class>" (option `sfreq`).
-        channels, times: size of an epoch.
-        layout: of NICE.
-        options: further arguments of the encoder.
-
-    Raises:
-        InputError: an unknown name, front end or option.
-    """
-    try:
-        if name == "nice":
-            front, front_options = options.pop("front", None), options.pop("front_options", {})
-            if front is not None:
-                _known("front end", front, FRONTS)
-                front = FRONTS[front](channels, times, **front_options)
-            return NICE(channels, times, front=front, layout=layout, **options)
-        if name == "atms":
-            return ATMS(channels, times, layout=layout, **options)
-        if name == "mlp":
-            return MLP(channels, times, **options)
-        if name.startswith("braindecode/"):
-            return braindecode_model(name.partition("/")[2], channels, times, **options)
-    except TypeError as error:
-        raise InputError(f"encoder {name}: {error}") from error
-    raise InputError(f"encoder {name!r} is unknown; use nice, atms, mlp or braindecode/<class>")
-
-
-def _known(what, value, known):
-    if value not in known:
-        raise InputError(f"{what} {value!r} is unknown; use one of {', '.join(known)}")
