@@ -104,10 +104,10 @@ def test_digest_of_a_folder_is_that_of_the_lines_of_sha256sum(tmp_path):
     assert digest(folder) != printed.stdout.split()[0]
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "x"}, "x")])
+@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
 def test_threads_of_pytorch_are_told_to_wait_before_it_is_imported(given, expected):
-    code = "import os, sys, engram; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    code = "import os, sys, engram; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.split() == [expected, "False"]

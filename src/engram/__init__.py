@@ -12,5 +12,5 @@ torchvision_compat.install()
 
 # Threads of PyTorch that wait for each other spin, and on a busy machine spin away the time of
 # those they wait for: training an EEG encoder with two threads beside other work took ten times as
-# long. Read when PyTorch is imported, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# long. They now spin some microseconds, then sleep. Read when PyTorch is imported, later.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
