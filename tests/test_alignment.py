@@ -191,6 +191,16 @@ def test_the_published_protocol_is_labelled(tmp_path):
     assert any("optimistic" in text for text in result["warnings"])
 
 
+def test_the_published_protocol_leaves_subjects_out_too(tmp_path):
+    found = World(tmp_path).run(folds="leave_one_subject_out", select_on="test", epochs=1)
+    assert found.array.shape == (40, 3, 20)
+
+
+def test_the_published_protocol_draws_no_repetitions(tmp_path):
+    with pytest.raises(InputError, match="sub_average needs `select_on: validation`"):
+        World(tmp_path, repetitions={"train": 4}).run(select_on="test", sub_average=2)
+
+
 def test_a_gain_is_paired_over_the_same_rows(tmp_path, within):
     folder, _ = within
     World(tmp_path, noise=3.0).run(epochs=3)

@@ -271,13 +271,3 @@ class Rows:
     array: np.ndarray
     table: pd.DataFrame
     header: dict
-
-    @staticmethod
-    def stack(parts: list["Rows"]) -> "Rows":
-        if len(parts) == 1:
-            return parts[0]
-        return Rows(
-            np.concatenate([part.array for part in parts]),
-            pd.concat([part.table for part in parts]),
-            parts[0].header,
-        )

@@ -47,6 +47,8 @@ def align(x, y, model, predictions, spec, made_by, device):
     module, options = components.options("heads", spec["head"])
     if options.select_on not in PROTOCOLS:
         raise InputError(f"head: select_on is {options.select_on!r}; use validation or test")
+    if options.select_on == "test" and options.sub_average:
+        raise InputError("head: sub_average needs `select_on: validation`; leave one of them out")
     pictures = rows.pictures(y)
     seeds = list(range(spec["experiment"].get("seeds", DEFAULT_SEEDS)))
     subjects = {path: _subject(path) for path in x}
@@ -193,13 +195,14 @@ def _task(train, test, pictures, options):
     subject = _known(train["subject"], train["subject"])
     n = concept.max() + 1
     if options.select_on == "test":
+        tested = _known(test["subject"], train["subject"])
         every = np.arange(len(train) + len(test))
         return Task(
             np.concatenate([image, test["picture"]]),
             every[: len(train)],
             every[len(train) :],
             np.concatenate([concept, n + test["concept"].factorize()[0]]),
-            np.concatenate([subject, _known(test["subject"], train["subject"])]),
+            None if tested is None else np.concatenate([subject, tested]),
         )
     held = min(options.validation_concepts, n // 5)
     chosen = np.random.default_rng(0).permutation(n)[:held]
