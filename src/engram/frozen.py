@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 from engram import checkpoints
 from engram.errors import InputError
 from engram.images import Preprocessing
+from engram.precision import multiplies_bf16
 
 #: Least cosine between features in bf16 and in fp32; below it a backbone stays in fp32.
 AGREEMENT = 0.999
@@ -316,13 +317,6 @@ def _positions(output, name):
             "positions; use `pooling: flatten`"
         )
     return output.flatten(1, 2) if first else output.flatten(2).transpose(1, 2)
-
-
-def multiplies_bf16(device) -> bool:
-    """Whether the hardware multiplies bf16 natively: AMX, AVX-512 BF16, a GPU since Ampere."""
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def build(make, options, weights) -> torch.nn.Module:

@@ -13,6 +13,7 @@ from engram.contrastive.data import Data, Pairs, check_data
 from engram.contrastive.network import Model, Network, embedded, info_nce
 from engram.contrastive.options import LARGEST_SCALE, check_options
 from engram.errors import InputError
+from engram.precision import multiplies_bf16
 from engram.progress import progress
 
 DRAWS, DRAWN = 20, 200
@@ -238,16 +239,9 @@ def some_repetitions(x, k):
 
 
 def _autocast(options, device):
-    if options.bf16 and has_bf16(device):
+    if options.bf16 and multiplies_bf16(device):
         return torch.autocast(device, torch.bfloat16)
     return nullcontext()
-
-
-def has_bf16(device) -> bool:
-    """Whether the hardware multiplies matrices in bfloat16."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def schedule(step, total, epoch_steps, options) -> tuple[float, float]:
