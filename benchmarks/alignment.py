@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from engram import components, store
-from engram.recording import Rows
+from engram.store import Rows
 
 CHANNELS, TIMES, WIDTH, TEST = 63, 250, 768, 200
 HEAD = {"kind": "nice", "batch_size": 1000, "image_head": False}

@@ -37,8 +37,8 @@ from PIL import Image
 
 from engram import store
 from engram.backbones import encode, load
-from engram.recording import Rows
 from engram.signals.image import render
+from engram.store import Rows
 
 EPOCHS = 5
 LIMITS = (-20.0, 20.0)

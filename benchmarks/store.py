@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from engram import store
-from engram.recording import Rows
+from engram.store import Rows
 
 ARRAYS = {
     "20000 x 512 float32": ((20_000, 512), np.float32),

@@ -10,7 +10,7 @@ from engram import store
 from engram.alignment import align
 from engram.figures.gallery import gallery
 from engram.figures.report import report
-from engram.recording import Rows
+from engram.store import Rows
 
 
 class Simulated(World):

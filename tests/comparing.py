@@ -6,7 +6,7 @@ import numpy as np
 import study
 
 from engram import store
-from engram.recording import Rows
+from engram.store import Rows
 
 
 def member(backbone, value=0.7, *, state=1.0, subject=1.0, d=8, of=None, baseline=False, **facts):

@@ -8,8 +8,8 @@ import study
 
 from engram import retrieval, store
 from engram.plan import RETRIEVAL_FOLDS
-from engram.recording import Rows
 from engram.scores.matching import retrieve
+from engram.store import Rows
 
 PICTURES, SUBJECTS = 40, 4
 RUNS = [

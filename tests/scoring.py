@@ -5,8 +5,8 @@ import pandas as pd
 import sklearn.metrics as sk
 
 from engram import store
-from engram.recording import Rows
 from engram.splits import circular_shift
+from engram.store import Rows
 
 CLASSES = ["drowsy", "alert"]
 

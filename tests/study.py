@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from engram import store
-from engram.recording import Rows
+from engram.store import Rows
 
 CLASSES = ["drowsy", "alert"]
 METRICS = ("balanced_accuracy", "auc", "macro_f1", "kappa", "accuracy", "brier", "ece")

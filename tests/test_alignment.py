@@ -10,8 +10,8 @@ from safetensors import safe_open
 from engram import alignment, store
 from engram.alignment import align
 from engram.errors import InputError
-from engram.recording import Rows
 from engram.scores.matching import retrieve
+from engram.store import Rows
 
 CHANNELS, TIMES, WIDTH = 6, 30, 12
 ACTIVE = slice(10, 16)  # samples that carry the code

@@ -15,7 +15,7 @@ from engram import store
 from engram.backbones import extract
 from engram.backbones.timm import timm
 from engram.cli import main
-from engram.recording import Rows
+from engram.store import Rows
 
 ROOT = Path(__file__).parents[1]
 VIT = {"kind": "timm", "model": "test_vit.r160_in1k", "batch": 8, "precision": "fp32"}

@@ -16,8 +16,8 @@ from engram.figures import comparison, page
 from engram.figures.compare import compare
 from engram.figures.comparison_figure import places
 from engram.figures.similarity import centred_gram, linear_cka, stratified
-from engram.recording import Rows
 from engram.statistics import holm
+from engram.store import Rows
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from scoring import experiment, inputs, reference, switching, table
 
 from engram import store
 from engram.errors import InputError
-from engram.recording import Rows
 from engram.scores import evaluate, probes
+from engram.store import Rows
 
 # ---- probes ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from engram.backbones import extract
 from engram.backbones.timm import timm
 from engram.errors import InputError
 from engram.progress import progress
-from engram.recording import Rows
+from engram.store import Rows
 
 VIT = "test_vit.r160_in1k"
 FREQUENCIES = np.arange(35, 0.4, -0.75)

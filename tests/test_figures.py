@@ -19,8 +19,8 @@ from engram.figures.curves import curves_figure
 from engram.figures.examples import choose, examples_figure
 from engram.figures.map_figure import panels
 from engram.figures.subjects import subjects_figure
-from engram.recording import Rows
 from engram.statistics import holm
+from engram.store import Rows
 
 
 @pytest.fixture

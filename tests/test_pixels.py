@@ -7,7 +7,7 @@ import pytest
 from engram import store
 from engram.backbones import extract, pixels
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 
 PICTURE = {"what": "picture"}
 

@@ -23,7 +23,7 @@ from engram import plan, store, views
 from engram.alignment import align
 from engram.datasets import read
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 from engram.trial_tables import stimulus_name
 
 ROOT = Path(__file__).parents[1]

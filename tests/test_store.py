@@ -18,7 +18,7 @@ import zarr
 
 from engram import store
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 
 
 def rows(n=7, shape=(3,), dtype="float32", seed=0):
@@ -255,7 +255,7 @@ def test_hdf5_alone_does_not_import_zarr(tmp_path):
     code = f"""
 import sys, numpy as np, pandas as pd
 from engram import store
-from engram.recording import Rows
+from engram.store import Rows
 path = {str(tmp_path / "a.h5")!r}
 store.write(path, Rows(np.zeros((2, 3), "f4"), pd.DataFrame(index=["a", "b"]), {{}}))
 store.open(path).load()

@@ -10,7 +10,7 @@ from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
 
 from engram import heads, store
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 
 
 class Study:

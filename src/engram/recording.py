@@ -256,18 +256,3 @@ class Windows:
             },
             index=[f"{recording.name}/window-{i:04d}" for i in range(len(onsets))],
         )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Named rows on their way into a store.
-
-    Attributes:
-        array: (n, ...) values.
-        table: n rows of facts, indexed by row name.
-        header: JSON-able facts about all rows, equal for every recording of a unit.
-    """
-
-    array: np.ndarray
-    table: pd.DataFrame
-    header: dict

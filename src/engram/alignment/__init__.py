@@ -16,7 +16,7 @@ from engram.alignment.importance import importance, merged
 from engram.contrastive import Rows as Task
 from engram.contrastive import similarity
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 
 DEFAULT_SEEDS = 3
 PROTOCOLS = {"validation": "clean", "test": "published"}  # by what the epoch is chosen on

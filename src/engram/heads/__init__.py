@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from engram import splits, store
 from engram.components import options as component_options
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 from engram.training import Run, Task, of_view
 
 DEFAULT_SEEDS = 3

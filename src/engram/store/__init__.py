@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.recording import Rows
 from engram.store import formats
 from engram.store.audit import Audit
 from engram.store.layout import block_rows, canonical, repeated
 from engram.store.parts import Parts, replaced, resume, write
+from engram.store.rows import Rows
 
 CODE_VERSION = 2  # raise when stores written before must be written again
 
 __all__ = [
     "Parts",
+    "Rows",
     "Stacked",
     "Store",
     "align",

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.recording import Rows
 from engram.store import audit, formats, layout
+from engram.store.rows import Rows
 
 CODE_VERSION = 2  # raise when stores written before must be written again
 

@@ -13,7 +13,8 @@ import numpy as np
 from engram import components, store
 from engram.errors import InputError
 from engram.progress import progress
-from engram.recording import Recording, Rows, Windows
+from engram.recording import Recording, Windows
+from engram.store import Rows
 
 
 def render(recordings, view, spec, made_by):

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.recording import Rows, Trials
+from engram.recording import Trials
+from engram.store import Rows
 
 DEVICE = "cpu"
 OF = Trials

@@ -21,8 +21,8 @@ from typing import Literal
 import numpy as np
 
 from engram.errors import InputError
-from engram.recording import Rows
 from engram.signals import image, multitaper, quality
+from engram.store import Rows
 
 DEVICE = "cpu"
 

@@ -9,7 +9,8 @@ from PIL import Image, ImageFilter, ImageOps
 
 from engram.errors import InputError
 from engram.progress import progress
-from engram.recording import Rows, Stimuli
+from engram.recording import Stimuli
+from engram.store import Rows
 
 DEVICE = "cpu"
 OF = Stimuli

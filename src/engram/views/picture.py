@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engram.errors import InputError
-from engram.recording import Rows
+from engram.store import Rows
 
 DEVICE = "cpu"
 

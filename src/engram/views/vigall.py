@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engram.errors import InputError
-from engram.recording import Rows, Signal
+from engram.recording import Signal
 from engram.signals import vigall
+from engram.store import Rows
 
 DEVICE = "cpu"
 
