@@ -66,6 +66,12 @@ def test_a_stage_is_one_word():
     assert all(f"rule {name}:" in rules and f'"../scripts/{name}.py"' in rules for name in scripts)
 
 
+def forget():
+    """Let the walker read every file again."""
+    for cached in vars(provenance).values():
+        getattr(cached, "cache_clear", lambda: None)()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of three modules: main imports helper, other stands alone."""
@@ -78,10 +84,11 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", root)
 
     def words():
-        provenance._parse.cache_clear(), provenance._digest.cache_clear()
+        forget()
         return set(provenance.fingerprint(tmp_path / "main.py").split())
 
-    return root, words
+    yield root, words
+    forget()
 
 
 def test_a_fingerprint_follows_imports_and_nothing_else(package):

@@ -7,7 +7,8 @@ library alone, so that it can be tested without Snakemake.
 import csv
 import difflib
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class Plan:
     """
 
     config: dict
+    _files: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # ---- datasets -----------------------------------------------------------------
 
@@ -69,7 +71,7 @@ class Plan:
         this = self.config["datasets"][dataset]
         if "units" in this:
             return [str(unit) for unit in this["units"]]
-        return list(dict.fromkeys(row["unit"] for row in self._manifest(dataset)))
+        return list(self._manifest(dataset))
 
     def shared(self, dataset) -> list[str]:
         """Names of the units that hold what all others share, e.g. the stimuli."""
@@ -81,10 +83,11 @@ class Plan:
         if unit in this.get("shared", {}):
             return [{"unit": unit, "file": file} for file in this["shared"][unit]]
         if "manifest" in this:
-            return [row for row in self._manifest(dataset) if row["unit"] == unit]
+            return self._manifest(dataset).get(unit, [])
         return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
 
     def _manifest(self, dataset):
+        """The lines of a manifest, by unit."""
         this = self.config["datasets"][dataset]
         path = Path(this["manifest"])
         if not path.is_file():
@@ -370,16 +373,22 @@ class Plan:
         return self._raw_spec(name, file)
 
     def _raw_spec(self, dataset, file):
-        row = next(
-            (row for unit in (*self.shared(dataset), *self.units(dataset))
-             for row in self.rows(dataset, unit) if file in (row["file"], row.get("labels"))),
-            None,
-        )  # fmt: skip
+        row = self._rows_by_file(dataset).get(file)
         if row is None:
             raise InputError(f"datasets.{dataset} has no file {file}")
         spec = {"dataset": self._options("datasets", dataset), "row": row | {"file": file}}
         source = self.config["datasets"][dataset].get("source")
         return spec | ({"source": source} if source else {})
+
+    def _rows_by_file(self, dataset):
+        """The first row that names each raw file of a dataset, as its `file` or its `labels`."""
+        if dataset not in self._files:
+            found = self._files[dataset] = {}
+            for unit in (*self.shared(dataset), *self.units(dataset)):
+                for row in self.rows(dataset, unit):
+                    for file in filter(None, (row["file"], row.get("labels"))):
+                        found.setdefault(file, row)
+        return self._files[dataset]
 
     def _render_spec(self, dataset, unit, view):
         return {
@@ -521,18 +530,22 @@ def fold_kind(experiment) -> str:
 
 @cache
 def _read_manifest(path, changed):
-    """Lines of a manifest as dicts; `changed`, its mtime, only keys the cache."""
+    """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache."""
     rows = [dict(row) for row in csv.DictReader(path.read_text("utf-8-sig").splitlines())]
     if not rows:
         raise InputError(f"{path}: the manifest lists no recording")
     for column in ("subject", "scan", "file"):
         if any(not row.get(column) for row in rows):
             raise InputError(f"{path}: every line needs a value for `{column}`")
-    named = [(row["subject"], row["scan"]) for row in rows]
-    twice = sorted({name for name in named if named.count(name) > 1})
+    named = Counter((row["subject"], row["scan"]) for row in rows)
+    twice = sorted(name for name, count in named.items() if count > 1)
     if twice:
         raise InputError(f"{path}: listed twice: subject {twice[0][0]}, scan {twice[0][1]}")
-    return [{**row, "unit": row.get("unit") or row["subject"]} for row in rows]
+    units = {}
+    for row in rows:
+        unit = row.get("unit") or row["subject"]
+        units.setdefault(unit, []).append({**row, "unit": unit})
+    return units
 
 
 def _similar(path):

@@ -18,17 +18,31 @@ PACKAGE = ROOT.name
 
 
 def fingerprint(script, modules=()) -> str:
-    """Modules reachable from the file `script` and from `modules`, as "name@digest" words."""
-    reached, todo = {}, [Path(script), *map(locate, modules)]
+    """Modules reachable from the file `script` and from `modules`, as "name@digest" words.
+
+    Files are read once a process: a study asks for thousands of jobs of a few kinds.
+    """
+    return _fingerprint(Path(script), tuple(modules))
+
+
+@cache
+def _fingerprint(script, modules):
+    return " ".join(sorted(f"{_name(path)}@{_digest(path)}" for path in reached(script, modules)))
+
+
+def reached(script, modules=()) -> set[Path]:
+    """Files of this package that a job of `script`, which loads `modules` by name, can run."""
+    found, todo = set(), [Path(script), *map(locate, modules)]
     while todo:
         path = todo.pop()
-        if path not in reached:
-            reached[path] = f"{_name(path)}@{_digest(path)}"
+        if path not in found:
+            found.add(path)
             todo += imports(path)
-    return " ".join(sorted(reached.values()))
+    return found
 
 
-def imports(path) -> list[Path]:
+@cache
+def imports(path) -> tuple[Path, ...]:
     """Files of this package that the file `path` imports, and the packages around them."""
     found = []
     for node in ast.walk(_parse(path)):
@@ -45,9 +59,10 @@ def imports(path) -> list[Path]:
             if parts[0] == PACKAGE:
                 prefixes = (".".join(parts[: i + 1]) for i in range(len(parts)))
                 found += filter(None, map(locate, prefixes))
-    return found
+    return tuple(dict.fromkeys(found))
 
 
+@cache
 def locate(name) -> Path | None:
     """File of the module called `name`, if this package has it."""
     path = ROOT.parent.joinpath(*name.split("."))

@@ -76,7 +76,7 @@ def build(latents, predictions, view) -> dict:
     """Everything the report needs to draw the map; JSON-able.
 
     Args:
-        latents, predictions: `engram.recording.Rows` of one experiment.
+        latents, predictions: `engram.store.Rows` of one experiment.
         view: stores of the view whose rows are the pictures behind the points.
     """
     table = facts(latents, predictions)
