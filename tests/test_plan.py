@@ -365,8 +365,27 @@ def test_a_label_file_of_a_manifest_is_fetched_as_itself(config, tmp_path):
     assert this.raw("there", "s1") == [f"{folder}/s1/a.edf", f"{folder}/s1/a.csv"]
     for file in ("s1/a.edf", "s1/a.csv"):
         spec = this.spec("download", shelf="raw", name="there", file=file)
-        assert spec["row"]["file"] == file
-        assert spec["row"]["scan"] == "a"
+        assert spec == {"source": {"osf": "abcde"}, "row": {"file": file}}
+
+
+def test_how_a_dataset_is_read_is_no_reason_to_fetch_it_again(config):
+    things = {
+        "kind": "things_eeg2",
+        "source": {"osf": "abcde", "archive": "{unit}.zip"},
+        "units": ["sub-01"],
+        "files": ["{unit}/test.npy"],
+    }
+    file = {"shelf": "raw", "name": "there", "file": "sub-01/test.npy"}
+
+    def made_of(**options):
+        config["datasets"]["there"] = things | options
+        this = plan.Plan(config)
+        return this.spec("download", **file), this.modules("download", **file)
+
+    expected = {"file": "sub-01/test.npy", "unit": "sub-01"}  # the archive is named by the unit
+    assert made_of() == ({"source": things["source"], "row": expected}, [])
+    assert made_of(whiten_with="both", seed=1) == made_of()
+    assert made_of(source={"osf": "fghij"}) != made_of()
 
 
 def test_only_what_is_published_makes_connections():

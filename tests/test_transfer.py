@@ -597,7 +597,8 @@ def test_files_must_not_meet(server, tmp_path, names):
 
 def test_an_interrupt_stops_all_files(tmp_path):
     code = (
-        "import sys, types; from engram.transfer import fetch_all;"
+        "import signal, sys, types; from engram.transfer import fetch_all;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may have it ignored
         "fetch_all([types.SimpleNamespace(path=str(i), url=url, size=None, checksums=None)"
         " for i, url in enumerate(sys.argv[2:])], sys.argv[1])"
     )

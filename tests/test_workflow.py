@@ -288,6 +288,19 @@ def test_published_weights_are_fetched_verified_and_used(checkout, tmp_path, ser
     assert header["weights_sha256"] == checkpoints.digest(model)
 
 
+def test_what_was_fetched_survives_a_rerun_and_is_not_fetched_again(checkout, tmp_path, server):
+    publish(checkout, tmp_path, server)
+    weights = "resources/weights/there/model.safetensors"
+    snakemake(checkout, weights)
+    fetched = (checkout / weights).read_bytes()
+    (tmp_path / "model.safetensors").unlink()  # the publisher has it no longer
+    snakemake(checkout, weights, "--forcerun", "download")
+    assert (checkout / weights).read_bytes() == fetched
+    edit(checkout, "tiny.yaml", "licence: MIT}", "licence: MIT, bytes: 3}")
+    snakemake(checkout, weights, check=False)  # now it has to be fetched, and cannot be
+    assert (checkout / weights).read_bytes() == fetched
+
+
 def test_weights_of_another_digest_are_refused_and_not_kept(checkout, tmp_path, server):
     publish(checkout, tmp_path, server)
     (tmp_path / "model.safetensors").write_bytes(b"something else")

@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from engram import components
+from engram.companions import companions
 from engram.errors import InputError
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
@@ -104,7 +105,10 @@ class Plan:
         return Path(this.get("folder") or f"resources/{shelf}/{dataset}")
 
     def raw(self, dataset, unit) -> list[str]:
-        """Paths of the raw files of a unit, in the order of `rows`; each `file`, then its `labels`.
+        """Paths of the raw files of a unit: what `rows` name, each `file`, then its `labels`.
+
+        Behind them come the companions of the recordings that are here, such as the data and
+        the markers of a BrainVision header.
 
         Raises:
             InputError: a file is missing that is not fetched.
@@ -112,7 +116,7 @@ class Plan:
         this = self.config["datasets"][dataset]
         if "folder" not in this:
             self.check_terms(dataset)
-        paths = []
+        paths, beside = [], []
         for row in self.rows(dataset, unit):
             for file in filter(None, (row["file"], row.get("labels"))):
                 path = self._folder(dataset, file) / file
@@ -123,7 +127,8 @@ class Plan:
                         f"there, or set datasets.{dataset}.folder to where it lies"
                     )
                 paths.append(str(path))
-        return paths
+                beside += map(str, companions(path) if local else [])
+        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
 
     def check_terms(self, dataset):
         """Refuse to fetch data under an agreement that was not accepted."""
@@ -376,9 +381,12 @@ class Plan:
         row = self._rows_by_file(dataset).get(file)
         if row is None:
             raise InputError(f"datasets.{dataset} has no file {file}")
-        spec = {"dataset": self._options("datasets", dataset), "row": row | {"file": file}}
+        row = row | {"file": file}
         source = self.config["datasets"][dataset].get("source")
-        return spec | ({"source": source} if source else {})
+        if not source:
+            return {"dataset": self._options("datasets", dataset), "row": row}
+        named = {"file", *re.findall(r"{(\w+)}", source.get("archive", ""))}
+        return {"source": source, "row": {key: row[key] for key in row if key in named}}
 
     def _rows_by_file(self, dataset):
         """The first row that names each raw file of a dataset, as its `file` or its `labels`."""

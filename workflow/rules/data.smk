@@ -17,7 +17,9 @@ rule download:
     input:
         lock=ancient(listed),
     output:
-        file="resources/{shelf}/{name}/{file}",
+        # Not deleted before the job runs: new bytes replace it when they are verified, and what
+        # still matches is not fetched again.
+        file=update("resources/{shelf}/{name}/{file}"),
     log:
         "results/logs/download/{shelf}/{name}/{file}.log",
     localrule: True

@@ -1,0 +1,93 @@
+"""The other files of a recording that is more than the file that names it.
+
+Standard library only: the plan lists them among the inputs of a job, so that an edit of the
+markers behind a header runs that job again.
+"""
+
+import re
+from pathlib import Path
+
+from engram.errors import InputError
+
+#: Suffixes of the files that stand beside one of a format and share its stem.
+BESIDE = {
+    ".set": (".fdt",),  # EEGLAB
+    ".data": (".head",),  # Nicolet
+    ".dat": (".dap", ".rs3", ".cef", ".pom"),  # Curry 7
+    ".cdt": (".dpa", ".dpo", ".cef", ".cdt.dpa", ".cdt.dpo", ".cdt.cef"),  # Curry 8
+    ".eeg": (".21e", ".pnt", ".log", ".cmt"),  # Nihon Kohden
+}
+
+#: Folders that are one recording: CTF, EGI.
+FOLDERS = (".ds", ".mff")
+
+#: Keys under which a header names its other files: BrainVision, Persyst.
+NAMED = {
+    ".vhdr": ("DataFile", "MarkerFile"),
+    ".ahdr": ("DataFile", "MarkerFile"),
+    ".lay": ("File",),
+}
+
+
+def companions(path) -> list[Path]:
+    """The files that are read with a recording, beside `path` itself.
+
+    Those that a header names; of a folder that is a recording, the files in it; of a split FIF,
+    its other parts; and the files of the same stem that the format has.
+
+    Args:
+        path: of a recording that is there.
+
+    Raises:
+        InputError: a header names a file that is missing, or one outside of its folder.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if path.is_dir() and suffix not in FOLDERS:
+        return []
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if suffix in NAMED:
+        return _named(path, NAMED[suffix])
+    if suffix == ".fif":
+        return _parts(path)
+    wanted = {f"{path.stem}{other}".lower() for other in BESIDE.get(suffix, ())}
+    if not wanted:
+        return []
+    return sorted(file for file in path.parent.iterdir() if file.name.lower() in wanted)
+
+
+def _named(path, keys):
+    """What an INI-like header names, each file once."""
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    found = []
+    for key in keys:
+        line = re.search(rf"^[ \t]*{key}[ \t]*=[ \t]*(\S.*?)[ \t]*\r?$", text, re.MULTILINE)
+        if not line:
+            continue
+        name = line[1].replace("$b", path.stem)  # BrainVision's word for the header's own stem
+        file = path.parent / name.replace("\\", "/")
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise InputError(
+                f"{path}: {key} names {name!r}, which lies outside of its folder; put the file "
+                "beside the header and correct the name"
+            )
+        if not file.is_file():
+            raise InputError(
+                f"{path}: {key} names {name!r}, which is not there; put the file beside the "
+                "header, or correct the name if it was renamed"
+            )
+        found.append(file)
+    return list(dict.fromkeys(found))
+
+
+def _parts(path):
+    """The other parts of a FIF file that MNE split: `raw-1.fif`, or `split-02` in BIDS."""
+    bids = re.fullmatch(r"(.*_split-)\d+(_.*)", path.name)
+    pattern = (
+        re.escape(bids[1]) + r"\d+" + re.escape(bids[2])
+        if bids
+        else re.escape(path.stem) + r"-\d+" + re.escape(path.suffix)
+    )
+    files = (file for file in path.parent.iterdir() if re.fullmatch(pattern, file.name))
+    return sorted(file for file in files if file.name != path.name)
