@@ -10,7 +10,8 @@ from scoring import experiment, inputs, reference, switching, table
 
 from engram import store
 from engram.errors import InputError
-from engram.scores import evaluate, probes
+from engram.scores import probes
+from engram.scores.evaluation import evaluate
 from engram.store import Rows
 
 # ---- probes ------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import pytest
 from safetensors import safe_open
 from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
 
-from engram import heads, store
+from engram import store
 from engram.errors import InputError
 from engram.store import Rows
+from engram.tasks import classes
 
 
 class Study:
@@ -53,7 +54,7 @@ class Study:
             "candidates": candidates or [self.sources],
             "head": QUICK[head],
         }
-        heads.train(paths, y, *made, spec, {"inputs": {"a": "1"}}, "cpu")
+        classes.train(paths, y, *made, spec, {"inputs": {"a": "1"}}, "cpu")
         return (made[0], *(store.open(path).load() for path in made[1:]))
 
 
@@ -99,6 +100,23 @@ def test_latents_say_which_part_each_row_plays_in_the_first_fold(study):
     np.testing.assert_allclose(latents.array[train].mean(0), 0, atol=1e-5)
     blocked = study.train("blocks", folds={"kind": "blocked", "n": 4})[2]
     assert set(blocked.table["part"]) == {"train", "validation", "test", "purged"}
+
+
+@pytest.mark.parametrize("wide", ["spectrogram/clip", "fmri/clip"])
+def test_no_second_of_any_source_is_trained_on_and_tested(tmp_path, wide):
+    """One source rests on more seconds than the labels; by brute force over pairs of rows."""
+    study = Study(tmp_path, ["spectrogram/clip", "fmri/clip"])
+    support = study.table.assign(start=study.table["start"] - 10, stop=study.table["stop"] + 10)
+    study.tables[wide] = support
+    table = study.train("blocks", folds={"kind": "blocked", "n": 4})[2].table
+    test = support.loc[table.index[table["part"] == "test"]]
+    others = support.loc[table.index[table["part"].isin(["train", "validation"])]]
+    assert len(test)
+    assert len(others)
+    for _, row in test.iterrows():
+        same = others[(others["subject"] == row["subject"]) & (others["scan"] == row["scan"])]
+        overlaps = (same["start"] < row["stop"]) & (same["stop"] > row["start"])
+        assert not overlaps.any()
 
 
 def test_the_model_file_is_safetensors_that_explain_themselves(study):
@@ -159,7 +177,7 @@ def test_a_row_keeps_its_class_scan_and_time_through_a_hundred_shuffles(tmp_path
 
     monkeypatch.setattr(store, "load", shuffled)
     for _ in range(100):
-        loaded, _ = heads.load(paths, y)
+        loaded, _ = classes.load(paths, y)
         facts = loaded.table
         for x in loaded.x:
             np.testing.assert_array_equal(x[:, 0], facts["subject"].factorize()[0])
@@ -215,7 +233,7 @@ def test_stores_of_another_source_are_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"fmri_spectrogram/clip.h5: .* no store of spectrogram/cl"
     ):
-        heads.load(swapped, y)
+        classes.load(swapped, y)
 
 
 def test_classes_must_agree_between_units(study):
@@ -224,7 +242,7 @@ def test_classes_must_agree_between_units(study):
     rows = store.open(y[2]).load()
     store.write(y[2], Rows(rows.array, rows.table, {"what": "labels", "classes": ["alert", "x"]}))
     with pytest.raises(InputError, match=r"sub-03.*classes"):
-        heads.load(paths, y)
+        classes.load(paths, y)
 
 
 def test_headers_warn_of_simulation_random_weights_leaks_and_circles(study):

@@ -1,7 +1,7 @@
 """Rule evaluate: scores of one experiment, with intervals, baselines and leak probes."""
 
 from engram.job import job
-from engram.scores import evaluate
+from engram.scores.evaluation import evaluate
 
 with job(snakemake) as run:
     evaluate(

@@ -1,7 +1,7 @@
 """Rule train: every fold and seed of one experiment."""
 
-from engram.heads import train
 from engram.job import job
+from engram.tasks.classes import train
 
 with job(snakemake) as run:
     train(

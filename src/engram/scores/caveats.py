@@ -9,7 +9,7 @@ def caveats(result) -> list[str]:
     """Sentences about a finished scores dict.
 
     Args:
-        result: as `engram.scores.evaluate` writes it, before "warnings" is filled.
+        result: as `engram.scores.evaluation` writes it, before "warnings" is filled.
     """
     return [*_split(result), *_labels(result), *_statistics(result), *_inputs(result)]
 

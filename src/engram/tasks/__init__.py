@@ -1,0 +1,1 @@
+"""Tasks: the questions that an experiment asks; a module each."""
