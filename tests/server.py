@@ -154,6 +154,16 @@ class Handler(BaseHTTPRequestHandler):
         """The body ends after a third; `once`, or `always` at the same place."""
         return self.file(len(self.data) // 3 if argument == "always" or self.turn == 1 else None)
 
+    def fault_misplaced(self, argument):
+        """Cut once, then the rest is answered with as many bytes from the beginning."""
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if self.turn == 1 or not wanted:
+            return self.file(len(self.data) // 3 if self.turn == 1 else None)
+        body = self.data[: len(self.data) - int(wanted[1])]
+        span = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(self.data)}"}
+        tag = {"ETag": f'"{hashlib.sha256(self.data).hexdigest()[:16]}"'}
+        return self.send(206, span | tag, body)
+
     def fault_drips(self, argument):
         """Every answer is cut after so many bytes."""
         start = int((re.findall(r"\d+", self.headers.get("Range", "")) or ["0"])[0])

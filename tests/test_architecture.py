@@ -101,6 +101,77 @@ def test_a_fingerprint_follows_imports_and_nothing_else(package):
     assert {word.split("@")[0] for word in words() - before} == {"helper"}
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from engram import helper\n",
+        "import engram.helper\n",
+        "def f():\n    from engram import helper\n    return helper\n",
+        "def f():\n    from engram.helper import f\n    return f\n",
+        "try:\n    import engram.helper as h\nexcept ImportError:\n    h = None\n",
+        "from engram import other\n",  # which imports helper itself
+    ],
+)
+def test_every_way_to_import_is_followed(package, code):
+    root, words = package
+    (root / "other.py").write_text("def g():\n    from engram import helper\n    return helper\n")
+    (root.parent / "main.py").write_text(code)
+    before = words()
+    assert "helper" in {word.split("@")[0] for word in before}
+    (root / "helper.py").write_text("def f():\n    return 2\n")
+    assert {word.split("@")[0] for word in words() - before} == {"helper"}
+
+
+def test_modules_loaded_by_name_count_with_what_they_import(package):
+    root, _ = package
+    (root / "other.py").write_text("from engram import helper\n")
+    (root.parent / "main.py").write_text("x = 1\n")
+    forget()
+    words = provenance.fingerprint(root.parent / "main.py", ["engram.other"])
+    assert {word.split("@")[0] for word in words.split()} == {
+        "main.py", "other", "helper", "__init__"
+    }  # fmt: skip
+
+
+def test_a_package_around_a_module_is_part_of_it(package):
+    root, words = package
+    (root / "inner").mkdir()
+    (root / "inner/__init__.py").write_text("from engram import other\n")
+    (root / "inner/leaf.py").write_text("x = 1\n")
+    (root.parent / "main.py").write_text("from engram.inner.leaf import x\n")
+    assert {word.split("@")[0] for word in words()} == {
+        "main.py", "inner.leaf", "inner.__init__", "other", "__init__"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "component"),
+    [("render", "views.epochs"), ("extract", "backbones.bandpower"), ("train", "heads.linear"),
+     ("evaluate", None)],
+)  # fmt: skip
+def test_a_fingerprint_names_all_that_python_imports(script, component):
+    """Against Python's own importer."""
+    path = ROOT / f"workflow/scripts/{script}.py"
+    modules = [f"engram.{component}"] if component else []
+    imported = [
+        ast.unparse(node)
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and "engram" in ast.unparse(node)
+    ]
+    code = "\n".join(
+        ["import sys; sys.path.insert(0, sys.argv[1])", *imported,
+         *(f"import {m}" for m in modules),
+         "for n, m in sys.modules.items():",
+         "    if n.partition('.')[0] == 'engram' and m.__file__: print(m.__file__)"]
+    )  # fmt: skip
+    command = [sys.executable, "-c", code, str(PACKAGE.parent)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    names = {".".join(Path(f).relative_to(PACKAGE).with_suffix("").parts) for f in found}
+    words = {word.split("@")[0] for word in provenance.fingerprint(path, modules).split()}
+    assert len(names) > 3
+    assert names <= words
+
+
 def test_a_fingerprint_ignores_comments_docstrings_and_layout(package):
     root, words = package
     before = words()

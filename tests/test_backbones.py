@@ -102,6 +102,12 @@ def test_a_band_outside_the_view_is_refused():
         backbone("bandpower", bands={"gamma": [40, 80]})
 
 
+def test_band_power_of_a_view_that_holds_no_decibels_is_refused():
+    with pytest.raises(InputError, match="band power needs decibels, but the view holds 0 to 1"):
+        backbone("bandpower", VIEW | {"unit": "0 to 1: share of the limits"})
+    backbone("bandpower", VIEW | {"unit": "dB re 1 uV^2/Hz"})
+
+
 def test_band_power_of_a_photograph_is_refused():
     with pytest.raises(InputError, match="frequencies"):
         backbone("bandpower", {"what": "picture"})

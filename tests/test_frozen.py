@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from engram import frozen
+from engram import checkpoints, frozen
 from engram.backbones.timm import timm
 from engram.components import options
 from engram.errors import InputError
@@ -127,7 +127,7 @@ class Fragile(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.large = nn.Parameter(torch.full((8,), 1000.0))
+        self.large = nn.Parameter(torch.full((8,), 1000.37))  # bf16 cannot hold it
 
     def forward(self, images):
         small = images.mean(dim=(2, 3)).repeat(1, 3)[:, :8]
@@ -142,7 +142,31 @@ def test_features_that_bf16_would_spoil_are_computed_in_fp32(rows, capsys):
     assert this.facts["precision"] == "fp32"
     assert "cosine" in capsys.readouterr().out
     close(this(rows), Fragile()(seen_by(this, rows)))
+    assert this.facts["weights_sha256"] == checkpoints.digest(this.model)
+    assert this.facts["weights_sha256"] == checkpoints.digest(Fragile())
     this.check()
+
+
+class Blurred(nn.Module):
+    """Features that bf16 spoils a little: it leaves them two bits behind the point."""
+
+    def __init__(self):
+        super().__init__()
+        self.large = nn.Parameter(torch.full((64,), 64.0))
+
+    def forward(self, images):
+        return (self.large + images[:, 0, 0, :64]) - self.large
+
+
+def test_a_cosine_of_less_than_0_999_is_too_little(rows):
+    chosen = frozen.Options(precision="bf16")
+    object.__setattr__(chosen, "model", "blurred")
+    this = frozen.Frozen(Blurred(), backbone().preprocessing, chosen, None, "cpu")
+    probe = this.preprocessing.probe()
+    half = Blurred().to(torch.bfloat16)(probe.to(torch.bfloat16)).float()
+    cosine = torch.cosine_similarity(half, Blurred()(probe)).min()
+    assert 0.9 < cosine < 0.999
+    assert this.facts["precision"] == "fp32"
 
 
 def test_auto_is_fp32_where_the_processor_has_no_bf16(monkeypatch):

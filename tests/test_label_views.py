@@ -42,6 +42,47 @@ def test_a_label_is_the_state_of_most_of_the_labelled_seconds():
     assert {"", "unlabelled"} == set(rows.table["exclude"])
 
 
+@pytest.mark.parametrize("theta", [0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("min_valid", [0.2, 0.5, 0.9, 1.0])
+def test_theta_and_min_valid_are_the_borders_of_a_label(theta, min_valid):
+    events = [(0, 31, "drowsy"), (31, 76, "alert"), (115, 11, "alert"), (126, 40, "drowsy"),
+              (190, 8, "alert"), (228, 72, "alert")]  # fmt: skip
+    options = annotations.Options(classes=["drowsy", "alert"], theta=theta, min_valid=min_valid)
+    rows = annotations.render(recording(events), WINDOWS, options)
+    for label, fact in zip(rows.array, rows.table.itertuples(), strict=True):
+        share, labelled = brute_force(events, ["drowsy", "alert"], fact.onset)
+        short = labelled < min_valid - 1e-9
+        assert fact.exclude == ("unlabelled" if short else "")
+        assert label == (-1 if short else int(share >= theta))
+
+
+def test_an_event_inside_another_does_not_end_it():
+    events = [(0, 20, "alert"), (5, 5, "alert"), (20, 10, "drowsy")]
+    options = annotations.Options(classes=["drowsy", "alert"])
+    rows = annotations.render(recording(events, 30.0), WINDOWS, options)
+    assert rows.table["score"].tolist() == pytest.approx([20 / 30])
+
+
+@pytest.mark.parametrize(("alert", "excluded"), [(9, ""), (10, "ambiguous"), (20, "ambiguous"),
+                                                (21, ""), (22, "")])  # fmt: skip
+def test_the_borders_of_the_ambiguous_band_are_not_ambiguous(alert, excluded):
+    events = [(0, alert, "alert"), (alert, 30 - alert, "drowsy")]
+    options = annotations.Options(classes=["drowsy", "alert"], ambiguous=[0.3, 0.7])
+    rows = annotations.render(recording(events, 30.0), WINDOWS, options)
+    assert rows.table["exclude"].tolist() == [excluded]
+    assert rows.array[0] == (-1 if excluded else int(alert >= 15))
+
+
+def test_a_window_without_a_labelled_second_has_no_score_and_is_no_ambiguous_one():
+    events = [(0, 30, "alert"), (270, 30, "drowsy")]
+    options = annotations.Options(classes=["drowsy", "alert"], ambiguous=[0.3, 0.7])
+    rows = annotations.render(recording(events), WINDOWS, options)
+    at = rows.table["onset"].isin([60.0, 120.0]).to_numpy()
+    assert np.isnan(rows.table["score"][at]).all()
+    assert set(rows.table["exclude"][at]) == {"unlabelled"}
+    assert set(rows.array[at]) == {-1}
+
+
 def test_events_that_overlap_count_once():
     events = [(0, 20, "alert"), (0, 20, "alert"), (10, 10, "alert"), (20, 10, "drowsy")]
     options = annotations.Options(classes=["drowsy", "alert"])
@@ -122,6 +163,16 @@ def test_wrong_labels_are_named(labels, message):
         window_labels.render(
             recording(duration=690.0, labels=labels), WINDOWS, window_labels.Options()
         )
+
+
+@pytest.mark.parametrize("derived_from", [None, "eeg"])
+def test_labels_made_from_a_modality_say_so(derived_from):
+    options = window_labels.Options(classes=["a", "b"], derived_from=derived_from)
+    rows = window_labels.render(
+        recording(duration=75.0, labels=np.array([0, 1, 1, 0])), WINDOWS, options
+    )
+    assert rows.header.get("derived_from") == derived_from
+    assert rows.header["classes"] == ["a", "b"]
 
 
 # ---- pictures -----------------------------------------------------------------------------

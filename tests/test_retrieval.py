@@ -165,6 +165,54 @@ def test_sign_flips_of_many_subjects(rng):
     assert math.isnan(retrieval.sign_flip([]))
 
 
+def test_of_many_subjects_the_observed_pattern_counts_too():
+    assert retrieval.sign_flip(np.full(20, 0.1)) == pytest.approx(1 / 10_001)
+    assert retrieval.sign_flip(np.full(17, -0.1), resamples=100) == pytest.approx(1 / 101)
+
+
+@pytest.mark.parametrize("n", [16, 17])
+def test_sign_flips_are_two_sided_and_exact_up_to_16_subjects(n):
+    differences = np.full(n, 0.1)
+    expected = 2 / 2**16 if n == 16 else 1 / 10_001
+    for sign in (1, -1):
+        assert retrieval.sign_flip(sign * differences) == pytest.approx(expected, rel=1.5)
+        assert retrieval.sign_flip(sign * differences) < 0.001
+    assert retrieval.sign_flip(np.zeros(n)) == 1
+
+
+def test_seeds_of_inference_are_used(rng):
+    values = rng.normal(size=(20, 30))
+    assert retrieval.bootstrap(values, seed=1) != retrieval.bootstrap(values, seed=2)
+    weak = values.mean(1)
+    assert retrieval.sign_flip(weak, seed=1) != retrieval.sign_flip(weak, seed=2)
+    square = rng.normal(size=(20, 20))
+    one, two = (retrieval.permutation(square, seed=s)[1] for s in (1, 2))
+    assert (one != two).any()
+
+
+def test_a_wider_confidence_gives_a_wider_interval_around_the_mean(rng):
+    values = rng.normal(size=(12, 40))
+    low, high = retrieval.bootstrap(values, 0.95)
+    lower, higher = retrieval.bootstrap(values, 0.5)
+    assert low < lower < values.mean() < higher < high
+    inside = np.array([retrieval.bootstrap(values, 0.9, 4000, s) for s in range(3)])
+    sd = values.mean(1).std(ddof=1) / np.sqrt(12)
+    assert np.allclose(np.diff(inside), 2 * 1.645 * np.hypot(sd, 1 / np.sqrt(480)), rtol=0.4)
+
+
+def test_a_permutation_counts_the_true_pairing_once(rng):
+    found = retrieval.permutation(np.eye(30), resamples=99)
+    assert found[2] == pytest.approx(1 / 100)
+    assert found[0] == 1
+    assert len(found[1]) == 99
+
+
+def test_repetition_counts_end_with_all_of_them():
+    assert retrieval.repetition_counts(80) == [1, 2, 5, 10, 20, 40, 80]
+    assert retrieval.repetition_counts(40) == [1, 2, 5, 10, 20, 40]
+    assert retrieval.repetition_counts(1) == [1]
+
+
 def test_a_permutation_tells_signal_from_chance(rng):
     noise = rng.normal(size=(50, 50))
     observed, null, p = retrieval.permutation(noise + 3 * np.eye(50))

@@ -300,3 +300,81 @@ def test_the_control_is_as_unrelated_to_the_labels_as_a_shift_can_be():
         assert np.bincount(moved[rows]).tolist() == np.bincount(y[rows]).tolist()
         related = [abs(np.corrcoef(np.roll(y[rows], s), y[rows])[0, 1]) for s in range(4, 42)]
         assert abs(np.corrcoef(moved[rows], y[rows])[0, 1]) == pytest.approx(min(related))
+
+
+def test_the_control_permutes_scans_whose_label_is_constant():
+    table = rows(subjects=6, scans=2, windows=10)
+    y = (table.subject.to_numpy() >= "sub-02").astype(int)
+    seen = set()
+    for seed in range(20):
+        moved = splits.control(y, table, np.random.default_rng(seed))
+        of_scan = table.assign(moved=moved).groupby(["subject", "scan"])["moved"]
+        assert (of_scan.nunique() == 1).all()
+        assert of_scan.first().sum() == 8
+        seen.add(tuple(of_scan.first()))
+    assert len(seen) > 10
+
+
+@pytest.mark.parametrize("length", [15.3, 30.5])
+def test_blocks_drop_rows_that_share_half_a_second(length):
+    table = rows(subjects=1, scans=2, windows=20, length=length)
+    y = series(table)
+    how = {"kind": "blocked", "n": 4}
+    folds = splits.make(table, y, how, seed=0)
+    for fold in folds:
+        assert not any(overlap(table, a, b) for a in fold.train for b in fold.test)
+        assert not any(overlap(table, a, b) for a in fold.validation for b in fold.test)
+        assert not any(overlap(table, a, b) for a in fold.train for b in fold.validation)
+    used = np.concatenate([folds[0].train, folds[0].validation, folds[0].test])
+    neighbours = np.setdiff1d(np.arange(len(table)), used)
+    assert len(neighbours)
+    leaky = [replace(folds[0], train=np.append(folds[0].train, neighbours)), *folds[1:]]
+    with pytest.raises(InputError, match="seconds of row"):
+        splits.check(leaky, table, y, how)
+
+
+def test_blocks_that_only_touch_lose_no_row():
+    table = rows(subjects=2, scans=1, windows=20, length=15.0)
+    for fold in splits.make(table, series(table), {"kind": "blocked", "n": 4}, seed=0):
+        assert len(fold.train) + len(fold.validation) + len(fold.test) == len(table)
+
+
+def test_a_long_row_reaches_over_those_that_follow_it():
+    """Support is compared with the furthest end so far, not with that of the last start."""
+    table = rows(subjects=1, scans=1, windows=12, length=10.0).sort_values("window")
+    table.iloc[0, table.columns.get_loc("stop")] = 130.0
+    y = np.arange(12) % 2
+    for fold in splits.make(table, y, {"kind": "blocked", "n": 3}, seed=0):
+        assert not any(overlap(table, a, b) for a in fold.train for b in fold.test)
+
+
+@pytest.mark.parametrize("how", ["leave_one_subject_out", {"kind": "group_kfold", "n": 3},
+                                 "random_windows"], ids=str)  # fmt: skip
+def test_another_seed_gives_other_folds(how):
+    table = rows(subjects=9, windows=10)
+    y = series(table)
+    one, two = (splits.make(table, y, how, seed=seed) for seed in (1, 2))
+    assert any(set(a.validation) != set(b.validation) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["group_kfold", "blocked", "random_windows"])
+def test_there_are_five_folds_unless_said_otherwise(kind):
+    table = rows(subjects=7)
+    for how in (kind, {"kind": kind}):
+        assert len(splits.make(table, series(table), how, seed=0)) == 5
+
+
+def test_check_finds_a_training_row_of_another_scan_harmless():
+    """The same seconds in another scan are no leak."""
+    table = rows(subjects=2, scans=2, windows=20)
+    y, how = series(table), {"kind": "blocked", "n": 4}
+    splits.check(splits.make(table, y, how, seed=0), table, y, how)
+
+
+def test_a_subject_is_told_from_another_whose_scan_has_the_same_name():
+    table = rows(subjects=3, scans=1, windows=20)
+    y = np.random.default_rng(0).integers(0, 2, len(table))
+    moved = splits.circular_shift(y, table, np.random.default_rng(0))
+    for name in set(table.subject):
+        own = (table.subject == name).to_numpy()
+        assert np.bincount(moved[own]).tolist() == np.bincount(y[own]).tolist()

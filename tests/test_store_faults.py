@@ -215,6 +215,59 @@ def test_a_finished_store_is_finished_and_another_is_not(path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("at", [-1, -5, -24])
+def test_a_part_with_a_flipped_byte_is_written_again(path, at):
+    table = pd.DataFrame(index=list("abcd"))
+    values = np.random.default_rng(0).random((4, 3)).astype(np.float32)
+
+    def filled(fails):
+        with store.resume(path, table, (4, 3), np.float32, {}, part_rows=2) as parts:
+            missing = parts.missing()
+            for start, stop in missing:
+                parts[start:stop] = values[start:stop]
+            if fails:
+                raise KeyboardInterrupt
+        return missing
+
+    with pytest.raises(KeyboardInterrupt):
+        filled(True)
+    part = sorted(path.with_name(path.name + ".parts").glob("*.npy"))[0]
+    damaged = bytearray(part.read_bytes())
+    damaged[at] ^= 1
+    part.write_bytes(damaged)
+    assert filled(False) == [(0, 2)]
+    np.testing.assert_array_equal(store.open(path)[:], values)
+
+
+@pytest.mark.parametrize("changed", ["index", "column", "dtype", "header", "shape"])
+def test_parts_of_another_table_header_dtype_or_shape_are_not_used(path, changed):
+    table = pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0]}, index=list("abcd"))
+
+    def filled(table, header, dtype, width, fails):
+        with store.resume(path, table, (4, width), dtype, header, part_rows=2) as parts:
+            missing = parts.missing()
+            for start, stop in missing:
+                parts[start:stop] = np.ones((2, width))
+            if fails:
+                raise KeyboardInterrupt
+        return missing
+
+    with pytest.raises(KeyboardInterrupt):
+        filled(table, {"a": 1}, np.float32, 3, True)
+    other = {
+        "index": table.rename(index={"a": "e"}),
+        "column": table.assign(x=[9.0, 1.0, 2.0, 3.0]),
+    }
+    missing = filled(
+        other.get(changed, table),
+        {"a": 2 if changed == "header" else 1},
+        np.float64 if changed == "dtype" else np.float32,
+        2 if changed == "shape" else 3,
+        False,
+    )
+    assert missing == ([(0, 2)] if changed in other else [(0, 2), (2, 4)])
+
+
 def test_write_always_writes(path):
     small(path, {})
     before = store.open(path).load()

@@ -16,6 +16,7 @@ from PIL import Image
 from engram import plan, store, unpickle, views
 from engram.datasets import read, things_eeg2
 from engram.errors import InputError
+from engram.signals import epoching
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = "Pz P3 P7 O1 Oz O2 P4 P8 P1 P5 PO7 PO3 POz PO4 PO8 P6 P2".split()  # noqa: SIM905
@@ -486,6 +487,26 @@ def test_test_trials_do_not_touch_the_training_trials_unless_asked(tmp_path):
             for name, shown in (("a", SHOWN), ("b", other))
         )
         assert np.array_equal(one, two, equal_nan=True) == same
+
+
+@pytest.mark.parametrize("whiten_with", ["training", "both"])
+def test_whitening_is_by_the_mean_of_the_covariances_asked_for(tmp_path, whiten_with):
+    given = whitened(tmp_path, SHOWN[:1], np.eye(63), whiten_with=whiten_with)
+    cut, channels = things_eeg2.CUTS["original"]
+    found = {}
+    for split, name in things_eeg2.SPLITS.items():
+        content = unpickle.load(tmp_path / f"sub-01/ses-01/raw_eeg_{name}.npy")
+        data, names = content["raw_eeg_data"], list(content["ch_names"])
+        array, codes = epoching.epochs(data, names, 1000.0, channels, cut)
+        found[split] = epoching.by_condition(array, codes, things_eeg2.MOST[split], 0)[1:]
+    used = ["train", "test"] if whiten_with == "both" else ["train"]
+    covariance = np.mean([epoching.noise_covariance(*found[s], cut.across) for s in used], 0)
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    for trials, split in zip(given, ("train", "test"), strict=True):
+        expected = np.einsum("cd,nrdt->nrct", root, found[split][0].astype(float))
+        ours = np.asarray(trials.data, float)
+        assert_allclose(np.nanmean(ours, 1), np.nanmean(expected, 1), rtol=1e-3, atol=1e-3)
 
 
 def test_each_session_is_whitened_on_its_own(tmp_path):

@@ -8,7 +8,10 @@ import pytest
 from safetensors import safe_open
 from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
 
-from engram import store
+from engram import splits, store
+from engram.errors import InputError
+from engram.store import Rows
+from engram.tasks import classes
 from engram.errors import InputError
 from engram.store import Rows
 from engram.tasks import classes
@@ -87,6 +90,44 @@ def test_predictions_hold_every_row_with_its_class_and_the_fold_that_tests_it(st
     right = predictions.array.argmax(2) == table["y"].to_numpy()[:, None]
     assert right[:, 0].mean() > 0.85
     assert right[:, 2].mean() < 0.75
+
+
+def test_the_control_run_is_scored_by_labels_shifted_in_time(study):
+    table = study.train()[1].table
+    y, moved = table["y"].to_numpy(), table["y_shuffled"].to_numpy()
+    np.testing.assert_array_equal(moved, splits.control(y, table, np.random.default_rng(0)))
+    for _, scan in table.groupby(["subject", "scan"]):
+        series = scan.sort_values("window")
+        before, after = series["y"].to_numpy(), series["y_shuffled"].to_numpy()
+        assert (before != after).any()
+        assert any((np.roll(before, k) == after).all() for k in range(1, len(before)))
+
+
+def test_the_control_has_no_say_in_the_choice_of_input(tmp_path):
+    """A source that shows the moved labels is not chosen before one that shows some true ones."""
+    study = Study(tmp_path, ["weak/x", "moved/x"])
+    moved = splits.control(study.y, study.table, np.random.default_rng(0))
+    study.x["weak/x"] = features(study.table, study.y, effect=2.0, seed=5)
+    study.x["moved/x"] = features(study.table, moved, effect=20.0, seed=6)
+    chosen = study.train(candidates=[["weak/x"], ["moved/x"]], seeds=1)[1].header["chosen"]["x"]
+    true = [fold for fold, x in chosen.items() if x == ["weak/x"]]
+    assert len(true) >= 4
+
+
+def test_a_class_beyond_those_named_is_refused(study):
+    study.y[9] = 2
+    with pytest.raises(InputError, match="window-0009 has no class"):
+        study.train()
+
+
+def test_inputs_left_out_of_the_first_source_and_of_the_second_count_once(tmp_path):
+    study = Study(tmp_path, ["a/x", "b/x"])
+    rows = study.table.index
+    study.tables["a/x"].loc[rows[0:2], "exclude"] = "artefact"
+    study.tables["b/x"].loc[rows[1:4], "exclude"] = "motion"
+    study.tables["b/x"] = study.tables["b/x"].rename(index={rows[30]: "else"})
+    header = study.train()[1].header
+    assert header["excluded"] == {"artefact": 2, "motion": 2, "not in b/x": 1}
 
 
 def test_latents_say_which_part_each_row_plays_in_the_first_fold(study):
@@ -257,6 +298,22 @@ def test_headers_warn_of_simulation_random_weights_leaks_and_circles(study):
     study.headers[source] = {"view": {"modality": "eeg"}, "weights": "ViT.safetensors"}
     header = study.train()[1].header
     assert [header[name] for name in names] == [False, False, False, True]
+
+
+def test_folds_that_leak_are_named_in_either_form(study):
+    for how in ("random_windows", {"kind": "random_windows", "n": 4}):
+        assert study.train(folds=how)[1].header["leaks"] is True
+    for how in ("blocked", {"kind": "blocked", "n": 4}, {"kind": "group_kfold", "n": 3}):
+        assert study.train(folds=how)[1].header["leaks"] is False
+
+
+def test_one_of_two_sources_is_enough_for_a_warning(tmp_path):
+    study = Study(tmp_path, ["a/x", "b/x"])
+    study.headers["a/x"] = {"view": {"modality": "eeg"}, "weights": "ViT.safetensors"}
+    study.headers["b/x"] = {"view": {"modality": "fmri", "simulated": True}, "weights": "random"}
+    study.label_header["derived_from"] = "eeg"
+    header = study.train()[1].header
+    assert (header["random_weights"], header["simulated"], header["circular"]) == (True,) * 3
 
 
 @pytest.mark.parametrize("head", ["linear", "adapter"])

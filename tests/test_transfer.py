@@ -250,6 +250,13 @@ def test_without_ranges_or_tags_the_bytes_are_right(publish, tmp_path, fault):
     good(tmp_path / "eeg.npy", url=url, checksums=SUMS)
 
 
+@pytest.mark.parametrize("declared", [{}, {"size": len(DATA)}])
+def test_an_answer_about_another_range_is_not_appended(publish, tmp_path, declared):
+    url, asked = publish("misplaced")
+    good(tmp_path / "eeg.npy", url=url, **declared)
+    assert [("Range" in headers) for headers in asked()] == [False, True, False]
+
+
 @pytest.mark.parametrize("fault", ["changes", "changes deaf"])
 def test_a_file_that_changed_meanwhile_is_not_mixed(publish, tmp_path, fault):
     url, _ = publish(fault)

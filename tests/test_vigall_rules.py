@@ -179,6 +179,19 @@ def test_the_alpha_band_is_2_hz_to_both_sides():
         np.testing.assert_allclose(found, expected, rtol=0.01)
 
 
+@pytest.mark.parametrize("c", [0.1, 0.4])
+def test_the_absolute_threshold_is_a_share_of_the_mean_alpha_of_the_best_seconds(c):
+    """Alpha that waxes and wanes within the ten seconds, so that a mean is no maximum."""
+    waning = 1.1 + np.sin(2 * np.pi * np.arange(30 * SFREQ) / SFREQ / 7)
+    data = np.outer([1, -1] * 4, waning * tone(10, 30, 20))
+    staged = vigall.stage(Signal(data, SFREQ, CHANNELS, "uV"), c=c)
+    _, first = vigall.individual_alpha(data[:2], SFREQ, np.ones(30, bool))
+    best = staged["alpha_occipital"].to_numpy()[first : first + 10]
+    assert best.max() > 1.5 * best.mean()
+    assert staged.attrs["alpha_threshold"] == pytest.approx(c * best.mean())
+    assert staged.attrs["delta_theta_threshold"] == pytest.approx(2 * c * best.mean())
+
+
 def test_published_thresholds():
     assert vigall.current_density_threshold(40_000) == 50_000
     assert vigall.current_density_threshold(4_500_000) in (149_999, 150_000)
