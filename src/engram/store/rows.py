@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 
 
+CODE_VERSION = 1  # raise it when what a store holds changes
+
+
 @dataclass(frozen=True)
 class Rows:
     """Named rows on their way into a store, or out of one.
