@@ -12,9 +12,6 @@ from engram import splits, store
 from engram.errors import InputError
 from engram.store import Rows
 from engram.tasks import classes
-from engram.errors import InputError
-from engram.store import Rows
-from engram.tasks import classes
 
 
 class Study:

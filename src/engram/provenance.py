@@ -32,7 +32,7 @@ def _fingerprint(script, modules):
 
 def reached(script, modules=()) -> set[Path]:
     """Files of this package that a job of `script`, which loads `modules` by name, can run."""
-    found, todo = set(), [Path(script), *map(locate, modules)]
+    found, todo = set(), [Path(script), *(path for name in modules for path in _around(name))]
     while todo:
         path = todo.pop()
         if path not in found:
@@ -55,11 +55,15 @@ def imports(path) -> tuple[Path, ...]:
         else:
             continue
         for name in names:
-            parts = name.split(".")
-            if parts[0] == PACKAGE:
-                prefixes = (".".join(parts[: i + 1]) for i in range(len(parts)))
-                found += filter(None, map(locate, prefixes))
+            found += _around(name) if name.split(".")[0] == PACKAGE else []
     return tuple(dict.fromkeys(found))
+
+
+def _around(name):
+    """Files of a module and of the packages around it, which Python imports first."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return [path for path in map(locate, prefixes) if path]
 
 
 @cache

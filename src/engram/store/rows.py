@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-
 CODE_VERSION = 1  # raise it when what a store holds changes
 
 
