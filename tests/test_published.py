@@ -350,6 +350,7 @@ def test_what_was_recorded_outlives_a_new_listing(project, scans):
     project.configure(source=source)
     project.run("config/locks/osf.csv", check=False, ENGRAM_OFFLINE="1")
     project.storage.files[project.blobs[LABELS]] = array(1 - labels(0))
+    (project.folder / RAW / LABELS).unlink()  # else it is what was recorded, and stays
     project.run(f"{RAW}/{LABELS}", check=False)
     assert set(project.lock()) == {LABELS}
     assert f"instead of {sums(scans[LABELS])['sha256']}" in project.mistake(LABELS)
