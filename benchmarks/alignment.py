@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from engram import components, store
+from engram import store
+from engram.planning import components
 from engram.store import Rows
 
 CHANNELS, TIMES, WIDTH, TEST = 63, 250, 768, 200

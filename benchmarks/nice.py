@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engram import eeg_encoders
+from engram.models import eeg_encoders
 
 CASES = {
     "adaptation 17x100": {

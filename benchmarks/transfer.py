@@ -28,7 +28,7 @@ RUNS = 3
 
 
 def engram(url, path, sha256):
-    from engram.transfer import fetch
+    from engram.web.transfer import fetch
 
     fetch(url, path, checksums={"sha256": sha256})
 

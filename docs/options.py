@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from engram import components, plan
+from engram.planning import components, plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "config/README.md"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from engram import components
+from engram.planning import components
 
 PICTURES = {"what": "picture"}
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import study
 
-from engram import retrieval, store
-from engram.plan import RETRIEVAL_FOLDS
+from engram import store
+from engram.measures import ranking
+from engram.planning.plan import RETRIEVAL_FOLDS
 from engram.scores.matching import retrieve
 from engram.store import Rows
 
@@ -110,7 +111,7 @@ ATTAINABLE = {
 def measured(array, table, candidates, rng):
     """Importance and repetitions: their ends are true, what lies between is made up."""
     truth = np.array([candidates.index(one) for one in table["stimulus"]])
-    ranks = np.stack([retrieval.ranks(array[:, r], truth) for r in (0, 1)], 1)
+    ranks = np.stack([ranking.ranks(array[:, r], truth) for r in (0, 1)], 1)
     hits = {
         f"top{k}": {
             subject: float((ranks[table["subject"] == subject] <= k).mean())

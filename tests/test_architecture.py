@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engram import provenance
+from engram.planning import provenance
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/engram"
@@ -33,7 +33,8 @@ def test_families_are_rooms_side_by_side(path):
 
 def test_planning_needs_the_standard_library_alone():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import engram.plan, engram.provenance;"
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "import engram.planning.plan, engram.planning.provenance;"
         "print(*{name.partition('.')[0] for name in sys.modules} - {'engram'}"
         " - set(sys.stdlib_module_names))"
     )

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from engram import checkpoints
 from engram.backbones.open_clip import open_clip
 from engram.backbones.timm import timm
-from engram.components import options
 from engram.errors import InputError
+from engram.planning.components import options
 
 FREQUENCIES = np.arange(35, 0.4, -0.25)
 VIEW = {

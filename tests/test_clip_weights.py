@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from engram import checkpoints
 from engram.backbones.open_clip import STANDARD, _image_tower, configuration, open_clip
-from engram.components import options
 from engram.errors import InputError
 from engram.pickled import _tensor
+from engram.planning.components import options
 
 PICTURES = {"what": "picture"}
 TEXTS = {"what": "text"}

@@ -4,9 +4,9 @@ import mne
 import numpy as np
 import pytest
 
-from engram import plan
-from engram.companions import companions
 from engram.errors import InputError
+from engram.planning import plan
+from engram.planning.companions import companions
 
 HEADER = """Brain Vision Data Exchange Header File Version 1.0
 

@@ -15,8 +15,8 @@ from engram.errors import InputError
 from engram.figures import comparison, page
 from engram.figures.compare import compare
 from engram.figures.comparison_figure import places
-from engram.figures.similarity import centred_gram, linear_cka, stratified
-from engram.statistics import holm
+from engram.measures.inference import holm
+from engram.measures.similarity import centred_gram, linear_cka, stratified
 from engram.store import Rows
 
 

@@ -10,9 +10,10 @@ from safetensors.torch import load, save
 from scipy.stats import hypergeom
 from torch.nn import functional as F
 
-from engram import contrastive, retrieval
+from engram import contrastive
 from engram.contrastive import Options, Rows
 from engram.errors import InputError
+from engram.measures import ranking
 
 CHANNELS, TIMES, WIDTH = 6, 60, 12
 NICE = {"pooling": "learned", "filters": 16, "width": 9, "pool": 21, "stride": 4}
@@ -38,7 +39,7 @@ def world(noise, concepts=70, test=60, seed=0):
 
 
 def top1(similarity):
-    return (retrieval.ranks(similarity) <= 1).mean()
+    return (ranking.ranks(similarity) <= 1).mean()
 
 
 def ridge(eeg, images, rows, test, penalty):
@@ -216,8 +217,8 @@ def test_shuffled_pairs_give_chance():
     models = contrastive.fit(eeg, images, wrong, replace(SMALL, epochs=5), [0, 1], "cpu")
     for model in models:
         found = contrastive.similarity(model, eeg[test], images[test])
-        mean = (1 / retrieval.ranks(found)).mean()
-        assert mean < 3 * retrieval.chance(len(test))["mrr"]
+        mean = (1 / ranking.ranks(found)).mean()
+        assert mean < 3 * ranking.chance(len(test))["mrr"]
         assert top1(found) < 0.1
 
 
@@ -262,7 +263,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it():
     assert len(score) == model.epoch + 4 < 40
     validation = rows.validation
     found = contrastive.similarity(model, eeg[validation], images[validation])
-    assert model.score == pytest.approx((1 / retrieval.ranks(found)).mean(), rel=1e-6)
+    assert model.score == pytest.approx((1 / ranking.ranks(found)).mean(), rel=1e-6)
 
 
 def test_the_epoch_may_be_chosen_by_top1():
@@ -372,7 +373,7 @@ def test_pooled_subjects_share_candidates_and_mask_their_common_image():
         )
         for i in (0, 1)
     ]
-    mrr = np.mean([1 / retrieval.ranks(part) for part in of_subject])
+    mrr = np.mean([1 / ranking.ranks(part) for part in of_subject])
     assert model.curves["validation_mrr"][model.epoch] == pytest.approx(mrr, rel=1e-5)
 
 
@@ -403,14 +404,14 @@ def test_pairs_of_one_image_or_concept_are_masked_where_asked():
 def test_top5_of_draws():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(740, 740)) + 2.5 * np.eye(740)
-    ranks = retrieval.ranks(similarity)
+    ranks = ranking.ranks(similarity)
     better = (ranks - 1).astype(int)
     expected = hypergeom.cdf(4, 739, better, 199).mean()  # over all draws
     found = contrastive.top5_of_draws(similarity, np.arange(740))
     assert found == pytest.approx(expected, abs=0.03)
     assert found == contrastive.top5_of_draws(similarity, np.arange(740))
     few = similarity[:50, :50]
-    assert contrastive.top5_of_draws(few, np.arange(50)) == (retrieval.ranks(few) <= 5).mean()
+    assert contrastive.top5_of_draws(few, np.arange(50)) == (ranking.ranks(few) <= 5).mean()
 
 
 def test_bf16_comes_near_float32():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_contrastive import SMALL, world
 
-from engram import contrastive, retrieval
+from engram import contrastive
 from engram.contrastive import loop
+from engram.measures import ranking
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -60,4 +61,4 @@ def test_images_are_found_on_a_gpu(bf16):
     eeg, images, rows, test = world(0.5)
     model = contrastive.fit(eeg, images, rows, replace(SMALL, bf16=bf16), [0], "cuda")[0]
     found = contrastive.similarity(model, eeg[test], images[test])
-    assert (retrieval.ranks(found) <= 1).mean() > 0.9
+    assert (ranking.ranks(found) <= 1).mean() > 0.9

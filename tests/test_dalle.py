@@ -11,8 +11,8 @@ import yaml
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from engram import checkpoints
-from engram.components import options
 from engram.errors import InputError
+from engram.planning.components import options
 
 PICTURES = {"what": "picture"}
 WIDTHS = [256, 256, 512, 1024, 2048]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from engram import eeg_encoders as encoders
-from engram.eeg_encoders import fronts
 from engram.errors import InputError
+from engram.models import eeg_encoders as encoders
+from engram.models import fronts
 
 LEARNED = {"pooling": "learned", "pool": 41, "stride": 1}
 FORMS = {

@@ -13,14 +13,15 @@ from sklearn.neighbors import NearestNeighbors
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import json_file, latent_map, neighbours, pictures, style
+from engram.figures import latent_map, pictures, style
 from engram.figures.confusion import confusion_figure
 from engram.figures.curves import curves_figure
 from engram.figures.examples import choose, examples_figure
 from engram.figures.map_figure import panels
 from engram.figures.subjects import subjects_figure
-from engram.statistics import holm
-from engram.store import Rows
+from engram.measures import neighbours
+from engram.measures.inference import holm
+from engram.store import Rows, json_file
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from torch import nn
 
 from engram import checkpoints, frozen
 from engram.backbones.timm import timm
-from engram.components import options
 from engram.errors import InputError
+from engram.planning.components import options
 
 VIEW = {"what": "picture"}
 VIT, CONVOLUTIONS = "test_vit.r160_in1k", "test_resnet.r160_in1k"

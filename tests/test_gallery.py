@@ -22,7 +22,7 @@ from engram.figures.repetitions_figure import repetitions_figure
 from engram.figures.retrieval_figure import retrieval_figure
 from engram.figures.training_figure import at_chosen, training_figure
 from engram.heads.adapter import Options
-from engram.plan import Plan
+from engram.planning.plan import Plan
 
 
 @pytest.fixture

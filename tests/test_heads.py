@@ -12,11 +12,11 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 from toy import CLASSES, IMAGES, QUICK, features, images, labels, table
 
-from engram import networks, splits, training
-from engram.components import constant, defaults, hyperparameters, kinds, options
+from engram import splits, training
 from engram.errors import InputError
 from engram.heads import adapter, cnn, forest, linear
-from engram.training import Run, Task
+from engram.planning.components import constant, defaults, hyperparameters, kinds, options
+from engram.training import Run, Task, stacked
 
 #: Heads that learn labels; those that learn pictures are tested in test_alignment.py.
 HEADS = [kind for kind in kinds("heads") if not constant(f"engram.heads.{kind}", "LEARNS")]
@@ -346,13 +346,13 @@ def test_a_batch_norm_of_one_model_is_that_of_pytorch():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_folds_and_runs_share_as_few_stacks_as_there_are_threads(monkeypatch, threads):
-    seen, train, before = [], networks._train, torch.get_num_threads()
+    seen, train, before = [], stacked._train, torch.get_num_threads()
 
     def spy(network, group, *rest):
         seen.append((len(group), torch.get_num_threads()))
         return train(network, group, *rest)
 
-    monkeypatch.setattr(networks, "_train", spy)
+    monkeypatch.setattr(stacked, "_train", spy)
     try:
         torch.set_num_threads(threads)
         fit("adapter", task(), epochs=1)

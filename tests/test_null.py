@@ -6,7 +6,8 @@ import pytest
 import scipy.stats
 from sklearn.linear_model import LogisticRegression
 
-from engram.scores import classification, inference
+from engram.measures import inference
+from engram.scores import classification
 from engram.scores.classification import mean_defined
 
 SEEDS, SUBJECTS, SCANS, WINDOWS, FEATURES, PERMUTATIONS = 100, 6, 2, 60, 3, 199
@@ -53,8 +54,8 @@ def leave_one_subject_out(x, y, subjects):
 def p_of(y, p, labels, groups):
     """(balanced accuracy, its p under the arrangements `labels`)."""
     value = mean_defined(classification.observed(y, p, groups)["balanced_accuracy"])
-    null = inference.null_scores(labels, p, groups)["balanced_accuracy"][:, 0]
-    return value, inference.permutation_p("balanced_accuracy", value, null)
+    null = classification.null_scores(labels, p, groups)["balanced_accuracy"][:, 0]
+    return value, classification.permutation_p("balanced_accuracy", value, null)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from engram import configuration, downloads, plan, store
+from engram import downloads, store
 from engram.errors import InputError
+from engram.planning import configuration, plan
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engram import provenance
+from engram.planning import provenance
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 TABLE = Path(__file__).parent / "data" / "reruns.txt"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engram import retrieval
 from engram.errors import InputError
+from engram.measures import inference, ranking
 
 
 @pytest.fixture
@@ -26,39 +26,39 @@ def test_ranks_by_counting(rng):
     similarity = rng.integers(0, 12, (30, 25)).astype(float)  # many ties
     truth = rng.integers(0, 25, 30)
     expected = [brute_rank(row, t) for row, t in zip(similarity, truth, strict=True)]
-    np.testing.assert_array_equal(retrieval.ranks(similarity, truth), expected)
+    np.testing.assert_array_equal(ranking.ranks(similarity, truth), expected)
     without_ties = rng.normal(size=(20, 20))
     scipys = stats.rankdata(-without_ties, axis=1).diagonal()
-    np.testing.assert_array_equal(retrieval.ranks(without_ties), scipys)
+    np.testing.assert_array_equal(ranking.ranks(without_ties), scipys)
 
 
 def test_all_tied_is_the_middle():
-    assert (retrieval.ranks(np.zeros((5, 5))) == 3).all()
+    assert (ranking.ranks(np.zeros((5, 5))) == 3).all()
 
 
 def test_order_of_queries_and_candidates_does_not_matter(rng):
     similarity = rng.normal(size=(40, 40)) + np.eye(40)
-    found = retrieval.both_directions(similarity)
+    found = ranking.both_directions(similarity)
     order = rng.permutation(40)
-    moved = retrieval.both_directions(similarity[order][:, order])
+    moved = ranking.both_directions(similarity[order][:, order])
     assert moved.keys() == found.keys()
     assert all(moved[name] == pytest.approx(found[name]) for name in found)
     columns = rng.permutation(40)
-    moved = retrieval.ranks(similarity[:, columns], np.argsort(columns))
-    np.testing.assert_array_equal(moved, retrieval.ranks(similarity))
+    moved = ranking.ranks(similarity[:, columns], np.argsort(columns))
+    np.testing.assert_array_equal(moved, ranking.ranks(similarity))
 
 
 def test_directions_are_told_apart():
     similarity = np.array([[3.0, 2, 1], [4, 2, 1], [5, 2, 1]])
-    both = retrieval.both_directions(similarity)
+    both = ranking.both_directions(similarity)
     assert both["eeg_to_image"]["top1"] == pytest.approx(1 / 3)
-    assert retrieval.ranks(similarity).tolist() == [1, 2, 3]
-    assert retrieval.ranks(similarity.T).tolist() == [3, 2, 2]
+    assert ranking.ranks(similarity).tolist() == [1, 2, 3]
+    assert ranking.ranks(similarity.T).tolist() == [3, 2, 2]
     assert both["image_to_eeg"]["mrr"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
 
 
 def test_scores_of_known_ranks():
-    found = retrieval.scores([1, 1.5, 4, 120], 200)
+    found = ranking.scores([1, 1.5, 4, 120], 200)
     assert found["top1"] == 0.25
     assert found["top3"] == 0.5
     assert found["top5"] == 0.75
@@ -70,11 +70,11 @@ def test_scores_of_known_ranks():
 # ---- k-way ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", retrieval.WAYS)
+@pytest.mark.parametrize("k", ranking.WAYS)
 def test_k_way_is_the_ratio_of_binomials(k):
     n = 200
     expected = [math.comb(n - r, k - 1) / math.comb(n - 1, k - 1) for r in range(1, n + 1)]
-    np.testing.assert_allclose(retrieval.k_way(np.arange(1, n + 1), n, k), expected, atol=1e-14)
+    np.testing.assert_allclose(ranking.k_way(np.arange(1, n + 1), n, k), expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
@@ -87,8 +87,8 @@ def test_k_way_by_every_draw(rng, k):
         for drawn in itertools.combinations(others, k - 1):
             best = max(row[j] for j in drawn)
             wins.append(1.0 if row[true] > best else 0.5 if row[true] == best else 0.0)
-        rank = retrieval.ranks(row[None], [true])
-        assert retrieval.k_way(rank, 7, k)[0] == pytest.approx(np.mean(wins))
+        rank = ranking.ranks(row[None], [true])
+        assert ranking.k_way(rank, 7, k)[0] == pytest.approx(np.mean(wins))
 
 
 def test_k_way_by_drawing(rng):
@@ -98,7 +98,7 @@ def test_k_way_by_drawing(rng):
         for i, row in enumerate(similarity):
             others = rng.choice(np.delete(np.arange(60), i), 9, replace=False)
             wins.append(row[i] > row[others].max())
-    closed = retrieval.scores(retrieval.ranks(similarity), 60)["10-way"]
+    closed = ranking.scores(ranking.ranks(similarity), 60)["10-way"]
     assert closed == pytest.approx(np.mean(wins), abs=4 * np.sqrt(0.25 / len(wins)))
 
 
@@ -108,11 +108,11 @@ def test_k_way_by_drawing(rng):
 @pytest.mark.parametrize("n", [3, 60, 200])
 def test_chance_is_the_mean_over_all_ranks(n):
     """Exactly: a true candidate that is anywhere with the same probability."""
-    assert retrieval.chance(n) == pytest.approx(retrieval.scores(np.arange(1, n + 1), n))
+    assert ranking.chance(n) == pytest.approx(ranking.scores(np.arange(1, n + 1), n))
 
 
 def test_hits_by_chance_are_binomial(rng):
-    hits = [(retrieval.ranks(rng.normal(size=(50, 50))) <= 5).sum() for _ in range(400)]
+    hits = [(ranking.ranks(rng.normal(size=(50, 50))) <= 5).sum() for _ in range(400)]
     observed = np.bincount(hits, minlength=16)
     expected = stats.binom.pmf(np.arange(16), 50, 0.1) * 400
     bins = [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6), slice(6, 7), slice(7, 9)]
@@ -130,7 +130,7 @@ def test_bootstrap_draws_subjects_and_images(rng):
     for _ in range(4000):
         subjects, images = rng.integers(0, 6, 6), rng.integers(0, 40, 40)
         means.append(values[np.ix_(subjects, images)].mean())
-    found = retrieval.bootstrap(values)
+    found = inference.bootstrap(values)
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
 
 
@@ -139,14 +139,14 @@ def test_bootstrap_covers_both_factors(rng):
     hits = 0
     for _ in range(200):
         values = rng.normal(size=(12, 1)) + rng.normal(size=(1, 50)) + rng.normal(size=(12, 50))
-        low, high = retrieval.bootstrap(values, resamples=400)
+        low, high = inference.bootstrap(values, resamples=400)
         hits += low <= 0 <= high
     assert 0.87 <= hits / 200 <= 0.99
 
 
 def test_bootstrap_repeats():
     values = np.random.default_rng(1).normal(size=(5, 20))
-    assert retrieval.bootstrap(values) == retrieval.bootstrap(values)
+    assert inference.bootstrap(values) == inference.bootstrap(values)
 
 
 @pytest.mark.parametrize("n", [2, 4, 10])
@@ -155,19 +155,19 @@ def test_sign_flips_are_scipys(rng, n):
     exact = stats.permutation_test(
         (differences,), np.sum, permutation_type="samples", n_resamples=np.inf
     )
-    assert retrieval.sign_flip(differences) == pytest.approx(exact.pvalue)
+    assert inference.sign_flip(differences) == pytest.approx(exact.pvalue)
 
 
 def test_sign_flips_of_many_subjects(rng):
     differences = rng.normal(size=40) + 0.3
-    p = retrieval.sign_flip(differences)
+    p = inference.sign_flip(differences)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.03)
-    assert math.isnan(retrieval.sign_flip([]))
+    assert math.isnan(inference.sign_flip([]))
 
 
 def test_of_many_subjects_the_observed_pattern_counts_too():
-    assert retrieval.sign_flip(np.full(20, 0.1)) == pytest.approx(1 / 10_001)
-    assert retrieval.sign_flip(np.full(17, -0.1), resamples=100) == pytest.approx(1 / 101)
+    assert inference.sign_flip(np.full(20, 0.1)) == pytest.approx(1 / 10_001)
+    assert inference.sign_flip(np.full(17, -0.1), resamples=100) == pytest.approx(1 / 101)
 
 
 @pytest.mark.parametrize("n", [16, 17])
@@ -175,47 +175,47 @@ def test_sign_flips_are_two_sided_and_exact_up_to_16_subjects(n):
     differences = np.full(n, 0.1)
     expected = 2 / 2**16 if n == 16 else 1 / 10_001
     for sign in (1, -1):
-        assert retrieval.sign_flip(sign * differences) == pytest.approx(expected, rel=1.5)
-        assert retrieval.sign_flip(sign * differences) < 0.001
-    assert retrieval.sign_flip(np.zeros(n)) == 1
+        assert inference.sign_flip(sign * differences) == pytest.approx(expected, rel=1.5)
+        assert inference.sign_flip(sign * differences) < 0.001
+    assert inference.sign_flip(np.zeros(n)) == 1
 
 
 def test_seeds_of_inference_are_used(rng):
     values = rng.normal(size=(20, 30))
-    assert retrieval.bootstrap(values, seed=1) != retrieval.bootstrap(values, seed=2)
+    assert inference.bootstrap(values, seed=1) != inference.bootstrap(values, seed=2)
     weak = values.mean(1)
-    assert retrieval.sign_flip(weak, seed=1) != retrieval.sign_flip(weak, seed=2)
+    assert inference.sign_flip(weak, seed=1) != inference.sign_flip(weak, seed=2)
     square = rng.normal(size=(20, 20))
-    one, two = (retrieval.permutation(square, seed=s)[1] for s in (1, 2))
+    one, two = (ranking.permutation(square, seed=s)[1] for s in (1, 2))
     assert (one != two).any()
 
 
 def test_a_wider_confidence_gives_a_wider_interval_around_the_mean(rng):
     values = rng.normal(size=(12, 40))
-    low, high = retrieval.bootstrap(values, 0.95)
-    lower, higher = retrieval.bootstrap(values, 0.5)
+    low, high = inference.bootstrap(values, 0.95)
+    lower, higher = inference.bootstrap(values, 0.5)
     assert low < lower < values.mean() < higher < high
-    inside = np.array([retrieval.bootstrap(values, 0.9, 4000, s) for s in range(3)])
+    inside = np.array([inference.bootstrap(values, 0.9, 4000, s) for s in range(3)])
     sd = values.mean(1).std(ddof=1) / np.sqrt(12)
     assert np.allclose(np.diff(inside), 2 * 1.645 * np.hypot(sd, 1 / np.sqrt(480)), rtol=0.4)
 
 
 def test_a_permutation_counts_the_true_pairing_once(rng):
-    found = retrieval.permutation(np.eye(30), resamples=99)
+    found = ranking.permutation(np.eye(30), resamples=99)
     assert found[2] == pytest.approx(1 / 100)
     assert found[0] == 1
     assert len(found[1]) == 99
 
 
 def test_repetition_counts_end_with_all_of_them():
-    assert retrieval.repetition_counts(80) == [1, 2, 5, 10, 20, 40, 80]
-    assert retrieval.repetition_counts(40) == [1, 2, 5, 10, 20, 40]
-    assert retrieval.repetition_counts(1) == [1]
+    assert ranking.repetition_counts(80) == [1, 2, 5, 10, 20, 40, 80]
+    assert ranking.repetition_counts(40) == [1, 2, 5, 10, 20, 40]
+    assert ranking.repetition_counts(1) == [1]
 
 
 def test_a_permutation_tells_signal_from_chance(rng):
     noise = rng.normal(size=(50, 50))
-    observed, null, p = retrieval.permutation(noise + 3 * np.eye(50))
+    observed, null, p = ranking.permutation(noise + 3 * np.eye(50))
     assert observed > 0.5
     assert p == pytest.approx(1 / 1001)
     assert null.mean() == pytest.approx(1 / 50, abs=0.005)
@@ -226,7 +226,7 @@ def test_p_of_permutations_is_uniform_under_the_null(rng):
         return (1 / found).mean()
 
     ps = [
-        retrieval.permutation(rng.normal(size=(20, 20)), score=mrr, resamples=99)[2]
+        ranking.permutation(rng.normal(size=(20, 20)), score=mrr, resamples=99)[2]
         for _ in range(200)
     ]
     assert stats.kstest(ps, "uniform").pvalue > 1e-3
@@ -235,8 +235,8 @@ def test_p_of_permutations_is_uniform_under_the_null(rng):
 def test_permutations_keep_queries_that_share_a_candidate(rng):
     truth = np.repeat(np.arange(5), 3)
     similarity = rng.normal(size=(15, 8)) + 4 * np.eye(8)[truth]
-    observed, null, _ = retrieval.permutation(similarity, truth)
-    assert observed == (retrieval.ranks(similarity, truth) <= 1).mean()
+    observed, null, _ = ranking.permutation(similarity, truth)
+    assert observed == (ranking.ranks(similarity, truth) <= 1).mean()
     assert null.mean() == pytest.approx(0.2, abs=0.03)  # a fifth of pairings keeps the candidate
 
 
@@ -244,9 +244,9 @@ def test_nan_is_refused():
     similarity = np.eye(3)
     similarity[1, 2] = np.nan
     with pytest.raises(InputError, match="row 1 holds NaN"):
-        retrieval.ranks(similarity)
+        ranking.ranks(similarity)
 
 
 def test_a_matrix_that_is_not_square_needs_the_truth():
     with pytest.raises(InputError, match="give the true column"):
-        retrieval.ranks(np.zeros((2, 3)))
+        ranking.ranks(np.zeros((2, 3)))

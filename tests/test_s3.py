@@ -16,8 +16,8 @@ from server import PAGE, Server, sums
 
 from engram.errors import InputError
 from engram.sources import read_lock, s3, write_lock
-from engram.transfer import fetch, fetch_all
-from engram.web import Limits
+from engram.web.client import Limits
+from engram.web.transfer import fetch, fetch_all
 
 QUICK = Limits(connect=2, read=5, retries=1, backoff=0.001, longest_wait=0.05)
 ACCOUNT = "123456789012"  # moto's

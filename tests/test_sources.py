@@ -6,8 +6,8 @@ import json
 import pytest
 from server import PAGE, Osf, Server, sums
 
-from engram import provenance
 from engram.errors import InputError
+from engram.planning import provenance
 from engram.sources import (
     File,
     chosen,
@@ -20,8 +20,8 @@ from engram.sources import (
     read_lock,
     write_lock,
 )
-from engram.transfer import fetch_all
-from engram.web import Limits
+from engram.web.client import Limits
+from engram.web.transfer import fetch_all
 
 QUICK = Limits(connect=2, read=1, retries=2, backoff=0.001, longest_wait=0.05)
 TOKEN = "t0ken-of-a-person"

@@ -9,8 +9,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
 
-from engram import tensorboard
 from engram.errors import InputError
+from engram.figures import tensorboard
 
 NAME = "events.out.tfevents.0.engram"
 SCALARS = [("Train/loss", 0, 0.75), ("Train/loss", 3, 0.5), ("Test/mF1", 3, 1 / 3)]

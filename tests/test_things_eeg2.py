@@ -13,9 +13,11 @@ import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from engram import plan, store, unpickle, views
+from engram import store, views
 from engram.datasets import read, things_eeg2
 from engram.errors import InputError
+from engram.planning import plan
+from engram.readers import array_pickles
 from engram.signals import epoching
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +229,7 @@ def test_a_pickle_that_acts_is_refused_and_does_not_act(tmp_path, how):
     for content in hostile(target, how):
         saved(file, content, how)
         with pytest.raises(InputError, match=r"x.npy: not a pickle of plain arrays \(it asks for"):
-            unpickle.load(file)
+            array_pickles.load(file)
         assert not target.exists()
     saved(file, next(hostile(target, how)), how)
     np.load(file, allow_pickle=True)  # what the check is about
@@ -260,7 +262,7 @@ def test_whatever_else_a_pickle_asks_for_is_refused(tmp_path, content, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"x.npy: not a pickle of plain arrays"):
-        unpickle.load("x.npy")
+        array_pickles.load("x.npy")
     assert os.listdir() == ["x.npy"]
 
 
@@ -294,7 +296,7 @@ def test_arrays_are_read_as_pickle_reads_them(tmp_path, protocol):
         np.save(path, content, allow_pickle=True)
     else:
         path.write_bytes(pickle.dumps(content, protocol))
-    read_back = unpickle.load(path)
+    read_back = array_pickles.load(path)
     assert list(read_back) == list(content)
     for key, value in content.items():
         if key in ("nested", "objects", "one"):
@@ -310,13 +312,13 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path):
     for size in (100, 5000, path.stat().st_size - 1):
         (tmp_path / "cut.npy").write_bytes(path.read_bytes()[:size])
         with pytest.raises(InputError, match=r"cut.npy: not a pickle of plain arrays"):
-            unpickle.load(tmp_path / "cut.npy")
+            array_pickles.load(tmp_path / "cut.npy")
 
 
 def test_an_array_without_names_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(InputError, match=r"an array without names"):
-        unpickle.load(tmp_path / "x.npy")
+        array_pickles.load(tmp_path / "x.npy")
 
 
 # ---- photographs --------------------------------------------------------------------------
@@ -495,7 +497,7 @@ def test_whitening_is_by_the_mean_of_the_covariances_asked_for(tmp_path, whiten_
     cut, channels = things_eeg2.CUTS["original"]
     found = {}
     for split, name in things_eeg2.SPLITS.items():
-        content = unpickle.load(tmp_path / f"sub-01/ses-01/raw_eeg_{name}.npy")
+        content = array_pickles.load(tmp_path / f"sub-01/ses-01/raw_eeg_{name}.npy")
         data, names = content["raw_eeg_data"], list(content["ch_names"])
         array, codes = epoching.epochs(data, names, 1000.0, channels, cut)
         found[split] = epoching.by_condition(array, codes, things_eeg2.MOST[split], 0)[1:]

@@ -19,10 +19,10 @@ import pytest
 from server import PAGE, Server
 
 from engram.errors import InputError
-from engram.safe_files import clean_name, safe_name, unzip
-from engram.transfer import fetch, fetch_all
-from engram.web import Limits, check_hop
-from engram.web import read as read_document
+from engram.web.client import Limits, check_hop
+from engram.web.client import read as read_document
+from engram.web.safe_files import clean_name, safe_name, unzip
+from engram.web.transfer import fetch, fetch_all
 
 QUICK = Limits(connect=2, read=0.3, retries=3, backoff=0.001, longest_wait=0.2)
 DATA = random.Random(0).randbytes(300_000)
@@ -179,8 +179,8 @@ def test_fault_hostile_name(publish, tmp_path, name):
 
 CHILD = """
 import sys
-from engram.transfer import fetch
-from engram.web import Limits
+from engram.web.transfer import fetch
+from engram.web.client import Limits
 fetch(sys.argv[1], sys.argv[2], size=int(sys.argv[3]), checksums={"sha256": sys.argv[4]},
       limits=Limits(read=5, backoff=0.01))
 """
@@ -414,7 +414,7 @@ def test_a_full_disk_is_said_and_keeps_what_came(publish, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from engram.transfer import fetch; fetch(*sys.argv[1:])"
+        "from engram.web.transfer import fetch; fetch(*sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, url, str(tmp_path / "eeg.npy")]
     found = subprocess.run(command, capture_output=True, text=True)
@@ -604,7 +604,7 @@ def test_files_must_not_meet(server, tmp_path, names):
 
 def test_an_interrupt_stops_all_files(tmp_path):
     code = (
-        "import signal, sys, types; from engram.transfer import fetch_all;"
+        "import signal, sys, types; from engram.web.transfer import fetch_all;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may have it ignored
         "fetch_all([types.SimpleNamespace(path=str(i), url=url, size=None, checksums=None)"
         " for i, url in enumerate(sys.argv[2:])], sys.argv[1])"

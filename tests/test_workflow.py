@@ -120,7 +120,7 @@ def test_finding_nothing_to_do_imports_no_model_library(finished):
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "engram.plan" in imported
+    assert "engram.planning.plan" in imported
     assert not {"torch", "timm", "h5py", "sklearn"} & imported
 
 

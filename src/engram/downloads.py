@@ -10,12 +10,13 @@ import os
 import shutil
 from pathlib import Path
 
-from engram import components, store
+from engram import store
 from engram.errors import InputError
-from engram.safe_files import safe_name, unzip
+from engram.planning import components
 from engram.sources import File, read_lock, write_lock
-from engram.transfer import fetch
-from engram.web import Limits
+from engram.web.client import Limits
+from engram.web.safe_files import safe_name, unzip
+from engram.web.transfer import fetch
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -153,7 +154,7 @@ def _fetch_from(source, file, path):
 
 
 def access(source) -> dict:
-    """What `engram.transfer` needs to reach the files of a publisher beside their addresses."""
+    """What `engram.web.transfer` needs to reach the files of a publisher beside their addresses."""
     module, place, options = _publisher(source)
     return module.access(**_taken(module.access, {"spec": place, **options}))
 

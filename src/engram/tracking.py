@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from engram import components, store
+from engram import store
 from engram.errors import InputError
+from engram.planning import components
 from engram.store import canonical
 
 FLAGS = ("simulated", "random_weights", "leaks", "circular")

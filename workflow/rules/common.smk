@@ -8,10 +8,10 @@ from snakemake.utils import validate
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # Snakemake hands this path on to every script
 
-from engram.configuration import check
+from engram.planning.configuration import check
 from engram.errors import InputError
-from engram.plan import Plan
-from engram.provenance import fingerprint
+from engram.planning.plan import Plan
+from engram.planning.provenance import fingerprint
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
 
-from engram import components, retrieval, store
+from engram import store
 from engram.alignment import rows
 from engram.alignment.importance import importance, merged
 from engram.contrastive import Rows as Task
 from engram.contrastive import similarity
 from engram.errors import InputError
+from engram.measures import ranking
+from engram.planning import components
 from engram.store import Rows
 
 DEFAULT_SEEDS = 3
@@ -243,7 +245,7 @@ def _over_repetitions(models, test, targets, candidates, subject):
     truth = pd.Index(candidates).get_indexer(test.table["stimulus"])
     found = {"top1": [], "top5": []}
     for eeg in test.of_count:
-        ranks = [retrieval.ranks(similarity(m, eeg, targets, subject), truth) for m in models]
+        ranks = [ranking.ranks(similarity(m, eeg, targets, subject), truth) for m in models]
         for name, values in found.items():
             hits = np.mean([r <= int(name[3:]) for r in ranks], axis=0)
             values.append(_mean_by_subject(hits, test.table))

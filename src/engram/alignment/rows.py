@@ -7,7 +7,7 @@ import pandas as pd
 
 from engram import store
 from engram.errors import InputError
-from engram.retrieval import repetition_counts
+from engram.measures.ranking import repetition_counts
 
 ORDER = 0  # seed of the order in which repetitions are taken
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engram import components, store
+from engram import store
 from engram.errors import InputError
-from engram.overlap import Overlap
+from engram.planning import components
 from engram.progress import progress
+from engram.store.overlap import Overlap
 
 #: Axes of one image or text, by what a view holds.
 AXES = {"spectrogram": 2, "picture": 3, "text": 1}

@@ -184,7 +184,7 @@ def _lay_over(base, over):
 
 
 def backbones(options):
-    from engram.plan import Plan
+    from engram.planning.plan import Plan
 
     plan = Plan(configuration(options.configfile))
     lines = []

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engram.backbones import encode, load
-from engram.configuration import did_you_mean
 from engram.errors import InputError
-from engram.files import Images, Texts
 from engram.job import digest, versions
-from engram.plan import Plan
+from engram.planning.configuration import did_you_mean
+from engram.planning.plan import Plan
+from engram.readers.folders import Images, Texts
 
 
 @dataclass(frozen=True)

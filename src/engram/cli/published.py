@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 from engram import downloads
-from engram.configuration import did_you_mean
 from engram.errors import InputError
-from engram.plan import Plan
+from engram.planning.configuration import did_you_mean
+from engram.planning.plan import Plan
 from engram.sources import chosen, read_lock
-from engram.transfer import fetch, fetch_all
+from engram.web.transfer import fetch, fetch_all
 
 
 def datasets(config) -> list[list]:

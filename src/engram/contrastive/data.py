@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engram import eeg_encoders
 from engram.errors import InputError
+from engram.models import eeg_encoders
 
 READ = 256  # epochs at once while they are prepared
 
@@ -92,7 +92,7 @@ def prepared(encoder, eeg, rows, device, average):
     Works in blocks, so that memory holds the result and one block.
 
     Args:
-        encoder: `engram.eeg_encoders.Encoder`.
+        encoder: `engram.models.eeg_encoders.Encoder`.
         eeg: (n, channel, time) or (n, repetition, channel, time).
         rows: int array.
         device: where the result is.

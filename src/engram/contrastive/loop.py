@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from engram import retrieval, training
+from engram import training
 from engram.contrastive.data import Data, Pairs, check_data
 from engram.contrastive.network import Model, Network, embedded, info_nce
 from engram.contrastive.options import LARGEST_SCALE, check_options
 from engram.errors import InputError
+from engram.measures import ranking
 from engram.precision import multiplies_bf16
 from engram.progress import progress
 
@@ -289,7 +290,7 @@ def _scores(similarity, truth, options):
     """Columns of the curves; empty without validation epochs."""
     if not len(truth):
         return {}
-    ranks = retrieval.ranks(similarity, truth)
+    ranks = ranking.ranks(similarity, truth)
     found = {
         "validation_mrr": float((1 / ranks).mean()),
         "validation_top1": float((ranks <= 1).mean()),
@@ -315,7 +316,5 @@ def top5_of_draws(similarity, truth) -> float:
         inside = np.isin(truth, columns)
         if inside.any():
             part = similarity[inside][:, columns]
-            found.append(
-                (retrieval.ranks(part, np.searchsorted(columns, truth[inside])) <= 5).mean()
-            )
+            found.append((ranking.ranks(part, np.searchsorted(columns, truth[inside])) <= 5).mean())
     return float(np.mean(found))

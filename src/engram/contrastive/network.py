@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engram import eeg_encoders
 from engram.contrastive.data import prepared, side_by_side
 from engram.contrastive.options import LARGEST_SCALE
 from engram.errors import InputError
+from engram.models import eeg_encoders
 
 BLOCK = 1024  # epochs in the network at once
 
@@ -80,7 +80,7 @@ class Network(nn.Module):
         self.register_buffer("target_scale", torch.ones(sum(widths)))
 
     def eeg(self, x, subject=None):
-        """Vectors (b, d) of prepared epochs, see `engram.eeg_encoders.Encoder`."""
+        """Vectors (b, d) of prepared epochs, see `engram.models.eeg_encoders.Encoder`."""
         return self.eeg_head(self.encoder.features(x, subject))
 
     def image(self, targets):

@@ -15,7 +15,7 @@ class Options:
     """Options of `fit`.
 
     Attributes:
-        encoder: name for `engram.eeg_encoders.make`.
+        encoder: name for `engram.models.eeg_encoders.make`.
         encoder_options: its further options.
         layout: of NICE, "fused" or "plain"; the same function and parameters.
         projector_dim: d of the common space, where both sides have a projector.

@@ -5,7 +5,7 @@ its `file`, its `path` on this machine and what is known about it.  A component 
 be fetched or simulated also has `make(path, row, options)`.
 """
 
-from engram import components
+from engram.planning import components
 
 
 def read(spec, paths):

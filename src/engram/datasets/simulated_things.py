@@ -31,7 +31,7 @@ from scipy import signal
 
 from engram.datasets import things_eeg2
 from engram.errors import InputError
-from engram.retrieval import repetition_counts
+from engram.measures.ranking import repetition_counts
 
 DEVICE = "cpu"
 

@@ -34,9 +34,9 @@ import mne
 import numpy as np
 import pandas as pd
 
-from engram import trial_tables
 from engram.errors import InputError
-from engram.files import IMAGES
+from engram.readers import trial_tables
+from engram.readers.folders import IMAGES
 from engram.recording import Stimuli, Trials, members
 
 DEVICE = "cpu"

@@ -14,7 +14,8 @@ With `source: raw` epochs are made here from the recordings, see `engram.signals
     files: ["{unit}/{sessions}/raw_eeg_training.npy", "{unit}/{sessions}/raw_eeg_test.npy",
             image_metadata.npy]
 
-Everything is published as pickles; they are read without running them (`engram.unpickle`).
+Everything is published as pickles; they are read without running them
+(`engram.readers.array_pickles`).
 """
 
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from engram import unpickle
 from engram.errors import InputError
+from engram.readers import array_pickles
 from engram.recording import Stimuli, Trials, members
 from engram.signals import epoching
 
@@ -128,7 +129,7 @@ def _images(path) -> dict[str, pd.DataFrame]:
 
     Columns: split, concept, file, things: the number and name of the concept in THINGS.
     """
-    content = unpickle.load(path)
+    content = array_pickles.load(path)
     tables = {}
     for split in SPLITS:
         concepts, files, things = _taken(
@@ -187,7 +188,7 @@ def _located(table, source, folder):
 
 
 def _preprocessed(unit, path, split, images):
-    content = unpickle.load(path)
+    content = array_pickles.load(path)
     data, names, times = _taken(path, content, ["preprocessed_eeg_data", "ch_names", "times"])
     if np.ndim(data) != 4 or np.dtype(data.dtype).kind != "f":
         raise InputError(f"{path}: the epochs are no array (image, repetition, channel, time)")
@@ -293,7 +294,7 @@ def _session(paths, options):
 def _epochs(path, split, options):
     """(conditions, epochs, repetitions) of one recording."""
     cut, channels = CUTS[options.cut]
-    content = unpickle.load(path)
+    content = array_pickles.load(path)
     data, names, sfreq = _taken(path, content, ["raw_eeg_data", "ch_names", "sfreq"])
     array, codes = _within(path, epoching.epochs, data, list(names), float(sfreq), channels, cut)
     if not np.isfinite(array).all():

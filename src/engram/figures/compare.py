@@ -4,9 +4,10 @@ import itertools
 import json
 from pathlib import Path
 
-from engram.figures import json_file, style
+from engram.figures import style
 from engram.figures.comparison import build
 from engram.figures.comparison_figure import cka_figure, comparison_figure
+from engram.store import json_file
 
 
 def compare(scores, features, costs, y, comparison, figure, cka, spec):

@@ -5,9 +5,9 @@ import pandas as pd
 
 from engram import store
 from engram.errors import InputError
-from engram.figures.neighbours import purity, silhouette
-from engram.figures.similarity import linear_cka, stratified
-from engram.statistics import holm
+from engram.measures.inference import holm
+from engram.measures.neighbours import purity, silhouette
+from engram.measures.similarity import linear_cka, stratified
 
 ROWS = 2000  # most rows that spaces are measured on
 NEIGHBOURS = 10

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from engram import components, store, tensorboard
+from engram import store
 from engram.errors import InputError
-from engram.figures import pictures, style
+from engram.figures import pictures, style, tensorboard
 from engram.figures.gallery_figure import examples, gallery_figure
 from engram.figures.importance_figure import importance_figure
 from engram.figures.repetitions_figure import repetitions_figure
 from engram.figures.retrieval_figure import metrics, retrieval_figure
 from engram.figures.training_figure import training_figure
+from engram.planning import components
 
 
 def gallery(

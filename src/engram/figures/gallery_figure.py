@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from engram import retrieval
 from engram.figures import pictures, style
+from engram.measures import ranking
 
 BY_LOT, GOOD, BAD = "drawn by lot", "from the best quarter", "from the worst quarter"
 
@@ -39,7 +39,7 @@ def examples(predicted, n=8, nearest=5, seed=0) -> list[dict]:
     """
     similarity = mean_similarity(predicted)
     truth = similarity.columns.get_indexer(similarity.index)
-    rank = pd.Series(retrieval.ranks(similarity.to_numpy(), truth), similarity.index)
+    rank = pd.Series(ranking.ranks(similarity.to_numpy(), truth), similarity.index)
     concepts = dict(zip(predicted.table["stimulus"], predicted.table["concept"], strict=True))
     found = []
     for name, why in _drawn(rank, n, np.random.default_rng(seed)):

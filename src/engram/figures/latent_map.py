@@ -7,8 +7,9 @@ import pandas as pd
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import neighbours, pictures
+from engram.figures import pictures
 from engram.figures.map_figure import sample
+from engram.measures import neighbours
 
 #: Settings of the published map (vigilance tutorial, 2025).
 UMAP = {

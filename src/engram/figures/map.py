@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from engram import store, tensorboard
-from engram.figures import json_file, latent_map, style
+from engram import store
+from engram.figures import latent_map, style, tensorboard
 from engram.figures.map_figure import map_figure
+from engram.store import json_file
 
 
 def map(latents, predictions, view, picture, data, events):

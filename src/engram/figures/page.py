@@ -12,7 +12,7 @@ from engram.errors import InputError
 from engram.figures import map_panels, retrieval_page
 from engram.figures.style import colours
 from engram.figures.subjects import heights, number, title
-from engram.statistics import holm
+from engram.measures.inference import holm
 
 POINTS = 3000  # most points of all maps together, so that the page stays small
 

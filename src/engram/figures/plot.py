@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from engram import components, store, tensorboard
-from engram.figures import pictures, style
+from engram import store
+from engram.figures import pictures, style, tensorboard
 from engram.figures.confusion import confusion_figure
 from engram.figures.curves import curves_figure
 from engram.figures.events import macro_precision, scalars
 from engram.figures.examples import choose, examples_figure
 from engram.figures.subjects import subjects_figure
+from engram.planning import components
 
 
 def plot(scores, predictions, view, subjects, confusion, curves, examples, events):

@@ -4,7 +4,7 @@ import math
 
 from engram.figures.retrieval_figure import metrics
 from engram.figures.subjects import heights, number
-from engram.statistics import holm
+from engram.measures.inference import holm
 
 CLEAN = ("protocol: clean", "note")
 PUBLISHED = ("protocol: published, epoch chosen on test pictures", "bad")

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engram import networks, training
+from engram import training
 from engram.errors import InputError
 from engram.heads._layers import BatchNorm, Linear, dropout
+from engram.training import stacked
 
 SLOPE = 0.1
 #: Parameters that train in one computation: what a CPU's cache holds, what keeps a GPU busy.
@@ -88,7 +89,7 @@ def fit(task, options, device) -> training.Fit:
     one = Network([torch.Generator()], scales[:1], fmri, options, len(task.classes))
     at_once = max(1, BYTES_AT_ONCE[device] // sum(p.nbytes for p in one.parameters()))
     tensors = [torch.as_tensor(source, device=device) for source in x]
-    return networks.fit(task, tensors, build, options, at_once)
+    return stacked.fit(task, tensors, build, options, at_once)
 
 
 def _check(task, options):

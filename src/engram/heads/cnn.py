@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engram import networks, training
+from engram import training
 from engram.errors import InputError
 from engram.heads._layers import BatchNorm, Linear, dropout, xavier
+from engram.training import stacked
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def fit(task, options, device) -> training.Fit:
     def build(group):
         return Network(group[0].generator, x.shape[1:3], options, len(task.classes))
 
-    return networks.fit(task, [x], build, options, at_once=1)
+    return stacked.fit(task, [x], build, options, at_once=1)
 
 
 def _images(task, options):

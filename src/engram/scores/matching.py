@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from engram import retrieval, store
+from engram import store
 from engram.errors import InputError
+from engram.measures import inference, ranking
 from engram.scores.pairing import pairing
 
 FLAGS = ("simulated", "random_weights", "leaks")
@@ -40,7 +41,7 @@ def retrieve(predictions, baseline, scores, spec):
         "candidates": len(header["candidates"]),
         "metrics": _metrics(this),
         "reverse": _reverse(this),
-        "p": retrieval.permutation(this.mean, this.truth)[2],
+        "p": ranking.permutation(this.mean, this.truth)[2],
         "subjects": _subjects(this),
         "paired": _paired(this, baseline, spec["baseline"]),
         "repetitions": header.get("repetitions"),
@@ -69,7 +70,7 @@ class _read:
                 f"{path}: row {self.table.index[self.truth < 0][0]} shows no candidate"
             )
         runs = rows.array.shape[1]
-        found = [retrieval.ranks(rows.array[:, r], self.truth) for r in range(runs)]
+        found = [ranking.ranks(rows.array[:, r], self.truth) for r in range(runs)]
         self.ranks = np.stack(found, 1)
         self.real = np.array([not run["shuffled"] for run in self.header["runs"]])
         self.mean = rows.array[:, self.real].mean(1)
@@ -83,8 +84,8 @@ class _read:
 
 def _metrics(this):
     n = len(this.header["candidates"])
-    runs = [retrieval.scores(this.ranks[:, r], n) for r in range(len(this.real))]
-    chance = retrieval.chance(n)
+    runs = [ranking.scores(this.ranks[:, r], n) for r in range(len(this.real))]
+    chance = ranking.chance(n)
     found = {}
     for name in runs[0]:
         of_seeds = [run[name] for run, real in zip(runs, this.real, strict=True) if real]
@@ -113,7 +114,7 @@ def _subject_scores(this, subject, n, real=True):
     """Scores of one subject, the mean over its runs."""
     rows = (this.table["subject"] == subject).to_numpy()
     runs = np.flatnonzero(this.real == real)
-    each = [retrieval.scores(this.ranks[rows, r], n) for r in runs]
+    each = [ranking.scores(this.ranks[rows, r], n) for r in runs]
     return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
 
@@ -129,7 +130,7 @@ def _interval(this, name):
     if name not in INTERVALS:
         return None
     values = this.matrix(_values(this, name)).to_numpy()
-    return None if np.isnan(values).any() else list(retrieval.bootstrap(values))
+    return None if np.isnan(values).any() else list(inference.bootstrap(values))
 
 
 def _reverse(this):
@@ -139,10 +140,10 @@ def _reverse(this):
     for subject in np.unique(this.table["subject"]):
         rows = np.flatnonzero(this.table["subject"] == subject)
         order = rows[np.argsort(this.truth[rows])]
-        ranks = retrieval.ranks(this.mean[np.ix_(order, this.truth[order])].T)
+        ranks = ranking.ranks(this.mean[np.ix_(order, this.truth[order])].T)
         for name, values in found.items():
             values.append(float((ranks <= int(name[3:])).mean()))
-    chance = retrieval.chance(n)
+    chance = ranking.chance(n)
     return {
         name: {"value": float(np.mean(values)), "interval": None, "chance": chance[name]}
         for name, values in found.items()

@@ -3,8 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from engram import retrieval
-from engram.statistics import holm
+from engram.measures import inference
 
 DIGITS = 12  # shares of pictures are compared to; what rounding makes differ is a tie
 LEVEL = 0.05
@@ -27,8 +26,8 @@ def pairing(this, other) -> dict:
     of_subject = gain.mean(axis=1)
     return {
         "gain": float(of_subject.mean()),
-        "interval": list(retrieval.bootstrap(gain.to_numpy())),
-        "p": retrieval.sign_flip(of_subject.to_numpy()),
+        "interval": list(inference.bootstrap(gain.to_numpy())),
+        "p": inference.sign_flip(of_subject.to_numpy()),
         "wilcoxon": wilcoxon(of_subject.to_numpy()),
         "subjects": {str(subject): float(value) for subject, value in of_subject.items()},
         "mcnemar": _mcnemar_of_subjects(this > 0.5, other > 0.5),
@@ -64,7 +63,7 @@ def mcnemar(this, other) -> float:
 def _mcnemar_of_subjects(this, other):
     """Of each subject; a picture counts as found if more than half of the seeds find it."""
     p = {str(s): mcnemar(this.loc[s].to_numpy(), other.loc[s].to_numpy()) for s in this.index}
-    significant = holm(list(p.values())) < LEVEL
+    significant = inference.holm(list(p.values())) < LEVEL
     up = (this.sum(axis=1) > other.sum(axis=1)).to_numpy()
     return {
         "p": p,

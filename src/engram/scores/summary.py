@@ -4,22 +4,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engram.measures.inference import (
+    arrangements,
+    interval,
+    mean_defined,
+    percentile_interval,
+    sign_flip,
+    smallest_p,
+)
 from engram.scores.classification import (
     LIMITS,
     NEED_TWO_CLASSES,
-    mean_defined,
+    null_scores,
     observed,
+    permutation_p,
     prior,
     scores,
-)
-from engram.scores.inference import (
-    arrangements,
-    interval,
-    null_scores,
-    percentile_interval,
-    permutation_p,
-    sign_flip_p,
-    smallest_p,
 )
 
 SEED = 0  # of every resampling, so that a score is the same whenever it is computed
@@ -188,5 +188,5 @@ def _difference(name, compared, settings):
         "difference": mean_defined(gained),
         "difference_low": low,
         "difference_high": high,
-        "difference_p": sign_flip_p(gained, rng) if len(gained) > 1 else np.nan,
+        "difference_p": sign_flip(gained) if len(gained) > 1 else np.nan,
     }

@@ -3,7 +3,7 @@
 Each module has two functions:
 
 - ``list_files(spec, ...)`` asks a publisher what there is and returns a list of `File`;
-- ``access(...)`` returns the arguments that ``engram.transfer.fetch_all`` needs to reach those
+- ``access(...)`` returns the arguments that ``engram.web.transfer.fetch_all`` needs to reach those
   files beside their addresses: headers with a token, or how to get past a confirmation page.
 
 A listing is kept as a lock file, which a person can review and commit:
@@ -22,8 +22,8 @@ import unicodedata
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.safe_files import clean_name
-from engram.transfer import checked_sums
+from engram.web.safe_files import clean_name
+from engram.web.transfer import checked_sums
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -35,10 +35,10 @@ class File:
     """One published file.
 
     Attributes:
-        path: relative, with ``/``; checked by `engram.safe_files.clean_name`.
+        path: relative, with ``/``; checked by `engram.web.safe_files.clean_name`.
         url: where its bytes are.
         size: bytes, None if the publisher does not say.
-        checksums: dict of algorithm to hex digits, see `engram.transfer.fetch`.
+        checksums: dict of algorithm to hex digits, see `engram.web.transfer.fetch`.
         version: the publisher's word for this state of the file.
 
     Raises:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web import LIMITS, check_hop, origin, read, shown
+from engram.web.client import LIMITS, check_hop, origin, read, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -30,7 +30,7 @@ def list_files(
         include, exclude: see `engram.sources.chosen`.
         size, sha256: of the file, if `spec` is an address.
         base: URL of the API.
-        limits: see `engram.web`.
+        limits: see `engram.web.client`.
 
     Returns:
         Files with size, and sha256 where GitHub states it.

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web import origin
+from engram.web.client import origin
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

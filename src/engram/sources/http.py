@@ -4,8 +4,8 @@ from urllib.parse import unquote, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.transfer import HASH_LENGTHS
-from engram.web import shown
+from engram.web.client import shown
+from engram.web.transfer import HASH_LENGTHS
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

@@ -1,6 +1,6 @@
 """Models and data sets of the Hugging Face hub, at a pinned revision.
 
-The hub's own client lists them; the bytes come through `engram.transfer`, which verifies the
+The hub's own client lists them; the bytes come through `engram.web.transfer`, which verifies the
 SHA-256 that the hub states for large files.  A token is read from HF_TOKEN and goes to the hub
 alone.
 """
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web import LIMITS, origin, shown
+from engram.web.client import LIMITS, origin, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -38,7 +38,7 @@ def list_files(
         include, exclude: see `engram.sources.chosen`.
         kind: "model" or "dataset".
         endpoint: URL of the hub; by default HF_ENDPOINT or huggingface.co.
-        limits: see `engram.web`.
+        limits: see `engram.web.client`.
 
     Raises:
         InputError: there is no such repository or revision, its terms were not accepted, or the

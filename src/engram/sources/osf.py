@@ -10,9 +10,9 @@ import os
 import re
 
 from engram.errors import InputError
-from engram.safe_files import clean_name
 from engram.sources import File, may_hold, selected
-from engram.web import LIMITS, TooManyRequests, check_hop, origin, read, shown
+from engram.web.client import LIMITS, TooManyRequests, check_hop, origin, read, shown
+from engram.web.safe_files import clean_name
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -44,7 +44,7 @@ def list_files(
         providers: storages to take; those but osfstorage are a folder each.
         base: URL of the API.
         max_requests: a listing that needs more is refused as endless.
-        limits: see `engram.web`.
+        limits: see `engram.web.client`.
 
     Returns:
         Files with size, version, sha256 and md5, as far as the OSF states them.

@@ -1,6 +1,6 @@
 """Buckets of S3 and of servers that speak like it.
 
-botocore lists them and signs requests; the bytes come through `engram.transfer`.  Requests are
+botocore lists them and signs requests; the bytes come through `engram.web.transfer`.  Requests are
 anonymous unless asked otherwise; credentials are those that botocore finds: AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY, a profile in ~/.aws (AWS_PROFILE), or the machine's role.
 """
@@ -20,7 +20,7 @@ from botocore.config import Config
 
 from engram.errors import InputError
 from engram.sources import File, chosen, selected
-from engram.web import LIMITS, shown
+from engram.web.client import LIMITS, shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -64,7 +64,7 @@ def list_files(
             anonymous, Amazon knows it.
         anonymous: whether to ask without credentials.
         max_pages: a listing that needs more is refused as endless.
-        limits: see `engram.web`.
+        limits: see `engram.web.client`.
 
     Returns:
         Files with size; with md5 where the entity tag is one: the object came in one piece and is

@@ -8,8 +8,8 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from engram import splits, store
-from engram.components import options as component_options
 from engram.errors import InputError
+from engram.planning.components import options as component_options
 from engram.store import Rows
 from engram.training import Run, Task, of_view
 

@@ -10,8 +10,9 @@ import hashlib
 
 import numpy as np
 
-from engram import components, store
+from engram import store
 from engram.errors import InputError
+from engram.planning import components
 from engram.progress import progress
 from engram.recording import Recording, Windows
 from engram.store import Rows

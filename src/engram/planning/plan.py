@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from engram import components
-from engram.companions import companions
 from engram.errors import InputError
+from engram.planning import components
+from engram.planning.companions import companions
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
 #: which is a file in the package of that name.

@@ -6,8 +6,8 @@ Standard library only: a dry run reads the options of a component without import
 import ast
 import importlib
 
-from engram import provenance
 from engram.errors import InputError
+from engram.planning import provenance
 
 CODE_VERSION = 1  # every stage imports this; raise when what it loads changes
 

@@ -10,11 +10,11 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from engram import networks, splits, training
+from engram import splits, training
 from engram.errors import InputError
 from engram.heads import adapter
 from engram.heads._layers import BatchNorm, dropout
-from engram.training import Run, Task
+from engram.training import Run, Task, stacked
 
 D, CLASSES = 6, ["a", "b", "c"]
 
@@ -65,7 +65,7 @@ def fit(this, options, dtype=torch.float64, at_once=100):
         return adapter.Network(generators, of_models, [False], options, 3).to(dtype)
 
     x = [torch.as_tensor(s).to(dtype) for s in this.x]
-    return networks.fit(this, x, build, options, at_once)
+    return stacked.fit(this, x, build, options, at_once)
 
 
 def test_options_out_of_range_are_refused():
@@ -167,7 +167,7 @@ def plain_training(this, options):
     x = torch.as_tensor(this.x[0], dtype=torch.float64)
     x = (x - x[fold.train].mean(0)) / x[fold.train].std(0, correction=0)
     y = torch.as_tensor(run.y)
-    generator = networks.models(this)[0].generator
+    generator = stacked.models(this)[0].generator
     start = adapter.Network(
         [generator], [[(np.zeros(D, np.float32), np.ones(D, np.float32))]], [False], options, 3
     ).state_dict()
@@ -241,8 +241,8 @@ def test_clipping_scales_each_model_by_its_own_norm():
     network = nn.Module()
     network.weight = nn.Parameter(torch.zeros(2, 3, 4))
     network.bias = nn.Parameter(torch.zeros(2, 4))
-    group = [networks.Model(0, r, np.arange(5), None, None, None) for r in range(2)]
-    optimiser = networks._Optimiser(network, group, Settings())
+    group = [stacked.Model(0, r, np.arange(5), None, None, None) for r in range(2)]
+    optimiser = stacked._Optimiser(network, group, Settings())
     big, small = torch.randn(17, generator=torch.Generator().manual_seed(0)) * 9, 0.01
     network.weight.grad = torch.stack([big[:12].view(3, 4), torch.full((3, 4), small)])
     network.bias.grad = torch.stack([big[12:16], torch.full((4,), small)])
@@ -260,8 +260,8 @@ def test_decay_spares_biases_and_batch_norm():
     network = nn.Module()
     network.weight = nn.Parameter(torch.ones(1, 3, 4))
     network.bias = nn.Parameter(torch.ones(1, 4))
-    group = [networks.Model(0, 0, np.arange(5), None, None, None)]
-    optimiser = networks._Optimiser(network, group, replace(Settings(), warmup=0.0, epochs=1))
+    group = [stacked.Model(0, 0, np.arange(5), None, None, None)]
+    optimiser = stacked._Optimiser(network, group, replace(Settings(), warmup=0.0, epochs=1))
     network.weight.grad, network.bias.grad = torch.zeros(1, 3, 4), torch.zeros(1, 4)
     optimiser.step(0, 0)
     np.testing.assert_allclose(network.weight.detach(), 1 - 1e-2 * 0.1, rtol=1e-6)
@@ -270,9 +270,9 @@ def test_decay_spares_biases_and_batch_norm():
 
 def test_dropout_keeps_the_share_it_says_and_every_row_trains_once_an_epoch():
     this, options = task(seeds=1), Settings()
-    group = networks.models(this)
+    group = stacked.models(this)
     seen, kept, real = [[] for _ in group], 0, 0
-    for rows, mask, keep in networks._batches(group, options, 9):
+    for rows, mask, keep in stacked._batches(group, options, 9):
         assert mask.sum(1).max() <= options.batch_size
         for m in range(len(group)):
             seen[m] += list(rows[m, mask[m]])

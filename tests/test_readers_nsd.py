@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from engram import nsd_files
 from engram.errors import InputError
+from engram.readers import nsd
 
 SHAPE, TRIALS = (9, 10, 8), 90
 AFFINE = np.array([[1.8, 0, 0, -7.2], [0, 1.8, 0, -8.1], [0, 0, 1.8, -6.3], [0, 0, 0, 1]])
@@ -58,7 +58,7 @@ def volumes():
 @pytest.fixture
 def mask(tmp_path, labels):
     labels[0, 0, :3] = 1
-    return nsd_files.read_mask(write_nifti(tmp_path / "nsdgeneral.nii.gz", labels))
+    return nsd.read_mask(write_nifti(tmp_path / "nsdgeneral.nii.gz", labels))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def betas(tmp_path, volumes):
 def test_design_follows_the_two_tables_trial_by_trial(tmp_path, counts):
     fields = design(**counts)
     savemat(tmp_path / "nsd_expdesign.mat", fields, do_compression=True)
-    found = nsd_files.read_design(tmp_path / "nsd_expdesign.mat", **counts)
+    found = nsd.read_design(tmp_path / "nsd_expdesign.mat", **counts)
     common = set(fields["sharedix"][0].astype(int))
     subjects, trials = len(fields["subjectim"]), fields["masterordering"].size
     assert found.trials.shape == (subjects, trials)
@@ -152,7 +152,7 @@ def test_a_design_that_contradicts_itself_is_refused(tmp_path, change, told):
     change(fields)
     savemat(path, fields)
     with pytest.raises(InputError, match=told) as caught:
-        nsd_files.read_design(path, **SMALL)
+        nsd.read_design(path, **SMALL)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -161,7 +161,7 @@ def test_a_newer_matlab_format_is_refused(tmp_path):
         tmp_path / "nsd_expdesign.mat", "subjectim", np.ones((8, 3)), track_times=True
     )
     with pytest.raises(InputError, match="nsd_expdesign.mat: not readable"):
-        nsd_files.read_design(path)
+        nsd.read_design(path)
 
 
 # --- masks
@@ -169,7 +169,7 @@ def test_a_newer_matlab_format_is_refused(tmp_path):
 
 def test_mask_is_the_positive_labels_in_c_order(tmp_path, labels):
     path = write_nifti(tmp_path / "prf-visualrois.nii.gz", labels)
-    found = nsd_files.read_mask(path)
+    found = nsd.read_mask(path)
     voxels = [
         i for i, xyz in enumerate(np.ndindex(SHAPE)) if nibabel.load(path).get_fdata()[xyz] > 0
     ]
@@ -182,7 +182,7 @@ def test_mask_is_the_positive_labels_in_c_order(tmp_path, labels):
 @pytest.mark.parametrize("dtype", [">i2", "u1", "f4", "f8"])
 def test_mask_of_some_labels_in_any_number_format(tmp_path, labels, dtype):
     labels = np.abs(labels).astype(dtype)
-    found = nsd_files.read_mask(write_nifti(tmp_path / "floc.nii", labels), labels=[1, 3])
+    found = nsd.read_mask(write_nifti(tmp_path / "floc.nii", labels), labels=[1, 3])
     assert np.array_equal(found.volume, (labels == 1) | (labels == 3))
 
 
@@ -195,9 +195,9 @@ def test_masks_that_are_none_are_refused(tmp_path, labels):
     }
     for told, values in bad.items():
         with pytest.raises(InputError, match=f"nsdgeneral.nii.gz: .*{told}"):
-            nsd_files.read_mask(write_nifti(path, values))
+            nsd.read_mask(write_nifti(path, values))
     with pytest.raises(InputError, match=r"no voxel has one of \[7\]"):
-        nsd_files.read_mask(write_nifti(path, labels), labels=[7])
+        nsd.read_mask(write_nifti(path, labels), labels=[7])
 
 
 def test_a_scaled_volume_is_refused(tmp_path, labels):
@@ -205,7 +205,7 @@ def test_a_scaled_volume_is_refused(tmp_path, labels):
     image.header.set_slope_inter(2, 0)
     nibabel.save(image, tmp_path / "scaled.nii.gz")
     with pytest.raises(InputError, match="its values are scaled by"):
-        nsd_files.read_mask(tmp_path / "scaled.nii.gz")
+        nsd.read_mask(tmp_path / "scaled.nii.gz")
 
 
 def test_a_header_that_asks_for_everything_is_refused(tmp_path, labels):
@@ -214,7 +214,7 @@ def test_a_header_that_asks_for_everything_is_refused(tmp_path, labels):
     data[42:48] = np.array([32767] * 3, "<i2").tobytes()
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"its shape is \(32767, 32767, 32767\)"):
-        nsd_files.read_mask(path)
+        nsd.read_mask(path)
 
 
 # --- betas
@@ -223,8 +223,8 @@ def test_a_header_that_asks_for_everything_is_refused(tmp_path, labels):
 @pytest.mark.parametrize("twin", [0, 1], ids=["nifti", "hdf5"])
 def test_betas_are_those_that_nibabel_reads(betas, mask, twin, volumes):
     expected = nibabel.load(betas[0]).get_fdata()[mask.volume].T
-    assert np.array_equal(nsd_files.read_raw_betas(betas[twin], mask, TRIALS), expected)
-    found = nsd_files.read_betas(betas[twin], mask, trials=TRIALS)
+    assert np.array_equal(nsd.read_raw_betas(betas[twin], mask, TRIALS), expected)
+    found = nsd.read_betas(betas[twin], mask, trials=TRIALS)
     assert found.values.dtype == np.float32
     np.testing.assert_allclose(found.values, expected / 300, rtol=1e-6)
     for column, flat in enumerate(mask.index[:20]):
@@ -240,8 +240,8 @@ def test_sessions_are_z_scored_and_constant_voxels_reported(tmp_path, mask, volu
         write_hdf5(path, "betas", volumes.transpose(3, 2, 1, 0))
     else:
         write_nifti(path, volumes)
-    found = nsd_files.read_betas(path, mask, zscore=True, trials=TRIALS)
-    plain = nsd_files.read_betas(path, mask, trials=TRIALS)
+    found = nsd.read_betas(path, mask, zscore=True, trials=TRIALS)
+    plain = nsd.read_betas(path, mask, trials=TRIALS)
     still = [0, 1]
     assert np.flatnonzero(found.constant).tolist() == np.flatnonzero(plain.constant).tolist()
     assert np.flatnonzero(found.constant).tolist() == still
@@ -255,8 +255,8 @@ def test_sessions_are_z_scored_and_constant_voxels_reported(tmp_path, mask, volu
 
 @pytest.mark.parametrize("block", [1, 7, 90, 1000])
 def test_blocks_do_not_change_the_values(betas, mask, block):
-    found = nsd_files.read_raw_betas(betas[0], mask, TRIALS, block=block)
-    assert np.array_equal(found, nsd_files.read_raw_betas(betas[1], mask, TRIALS))
+    found = nsd.read_raw_betas(betas[0], mask, TRIALS, block=block)
+    assert np.array_equal(found, nsd.read_raw_betas(betas[1], mask, TRIALS))
 
 
 def test_byte_order_and_compression_of_the_file_do_not_matter(tmp_path, betas, mask, volumes):
@@ -264,9 +264,9 @@ def test_byte_order_and_compression_of_the_file_do_not_matter(tmp_path, betas, m
     path = tmp_path / "big.nii"
     nibabel.save(nibabel.Nifti1Image(volumes.astype(">i2"), AFFINE, swapped), path)
     assert nibabel.load(path).header.endianness == ">"
-    found = nsd_files.read_raw_betas(path, mask, TRIALS)
+    found = nsd.read_raw_betas(path, mask, TRIALS)
     assert found.dtype == np.dtype("int16")
-    assert np.array_equal(found, nsd_files.read_raw_betas(betas[0], mask, TRIALS))
+    assert np.array_equal(found, nsd.read_raw_betas(betas[0], mask, TRIALS))
 
 
 def peak(call):
@@ -284,12 +284,12 @@ def test_memory_is_the_result_and_a_block(tmp_path):
     volumes[1:3] = np.arange(trials)
     labels = np.zeros(shape, np.int16)
     labels[1:3, :5, :5] = 1
-    mask = nsd_files.read_mask(write_nifti(tmp_path / "m.nii.gz", labels))
+    mask = nsd.read_mask(write_nifti(tmp_path / "m.nii.gz", labels))
     nifti = write_nifti(tmp_path / "b.nii.gz", volumes)
     hdf5 = write_hdf5(tmp_path / "b.hdf5", "betas", volumes.transpose(3, 2, 1, 0))
     volume, result = 2 * labels.size, 2 * trials * len(mask.index)
     for path, block in [(nifti, 4), (nifti, 40), (hdf5, 1)]:
-        used = peak(lambda p=path, b=block: nsd_files.read_raw_betas(p, mask, trials, b))
+        used = peak(lambda p=path, b=block: nsd.read_raw_betas(p, mask, trials, b))
         # gzip's reader holds a block twice while the last one is still named
         assert used < result + (3 * block + 8) * volume
         assert used < volumes.nbytes
@@ -300,25 +300,25 @@ def test_a_mask_of_elsewhere_is_refused(tmp_path, betas, mask, labels):
     moved[0, 3] += 1.8
     flipped = AFFINE @ np.diag([-1, 1, 1, 1])
     for affine in (moved, flipped):
-        other = nsd_files.read_mask(write_nifti(tmp_path / "other.nii.gz", labels, affine))
+        other = nsd.read_mask(write_nifti(tmp_path / "other.nii.gz", labels, affine))
         with pytest.raises(InputError, match=r"session01.nii.gz: its affine .*other.nii.gz"):
-            nsd_files.read_betas(betas[0], other, trials=TRIALS)
+            nsd.read_betas(betas[0], other, trials=TRIALS)
     turned = write_nifti(tmp_path / "turned.nii.gz", labels.transpose(2, 1, 0))
     for path in betas:
         with pytest.raises(InputError, match=f"{path.name}: it holds .*not int16"):
-            nsd_files.read_betas(path, nsd_files.read_mask(turned), trials=TRIALS)
+            nsd.read_betas(path, nsd.read_mask(turned), trials=TRIALS)
         with pytest.raises(InputError, match=r"take the file that the dataset publishes"):
-            nsd_files.read_betas(path, mask)  # 90 trials, not 750
+            nsd.read_betas(path, mask)  # 90 trials, not 750
     assert mask.volume.shape == SHAPE
 
 
 def test_other_number_formats_and_datasets_are_refused(tmp_path, mask, volumes):
     floats = write_nifti(tmp_path / "f.nii.gz", volumes.astype(np.float32))
     with pytest.raises(InputError, match="f.nii.gz: it holds float32"):
-        nsd_files.read_betas(floats, mask, trials=TRIALS)
+        nsd.read_betas(floats, mask, trials=TRIALS)
     named = write_hdf5(tmp_path / "n.hdf5", "data", volumes.transpose(3, 2, 1, 0))
     with pytest.raises(InputError, match="n.hdf5: it has no dataset `betas`"):
-        nsd_files.read_betas(named, mask, trials=TRIALS)
+        nsd.read_betas(named, mask, trials=TRIALS)
 
 
 # --- pictures and captions
@@ -333,7 +333,7 @@ def pictures(tmp_path):
 @pytest.mark.parametrize("ids", [[7], [19, 0, 3, 3, 18, 0], range(20), np.array([5, 2], "u2"), []])
 def test_pictures_come_in_the_order_that_is_asked_for(pictures, ids):
     path, values = pictures
-    found = nsd_files.read_stimuli(path, ids, PICTURES)
+    found = nsd.read_stimuli(path, ids, PICTURES)
     assert found.dtype == np.uint8
     assert found.shape == (len(ids), *PICTURES[1:])
     for picture, i in zip(found, ids, strict=True):
@@ -341,7 +341,7 @@ def test_pictures_come_in_the_order_that_is_asked_for(pictures, ids):
 
 
 def test_pictures_take_the_memory_of_those_asked_for(pictures):
-    used = peak(lambda: nsd_files.read_stimuli(pictures[0], [18, 4], PICTURES))
+    used = peak(lambda: nsd.read_stimuli(pictures[0], [18, 4], PICTURES))
     assert used < 2 * 425 * 425 * 3 + 200_000
 
 
@@ -356,7 +356,7 @@ def captions(tmp_path):
 
 def test_captions_leave_out_what_is_empty(captions):
     path, values = captions
-    found = nsd_files.read_captions(path, [9, 0, 9, 12], (20, 5))
+    found = nsd.read_captions(path, [9, 0, 9, 12], (20, 5))
     assert [len(texts) for texts in found] == [5, 1, 5, 3]
     assert found[3] == tuple(values[12, :3].tolist())
     assert all(type(text) is str for texts in found for text in texts)
@@ -365,31 +365,31 @@ def test_captions_leave_out_what_is_empty(captions):
 def test_a_stimulus_without_a_caption_is_refused(tmp_path):
     values = np.array([["a", ""], ["", " "]])
     np.save(tmp_path / "c.npy", values)
-    assert nsd_files.read_captions(tmp_path / "c.npy", [0], (2, 2)) == [("a",)]
+    assert nsd.read_captions(tmp_path / "c.npy", [0], (2, 2)) == [("a",)]
     with pytest.raises(InputError, match="c.npy: stimulus 1 has no caption"):
-        nsd_files.read_captions(tmp_path / "c.npy", [0, 1], (2, 2))
+        nsd.read_captions(tmp_path / "c.npy", [0, 1], (2, 2))
 
 
 @pytest.mark.parametrize("ids", [[-1], [0, 20], [1.5], [[1, 2]], ["1"], [True]])
 def test_ids_that_the_file_does_not_have_are_refused(pictures, captions, ids):
     with pytest.raises(InputError, match=r"nsd_stimuli.hdf5: .*0\.\.19"):
-        nsd_files.read_stimuli(pictures[0], ids, PICTURES)
+        nsd.read_stimuli(pictures[0], ids, PICTURES)
     with pytest.raises(InputError, match=r"captions.npy: .*0\.\.19"):
-        nsd_files.read_captions(captions[0], ids, (20, 5))
+        nsd.read_captions(captions[0], ids, (20, 5))
 
 
 def test_other_pictures_and_captions_are_refused(tmp_path, pictures, captions):
     with pytest.raises(InputError, match=r"it holds uint8 \(20, .*not uint8 \(73000, 425, 425, 3"):
-        nsd_files.read_stimuli(pictures[0], [0])
+        nsd.read_stimuli(pictures[0], [0])
     floats = write_hdf5(tmp_path / "f.hdf5", "imgBrick", np.zeros((2, 4, 4, 3)))
     with pytest.raises(InputError, match="f.hdf5: it holds float64"):
-        nsd_files.read_stimuli(floats, [0], (2, 4, 4, 3))
+        nsd.read_stimuli(floats, [0], (2, 4, 4, 3))
     with pytest.raises(InputError, match=r"not text \(73000, 5\)"):
-        nsd_files.read_captions(captions[0], [0])
+        nsd.read_captions(captions[0], [0])
     objects = np.array([["a", None]], object)
     np.save(tmp_path / "o.npy", objects, allow_pickle=True)
     with pytest.raises(InputError, match="o.npy: not readable"):
-        nsd_files.read_captions(tmp_path / "o.npy", [0], (1, 2))
+        nsd.read_captions(tmp_path / "o.npy", [0], (1, 2))
 
 
 # --- damage
@@ -403,14 +403,14 @@ def readers(tmp_path, betas, mask, captions, labels):
     small = write_hdf5(tmp_path / "s.hdf5", "imgBrick", np.full((20, 4, 4, 3), 7, np.uint8))
     whole = range(20)
     return {
-        tmp_path / "nsdgeneral.nii.gz": nsd_files.read_mask,
-        write_nifti(tmp_path / "plain.nii", labels): nsd_files.read_mask,
-        betas[0]: lambda path: nsd_files.read_raw_betas(path, mask, TRIALS),
-        betas[1]: lambda path: nsd_files.read_raw_betas(path, mask, TRIALS),
-        tmp_path / "d.mat": lambda path: nsd_files.read_design(path, **SMALL),
-        tmp_path / "z.mat": lambda path: nsd_files.read_design(path, **SMALL),
-        small: lambda path: nsd_files.read_stimuli(path, whole, (20, 4, 4, 3)),
-        captions[0]: lambda path: nsd_files.read_captions(path, whole, (20, 5)),
+        tmp_path / "nsdgeneral.nii.gz": nsd.read_mask,
+        write_nifti(tmp_path / "plain.nii", labels): nsd.read_mask,
+        betas[0]: lambda path: nsd.read_raw_betas(path, mask, TRIALS),
+        betas[1]: lambda path: nsd.read_raw_betas(path, mask, TRIALS),
+        tmp_path / "d.mat": lambda path: nsd.read_design(path, **SMALL),
+        tmp_path / "z.mat": lambda path: nsd.read_design(path, **SMALL),
+        small: lambda path: nsd.read_stimuli(path, whole, (20, 4, 4, 3)),
+        captions[0]: lambda path: nsd.read_captions(path, whole, (20, 5)),
     }
 
 
@@ -474,7 +474,7 @@ def test_a_file_that_goes_on_is_refused(betas, mask):
     data = gzip.decompress(betas[0].read_bytes())
     betas[0].write_bytes(gzip.compress(data + b"\0"))
     with pytest.raises(InputError, match="goes on behind its last value"):
-        nsd_files.read_betas(betas[0], mask, trials=TRIALS)
+        nsd.read_betas(betas[0], mask, trials=TRIALS)
 
 
 def test_what_is_written_here_is_what_matlab_would_write(tmp_path):

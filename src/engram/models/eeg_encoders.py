@@ -7,10 +7,10 @@ its name. Sources: Song et al., ICLR 2024 (NICE, NICE-SA, NICE-GA); Li et al., N
 
 import importlib
 
-from engram.eeg_encoders.base import Encoder, check_known, projector
-from engram.eeg_encoders.fronts import FRONTS, ChannelTransformer
-from engram.eeg_encoders.nice import NICE
 from engram.errors import InputError
+from engram.models.base import Encoder, check_known, projector
+from engram.models.fronts import FRONTS, ChannelTransformer
+from engram.models.nice import NICE
 
 __all__ = ["ATMS", "FRONTS", "MLP", "NICE", "Encoder", "make", "projector"]
 

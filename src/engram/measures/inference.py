@@ -5,15 +5,8 @@ import itertools
 import numpy as np
 from scipy.special import stdtrit
 
-from engram.scores.classification import (
-    LOWER_IS_BETTER,
-    mean_defined,
-    scores_by_group,
-)
-
 FEW_SUBJECTS = 10  # below it the bootstrap is too narrow, and Student's t takes its place
-EXACT_SUBJECTS = 15  # up to it every sign pattern is enumerated
-SIGN_FLIPS = 10_000
+EXACT_SUBJECTS = 16  # up to it every sign pattern is enumerated
 TOLERANCE = 1e-9  # equal arrangements summed in another order still count as equal
 
 
@@ -93,61 +86,80 @@ def _exchange(moved, y, blocks, rng):
         moved[:, at] = value[:, None]
 
 
-def null_scores(labels, probabilities, groups) -> dict[str, np.ndarray]:
-    """Mean over groups of every score under each arrangement, float (m, runs) by name.
-
-    Predictions stay as they are; training is not repeated.  Where subjects train each other's
-    folds, their scores move together more than this null knows, and p is somewhat too small:
-    in simulated studies of nothing, 6 subjects and a linear model, 8 % fell below 0.05; with a
-    model trained on other people, 5 to 6 %.
-    """
-    found = scores_by_group(labels, probabilities, groups)
-    return {name: mean_defined(values, 0) for name, values in found.items()}
-
-
-def permutation_p(name, value, null) -> float:
-    """p = (1 + number of null values at least as good as `value`) / (1 + number of them).
-
-    Phipson & Smyth, Stat Appl Genet Mol Biol 2010.  A null value that is undefined counts as
-    at least as good.
-
-    Args:
-        name: of the score, which says whether lower is better.
-        value: observed.
-        null: float (m,).
-    """
-    if np.isnan(value):
-        return np.nan
-    sign = -1 if name in LOWER_IS_BETTER else 1
-    worse = sign * null < sign * value - TOLERANCE
-    return float((1 + np.sum(~worse)) / (1 + len(null)))
-
-
 def smallest_p(y, labels) -> float:
     """The p that no score can fall below: arrangements equal to the truth tie with it."""
     return float((1 + (labels == y).all(1).sum()) / (1 + len(labels)))
 
 
-def sign_flip_p(differences, rng) -> float:
-    """Two-sided p of a mean of paired differences, each of which may have had either sign.
+def mean_defined(values, axis=None):
+    """Mean over the values that are not NaN; NaN where there is none."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis) / defined.sum(axis)
 
-    All sign patterns up to 15 subjects, so that the smallest p is 2^(1 - n); beyond, 10,000
-    random patterns with p = (1 + #) / (1 + 10000).
+
+def bootstrap(values, confidence=0.95, resamples=10_000, seed=0) -> tuple[float, float]:
+    """Percentile interval of a mean over subjects and images, both drawn with replacement.
+
+    All subjects see the same images, so that images are a random factor like subjects; the
+    binomial error of a subject alone would be too small (Owen 2007, "pigeonhole bootstrap").
 
     Args:
-        differences: float (subjects,), no NaN.
-        rng: Generator, used beyond 15 subjects.
+        values: float (subjects, images), e.g. whether an image was found; seeds averaged.
+        confidence: of the interval.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        (low, high).
+    """
+    values = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    subjects, images = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in values.shape)
+    means = ((subjects @ values) * images).sum(1) / values.size
+    tail = (1 - confidence) / 2
+    return tuple(float(q) for q in np.quantile(means, [tail, 1 - tail]))
+
+
+def sign_flip(differences, resamples=10_000, seed=0) -> float:
+    """Two-sided p of the mean of paired differences over subjects, whose signs are exchangeable.
+
+    All 2^n patterns of signs up to 16 subjects; beyond, random patterns and the observed one.
+
+    Args:
+        differences: float (subjects,), e.g. top-1 of one encoder minus that of another.
+        resamples: random patterns.
+        seed: of these.
 
     Returns:
         p; NaN without subjects.
     """
+    differences = np.asarray(differences, float)
     n = len(differences)
     if n == 0:
         return np.nan
-    exact = n <= EXACT_SUBJECTS
-    if exact:
+    if n <= EXACT_SUBJECTS:
         signs = np.array(list(itertools.product((-1, 1), repeat=n)))
     else:
-        signs = rng.choice((-1, 1), size=(SIGN_FLIPS, n))
-    extreme = np.abs(signs @ differences) >= abs(differences.sum()) - TOLERANCE
-    return float(extreme.mean() if exact else (1 + extreme.sum()) / (1 + SIGN_FLIPS))
+        drawn = np.random.default_rng(seed).choice((-1, 1), (resamples, n))
+        signs = np.vstack([np.ones((1, n)), drawn])
+    return float((np.abs(signs @ differences) >= abs(differences.sum()) - TOLERANCE).mean())
+
+
+def holm(p) -> np.ndarray:
+    """P values adjusted for the number of tests, by Holm's step-down procedure.
+
+    Args:
+        p: p values of one family of tests, shape (n,); NaN where no test was made.
+
+    Returns:
+        Adjusted p values, shape (n,), NaN where `p` is.
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
+    """
+    p = np.asarray(p, float)
+    adjusted = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
+    steps = p[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted

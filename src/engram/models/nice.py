@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engram.eeg_encoders.base import Encoder, check_known, initialise
 from engram.errors import InputError
+from engram.models.base import Encoder, check_known, initialise
 
 LAYOUTS = ("fused", "plain")
 POOLINGS = ("average", "learned")

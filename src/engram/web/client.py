@@ -55,7 +55,7 @@ class Limits:
         longest_wait: seconds; a cap on `backoff` and on what Retry-After asks for.
         redirects: hops from the URL asked for to the data.
         max_bytes: largest file accepted, None for no cap but the declared size.
-        per_host: files `engram.transfer.fetch_all` takes from one host at a time.
+        per_host: files `engram.web.transfer.fetch_all` takes from one host at a time.
         offline: open no socket; a missing file is an error.
     """
 

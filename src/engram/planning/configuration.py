@@ -1,13 +1,13 @@
 """What is wrong with a configuration, said before anything runs, in one line.
 
-Standard library only, like `engram.plan`.
+Standard library only, like `engram.planning.plan`.
 """
 
 import ast
 import difflib
 
-from engram import components, plan
 from engram.errors import InputError
+from engram.planning import components, plan
 
 #: Where a dataset can be published; each a module of `engram.sources`.
 PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")

@@ -2,7 +2,8 @@
 
 A download grows in ``<path>.part``; beside it, ``<path>.part.json`` holds what the server said
 about the file, so that a later run continues only what is still the same file.  Others see a
-file at `path` that is absent, or complete and verified.  How servers are asked is in `engram.web`.
+file at `path` that is absent, or complete and verified.  How servers are asked is in
+`engram.web.client`.
 """
 
 import contextlib
@@ -17,8 +18,18 @@ from urllib.parse import urlsplit
 
 from engram.errors import InputError
 from engram.progress import progress
-from engram.safe_files import locked, safe_name, sync_folder
-from engram.web import CHUNK, LIMITS, Client, Failed, check_url, chunks, is_page, page_error, shown
+from engram.web.client import (
+    CHUNK,
+    LIMITS,
+    Client,
+    Failed,
+    check_url,
+    chunks,
+    is_page,
+    page_error,
+    shown,
+)
+from engram.web.safe_files import locked, safe_name, sync_folder
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -43,7 +54,7 @@ def fetch(url, path, *, size=None, checksums=None, headers=None, page=None, limi
         size: declared bytes.
         checksums: dict of md5, sha1, sha256, sha512 to hex digits; a sha256 may be a prefix of
             8 digits or more.
-        headers, page, limits: see `engram.web.Client`.
+        headers, page, limits: see `engram.web.client.Client`.
 
     Returns:
         `path`.
@@ -62,7 +73,7 @@ def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=LIMI
         files: objects with path (relative), url, size and checksums, e.g. `engram.sources.File`.
         folder: where they go.
         parallel: files at a time, at most `limits.per_host` of them from one host.
-        headers, page, limits: see `engram.web.Client`; a dict of headers goes to the host of
+        headers, page, limits: see `engram.web.client.Client`; a dict of headers goes to the host of
             each file.
 
     Returns:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 CODE_VERSION = 1  # every stage reaches this and computes nothing with it
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT.name
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.files import IMAGES
+from engram.readers.folders import IMAGES
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SPLITS = ("train", "test")

@@ -4,9 +4,6 @@ Everything starts from a similarity matrix (n queries, m candidates) and the can
 true of each query. The candidates are the caller's and never depend on batches. Pure NumPy.
 """
 
-import itertools
-import math
-
 import numpy as np
 
 from engram.errors import InputError
@@ -14,7 +11,6 @@ from engram.errors import InputError
 KS = (1, 3, 5)
 WAYS = (2, 4, 10, 50, 100)
 REPETITIONS = (1, 2, 5, 10, 20, 40)
-EXACT_SUBJECTS = 16
 TOLERANCE = 1e-12
 
 
@@ -101,54 +97,6 @@ def both_directions(similarity) -> dict[str, dict[str, float]]:
 
 
 # ---- inference --------------------------------------------------------------------------
-
-
-def bootstrap(values, confidence=0.95, resamples=10_000, seed=0) -> tuple[float, float]:
-    """Percentile interval of a mean over subjects and images, both drawn with replacement.
-
-    All subjects see the same images, so that images are a random factor like subjects; the
-    binomial error of a subject alone would be too small (Owen 2007, "pigeonhole bootstrap").
-
-    Args:
-        values: float (subjects, images), e.g. whether an image was found; seeds averaged.
-        confidence: of the interval.
-        resamples: draws.
-        seed: of the draws.
-
-    Returns:
-        (low, high).
-    """
-    values = np.asarray(values, float)
-    rng = np.random.default_rng(seed)
-    subjects, images = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in values.shape)
-    means = ((subjects @ values) * images).sum(1) / values.size
-    tail = (1 - confidence) / 2
-    return tuple(float(q) for q in np.quantile(means, [tail, 1 - tail]))
-
-
-def sign_flip(differences, resamples=10_000, seed=0) -> float:
-    """Two-sided p of the mean of paired differences over subjects, whose signs are exchangeable.
-
-    All 2^n patterns of signs up to 16 subjects; beyond, random patterns and the observed one.
-
-    Args:
-        differences: float (subjects,), e.g. top-1 of one encoder minus that of another.
-        resamples: random patterns.
-        seed: of these.
-
-    Returns:
-        p; NaN without subjects.
-    """
-    differences = np.asarray(differences, float)
-    n = len(differences)
-    if n == 0:
-        return math.nan
-    if n <= EXACT_SUBJECTS:
-        signs = np.array(list(itertools.product((-1, 1), repeat=n)))
-    else:
-        drawn = np.random.default_rng(seed).choice((-1, 1), (resamples, n))
-        signs = np.vstack([np.ones((1, n)), drawn])
-    return float((np.abs(signs @ differences) >= abs(differences.sum()) - TOLERANCE).mean())
 
 
 def permutation(similarity, truth=None, score=None, resamples=1000, seed=0):

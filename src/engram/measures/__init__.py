@@ -1,0 +1,1 @@
+"""Numbers: ranks, intervals, permutations, similarity, neighbours; nothing is read or written."""

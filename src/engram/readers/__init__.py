@@ -1,0 +1,1 @@
+"""Reading the formats that recordings and pictures come in."""

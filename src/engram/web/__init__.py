@@ -1,0 +1,1 @@
+"""Asking servers for files, and taking what they send with care."""
