@@ -15,7 +15,6 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/experiments.smk"
-include: "workflow/rules/retrieval.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/tracking.smk"
 

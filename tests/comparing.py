@@ -45,11 +45,9 @@ def write(folder, members, subjects=6, windows=20):
             paths["features"].append(path)
             paths["costs"].append(path.with_suffix(".json"))
             paths["costs"][-1].write_text(json.dumps(cost(made, len(own))))
-        random = made["weights"] == "random"
+        flags = ["simulated", *["random_weights"] * (made["weights"] == "random")]
         baseline = None if spec["is_baseline"] else "bandpower"
-        scored = study.scores(
-            spec["experiment"], rows, made["value"], rng, baseline, random_weights=random
-        )
+        scored = study.scores(spec["experiment"], rows, made["value"], rng, baseline, flags)
         path = folder / f"scores/{spec['experiment']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(scored))

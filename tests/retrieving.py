@@ -7,10 +7,9 @@ import pandas as pd
 import study
 
 from engram import store
-from engram.measures import ranking
-from engram.planning.plan import RETRIEVAL_FOLDS
-from engram.scores.matching import retrieve
+from engram.scores.evaluation import evaluate
 from engram.store import Rows
+from engram.tasks.pairs import FOLDS
 
 PICTURES, SUBJECTS = 40, 4
 RUNS = [
@@ -70,24 +69,32 @@ def predictions(
     table = pd.DataFrame(rows, columns=["name", "subject", "stimulus"]).set_index("name")
     table["concept"] = table["stimulus"].str.extract(r"_(thing\d+)/", expand=False)
     table = table.assign(fold=table["subject"])
-    array = np.concatenate(parts).astype(np.float32)
+    array, table = with_fewer(np.concatenate(parts), table.assign(fewer=0), rng)
     header = {
-        "what": "similarities",
+        "what": "predictions",
+        "task": "pairs",
         "candidates": candidates,
         "runs": RUNS,
-        "protocol": protocol,
-        "leaks": protocol == "published",
-        "simulated": True,
-        "random_weights": False,
-        "sources": ["stimulus/clip"],
+        "flags": ["published_protocol"] * (protocol == "published") + ["simulated"],
+        "sources": ["epochs"],
+        "targets": ["stimulus/clip"],
+        "excluded": {},
         "curves": curves(who, rng),
-        "chosen": [{"fold": s, "seed": run["seed"], "shuffled": run["shuffled"],
-                    "epoch": int(rng.integers(8, 20))} for s in who for run in RUNS],
-        **measured(array, table, candidates, rng),
+        "chosen": {"epoch": {s: rng.integers(8, 20, len(RUNS)).tolist() for s in who}},
+        "counts": COUNTS,
         "attainable": ATTAINABLE if folds == "within" else None,
         "made_by": study.MADE_BY,
-    }  # fmt: skip
-    return Rows(array, table, header)
+    }
+    return Rows(array.astype(np.float32), table, header)
+
+
+def with_fewer(array, table, rng):
+    """Behind the rows those of fewer repetitions, which are the noisier the fewer they are."""
+    arrays, tables = [array], [table]
+    for count in COUNTS[:-1]:
+        arrays.append(array + rng.standard_normal(array.shape) * 6 / count)
+        tables.append(table.assign(fewer=count).set_axis(table.index + f"@{count}"))
+    return np.concatenate(arrays), pd.concat(tables)
 
 
 #: What a simulation would predict: made up.
@@ -108,48 +115,32 @@ ATTAINABLE = {
 }
 
 
-def measured(array, table, candidates, rng):
-    """Importance and repetitions: their ends are true, what lies between is made up."""
-    truth = np.array([candidates.index(one) for one in table["stimulus"]])
-    ranks = np.stack([ranking.ranks(array[:, r], truth) for r in (0, 1)], 1)
-    hits = {
-        f"top{k}": {
-            subject: float((ranks[table["subject"] == subject] <= k).mean())
-            for subject in table["subject"].unique()
-        }
-        for k in (1, 5)
-    }
-    grown = 1 - np.exp(-np.array(COUNTS) / 5)
+def importance(rng, count=SUBJECTS):
+    """What stage `occlude` could have found: made up."""
     starts = np.arange(0, 1, 0.1)
-    lost = 0.3 * np.exp(-(((starts - 0.2) / 0.15) ** 2))
-    back = np.linspace(0, 0.2, len(CHANNELS))
-    full = hits["top1"]
-    return {
-        "importance": {
-            "full": full,
-            "time": {"starts": starts.tolist(), "width": 0.1,
-                     "top1": {s: (v - lost + 0.02 * rng.standard_normal(10)).tolist()
-                              for s, v in full.items()}},
-            "channel": {"names": CHANNELS,
-                        "top1": {s: (v - back + 0.02 * rng.standard_normal(30)).tolist()
-                                 for s, v in full.items()}},
-        },
-        "repetitions": {
-            "counts": COUNTS,
-            **{name: {s: (v * grown / grown[-1]).tolist() for s, v in values.items()}
-               for name, values in hits.items()},
-        },
-    }  # fmt: skip
+    lost = {
+        "time": 0.3 * np.exp(-(((starts - 0.2) / 0.15) ** 2)),
+        "channel": np.linspace(0, 0.2, len(CHANNELS)),
+    }
+    found = {"full": dict.fromkeys(subjects(count), 0.5)}
+    facts = {"time": {"starts": starts.tolist(), "width": 0.1}, "channel": {"names": CHANNELS}}
+    for kind, mean in lost.items():
+        top1 = {s: (0.5 - mean + 0.02 * rng.standard_normal(len(mean))).tolist()
+                for s in found["full"]}  # fmt: skip
+        found[kind] = facts[kind] | {"top1": top1, "lost": mean.tolist(),
+                                     "low": (mean - 0.05).tolist(),
+                                     "high": (mean + 0.05).tolist()}  # fmt: skip
+    return found
 
 
 def curves(folds, rng, epochs=20):
     lines = []
     for fold in folds:
-        for run in RUNS:
+        for place, run in enumerate(RUNS):
             for epoch in range(epochs):
                 grown = 0 if run["shuffled"] else 1 - np.exp(-epoch / 6)
                 noise = 0.02 * rng.standard_normal()
-                lines.append({"fold": fold, **run, "epoch": epoch,
+                lines.append({"fold": fold, "run": place, "epoch": epoch,
                               "loss": 3.7 - 2.5 * grown + noise,
                               "validation_mrr": 0.1 + 0.5 * grown + noise,
                               "validation_top1": 0.03 + 0.4 * grown + noise,
@@ -157,7 +148,7 @@ def curves(folds, rng, epochs=20):
                               "score": 0.1 + 0.5 * grown + noise,
                               "temperature": 0.07 - 0.03 * grown,
                               "encoder_lr": 3e-4, "projector_lr": 3e-4})  # fmt: skip
-    return lines
+    return pd.DataFrame(lines).to_dict("list")
 
 
 def configured(name):
@@ -168,15 +159,21 @@ def configured(name):
 
 
 def scores(folder, name):
-    """What stage `retrieve` says of an experiment whose predictions lie in `folder`."""
+    """What stage `evaluate` says of an experiment whose predictions lie in `folder`."""
     config = configured(name)
     kind, baseline = config.get("folds", "within"), config.get("baseline")
-    spec = {"experiment": name, "baseline": baseline, "generalises_to": RETRIEVAL_FOLDS[kind]}
+    spec = {"task": "pairs", "experiment": name, "baseline": baseline,
+            "generalises_to": FOLDS[kind], "evaluation": {}}  # fmt: skip
     path = folder / f"scores/{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     others = [folder / f"predictions/{baseline}.h5"] if baseline else []
-    retrieve(folder / f"predictions/{name}.h5", others, path, spec)
+    evaluate(folder / f"predictions/{name}.h5", others, {}, path, spec)
     return json.loads(path.read_text())
+
+
+def metrics(scored):
+    """The rows of the metrics by name."""
+    return {row["metric"]: row for row in scored["metrics"]}
 
 
 def write(folder, pictures=PICTURES, count=SUBJECTS, experiments=("things_plain", "things_nice")):
@@ -189,6 +186,9 @@ def write(folder, pictures=PICTURES, count=SUBJECTS, experiments=("things_plain"
         made = (EXPERIMENTS[name][0], protocol, config.get("folds", "within"))
         predicted = predictions(rng, pictures, count, *made)
         store.write(folder / f"predictions/{name}.h5", predicted)
+        looked = folder / f"importance/{name}.json"
+        looked.parent.mkdir(exist_ok=True)
+        looked.write_text(json.dumps(importance(rng, count)))
         scores(folder, name)
     return {
         "title": "Pictures from EEG",
@@ -197,7 +197,7 @@ def write(folder, pictures=PICTURES, count=SUBJECTS, experiments=("things_plain"
 
 
 def outputs(folder, name):
-    """The paths that stage `gallery` writes."""
+    """The paths that stage `plot` writes."""
     figures = folder / f"figures/{name}"
     return {
         "retrieval": figures / "retrieval.svg",
@@ -205,5 +205,5 @@ def outputs(folder, name):
         "training": figures / "training.svg",
         "importance": figures / "importance.svg",
         "gallery": figures / "gallery.png",
-        "events": figures / "events.out.tfevents.2.engram",
+        "events": figures / "events.out.tfevents.0.engram",
     }

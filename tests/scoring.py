@@ -80,9 +80,8 @@ def experiment(
         "runs": [{"seed": i, "shuffled": shuffled} for i, shuffled in enumerate(runs)],
         "sources": ["spectrogram/clip"],
         "excluded": {},
-        "simulated": True,
-        "random_weights": False,
-        "leaks": False,
+        "targets": ["state"],
+        "flags": ["simulated"],
         **header,
     }
     moved = circular_shift(y, facts, rng)

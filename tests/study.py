@@ -77,7 +77,7 @@ def curves(folds, runs, rng, epochs=12):
     return frame
 
 
-def scores(name, rows, value, rng, baseline=None, **flags):
+def scores(name, rows, value, rng, baseline=None, flags=("simulated",)):
     subjects = sorted(rows["subject"].unique())
     metrics = []
     for metric in METRICS:
@@ -90,24 +90,32 @@ def scores(name, rows, value, rng, baseline=None, **flags):
                 "low": middle - 0.06,
                 "high": middle + 0.06,
                 "interval": "t",
-                "seed_sd": 0.012,
-                "majority": 0.5,
-                "shuffled": 0.492,
+                "chance": 0.5,
                 "p": 0.004,
+                "control": 0.492,
+                "control_p": 0.4,
+                "seed_sd": 0.012,
+                "subject_sd": 0.08,
                 "baseline": 0.71 if baseline else None,
-                "baseline_name": baseline,
                 "difference": middle - 0.71 if baseline else None,
+                "difference_low": middle - 0.77 if baseline else None,
+                "difference_high": middle - 0.65 if baseline else None,
                 "difference_p": 0.03125 if baseline else None,
                 "subjects": each,
-                "undefined": [],
             }
         )
     right = round(value * 60)
     return {
         "experiment": name,
+        "task": "classes",
         "generalises_to": "new subjects",
-        **{"simulated": True, "random_weights": False, "leaks": False, **flags},
+        "baseline": baseline,
+        "flags": list(flags),
         "classes": CLASSES,
+        "majority": dict.fromkeys(METRICS, 0.53),
+        "macro_precision": 0.6,
+        "pooled": False,
+        "undefined": [],
         "sources": ["spectrogram/clip"],
         "runs": [{"seed": 0, "shuffled": False}, {"seed": 0, "shuffled": True}],
         "sample": {
@@ -180,10 +188,7 @@ def _write_experiment(folder, name, value, baseline, rows, rng):
         "classes": CLASSES,
         "runs": [{"seed": 0, "shuffled": False}, {"seed": 0, "shuffled": True}],
         "excluded": {"artefact": 4},
-        "simulated": True,
-        "random_weights": name == "clip",
-        "leaks": False,
-        "circular": False,
+        "flags": ["simulated", *["random_weights"] * (name == "clip")],
         "sources": [f"spectrogram/{name}"],
         "chosen": {"epoch": [7, 9]},
         "curves": iterated,
@@ -201,7 +206,7 @@ def _write_experiment(folder, name, value, baseline, rows, rng):
         folder / f"latents/{name}.h5",
         Rows(latent.astype(np.float32), rows.assign(part=part), header),
     )
-    scored = scores(name, rows, value, rng, baseline, random_weights=name == "clip")
+    scored = scores(name, rows, value, rng, baseline, header["flags"])
     path = folder / f"scores/{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(scored))

@@ -310,7 +310,7 @@ def test_a_comparison_that_was_not_made_is_refused(shown):
 def test_undefined_values_are_a_dash(shown):
     found = shown[-1]["vision"]
     for member in found["members"]:
-        member |= dict.fromkeys(("value", "low", "high", "auc", "shuffled", "difference"))
+        member |= dict.fromkeys(("value", "low", "high", "auc", "control", "difference"))
         member["purity"] = {"state": [None, None], "subject": [None, None]}
         member["silhouette"] = dict.fromkeys(member["silhouette"])
         member["cost"]["rate"] = None

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import retrieving
 import sklearn.metrics as sk
 from scoring import experiment, inputs, reference, switching, table
 
 from engram import store
 from engram.errors import InputError
 from engram.scores import probes
-from engram.scores.evaluation import evaluate
+from engram.scores.evaluation import COLUMNS, evaluate
 from engram.store import Rows
 
 # ---- probes ------------------------------------------------------------------------------
@@ -87,6 +88,7 @@ def test_pictures_keep_their_colours_apart():
 # ---- the stage ---------------------------------------------------------------------------
 
 SPEC = {
+    "task": "classes",
     "experiment": "eeg_clip",
     "baseline": None,
     "generalises_to": "new subjects",
@@ -127,14 +129,55 @@ def test_values_are_means_over_subjects_of_means_over_seeds(tmp_path):
     assert auc["interval"] == "bootstrap"
     assert auc["low"] < auc["value"] < auc["high"]
     assert auc["p"] == pytest.approx(1 / 201)
-    assert auc["majority"] == metric(result, "balanced_accuracy")["majority"] == 0.5
-    assert auc["shuffled"] == pytest.approx(0.5, abs=0.1)
+    assert auc["chance"] == pytest.approx(0.5, abs=0.01)
+    assert auc["subject_sd"] == pytest.approx(runs.mean(1).std(ddof=1), abs=1e-6)
+    precision = [
+        sk.precision_score(y[at], p[at, run].argmax(1), average="macro", zero_division=0)
+        for at in facts.groupby("subject").indices.values()
+        for run in (0, 1)
+    ]
+    assert result["macro_precision"] == pytest.approx(np.mean(precision))
+    assert auc["control"] == pytest.approx(0.5, abs=0.1)
     assert auc["baseline"] is auc["difference_p"] is None
     confusion = np.mean([sk.confusion_matrix(y, p[:, run].argmax(1)) for run in (0, 1)], 0)
     np.testing.assert_allclose(result["confusion"], confusion)
     assert sum(b["n"] for b in result["calibration"]) == pytest.approx(len(y))
     assert result["runs"][2]["shuffled"]
     assert result["warnings"] == []
+
+
+def test_chance_is_the_mean_score_over_all_shifts_of_every_scan(tmp_path):
+    """Against going through all shifts; labels that are mostly of one class are easy to guess."""
+    rng = np.random.default_rng(31)
+    facts = table(subjects=4, windows=20)
+    y = (facts["window"] % 20 < 15).to_numpy(int)
+    path = experiment(tmp_path, rng, facts, y, gain=2.0)
+    found = metric(scored(tmp_path, path, evaluation={"permutations": 2000}), "accuracy")
+    predicted = store.open(path)[:][:, :2].argmax(2)
+    of_scan = {}
+    for (subject, _), at in facts.groupby(["subject", "scan"]).indices.items():
+        shifts = [(predicted[at] == np.roll(y[at], k)[:, None]).mean() for k in range(len(at))]
+        of_scan.setdefault(subject, []).append(np.mean(shifts))
+    assert found["chance"] == pytest.approx(np.mean(list(of_scan.values())), abs=0.005)
+
+
+def test_every_score_has_the_same_columns(tmp_path):
+    rng = np.random.default_rng(32)
+    facts = table(subjects=3)
+    result = scored(tmp_path, experiment(tmp_path, rng, facts, switching(rng, facts)))
+    assert {tuple(row) for row in result["metrics"]} == {COLUMNS}
+    retrieving.write(tmp_path)
+    result = retrieving.scores(tmp_path, "things_nice")
+    assert {tuple(row) for row in result["metrics"]} == {COLUMNS}
+
+
+def test_the_majority_class_of_training_stands_beside_the_scores(tmp_path):
+    rng = np.random.default_rng(33)
+    facts = table(subjects=4)
+    y = (facts["window"] < 10).to_numpy(int)
+    majority = scored(tmp_path, experiment(tmp_path, rng, facts, y))["majority"]
+    assert majority["accuracy"] == pytest.approx(2 / 3)
+    assert majority["balanced_accuracy"] == 0.5
 
 
 def test_row_order_changes_nothing(tmp_path):
@@ -172,8 +215,8 @@ def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
     assert row["baseline"] == pytest.approx(pd.Series(right[1]).groupby(by).mean().mean())
     assert row["difference"] == pytest.approx(differences.mean())
     assert row["difference_p"] == 2**-7
-    assert row["baseline_name"] == "eeg_bandpower"
-    assert row["baseline_windows"] == kept.sum()
+    assert result["baseline"] == "eeg_bandpower"
+    assert result["baseline_rows"] == kept.sum()
     assert any("both predict" in warning for warning in result["warnings"])
 
 
@@ -183,10 +226,9 @@ def test_subjects_with_one_class_are_left_out_and_listed(tmp_path):
     y = np.where(facts["subject"] == "sub-02", 1, switching(rng, facts))
     result = scored(tmp_path, experiment(tmp_path, rng, facts, y))
     row = metric(result, "balanced_accuracy")
-    assert row["undefined"] == ["sub-02"]
+    assert result["undefined"] == ["sub-02"]
     assert row["subjects"]["sub-02"] is None
     assert row["value"] == pytest.approx(np.mean([v for v in row["subjects"].values() if v]))
-    assert metric(result, "accuracy")["undefined"] == []
     assert result["sample"]["constant_scans"] == ["sub-02/scan-0", "sub-02/scan-1"]
     assert [w for w in result["warnings"] if "one class only (sub-02)" in w]
     assert [w for w in result["warnings"] if "never changes in 2 of 12 scans" in w]
@@ -201,7 +243,7 @@ def test_labels_constant_within_subjects_are_pooled(tmp_path):
     result = scored(tmp_path, path, beside=[path], baseline="itself")
     p = store.open(path)[:].astype(float)
     row = metric(result, "auc")
-    assert row["pooled"]
+    assert result["pooled"]
     assert row["interval"] == "bootstrap"
     assert row["value"] == pytest.approx(
         np.mean([sk.roc_auc_score(y, p[:, run, 1]) for run in (0, 1)]), abs=1e-6
@@ -209,8 +251,7 @@ def test_labels_constant_within_subjects_are_pooled(tmp_path):
     assert row["low"] < row["value"] < row["high"]
     assert row["p"] == pytest.approx(1 / 220, abs=0.015)  # 12 over 4 arrangements
     assert (row["difference"], row["difference_p"]) == (0, None)
-    assert (row["subjects"], len(row["undefined"])) == ({}, 12)
-    assert not metric(result, "accuracy")["pooled"]
+    assert (row["subjects"], len(result["undefined"])) == ({}, 12)
     assert [w for w in result["warnings"] if "pooled" in w]
 
 
@@ -220,10 +261,10 @@ def test_sessions_of_both_classes_within_subjects_need_no_pooling(tmp_path):
     y = (facts["scan"] == "scan-1").to_numpy(int)
     result = scored(tmp_path, experiment(tmp_path, rng, facts, y, gain=2))
     row = metric(result, "balanced_accuracy")
-    assert not row["pooled"]
+    assert not result["pooled"]
     assert len(row["subjects"]) == 3
-    assert row["p_min"] == pytest.approx(1 / 8, abs=0.07)
-    assert row["p"] == row["p_min"]
+    assert result["p_min"] == pytest.approx(1 / 8, abs=0.07)
+    assert row["p"] == result["p_min"]
     assert [w for w in result["warnings"] if "no p below" in w]
     assert result["sample"]["label_autocorrelation"] is None
     assert result["sample"]["effective_sample_size"] == 6
@@ -236,7 +277,7 @@ def test_warnings_of_flags_exclusions_and_controls(tmp_path):
     plain = scored(tmp_path, experiment(tmp_path, rng, facts, y))
     assert plain["warnings"] == []
     flagged = experiment(
-        tmp_path, rng, facts, y, leaks=True, circular=True, excluded={"artefact": 10 * len(y)}
+        tmp_path, rng, facts, y, flags=["leaks", "circular"], excluded={"artefact": 10 * len(y)}
     )
     text = " ".join(scored(tmp_path, flagged)["warnings"])
     for phrase in ("split leaks", "derived from the same EEG", "windows were excluded"):
@@ -245,7 +286,7 @@ def test_warnings_of_flags_exclusions_and_controls(tmp_path):
     rows.header["runs"] = [{"seed": i, "shuffled": i == 0} for i in range(3)]
     store.write(flagged, Rows(rows.array, rows.table.assign(y_shuffled=y), rows.header))
     result = scored(tmp_path, flagged)
-    assert metric(result, "balanced_accuracy")["shuffled_p"] == pytest.approx(1 / 201)
+    assert metric(result, "balanced_accuracy")["control_p"] == pytest.approx(1 / 201)
     assert [w for w in result["warnings"] if "trained on moved labels" in w]
 
 
@@ -337,7 +378,7 @@ def test_the_control_is_scored_against_the_labels_it_was_trained_on(tmp_path):
     moved = rows.table["y_shuffled"].to_numpy()
     rows.array[:, 2] = np.stack([1 - moved, moved], axis=1)  # the control knows its own labels
     store.write(path, rows)
-    assert metric(scored(tmp_path, path), "balanced_accuracy")["shuffled"] == 1
+    assert metric(scored(tmp_path, path), "balanced_accuracy")["control"] == 1
     rows.array[:, 2] = np.stack([1 - y, y], axis=1)  # the control knows the true ones
     store.write(path, rows)
     expected = np.mean(
@@ -346,5 +387,5 @@ def test_the_control_is_scored_against_the_labels_it_was_trained_on(tmp_path):
             for at in facts.groupby("subject").indices.values()
         ]
     )
-    found = metric(scored(tmp_path, path), "balanced_accuracy")["shuffled"]
+    found = metric(scored(tmp_path, path), "balanced_accuracy")["control"]
     assert found == pytest.approx(expected)

@@ -203,7 +203,7 @@ def test_every_subject_is_a_dot(rng):
     for row_number, row in enumerate(scored["metrics"]):
         drawn = {round(x, 9) for x, y in places if abs(y - row_number) < 0.3}
         values = {round(v, 9) for v in [*row["subjects"].values(), row["value"]] if v is not None}
-        assert values | {row["majority"], row["shuffled"], 0.71} <= drawn
+        assert values | {row["chance"], row["control"], 0.71} <= drawn
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[0] == "Balanced accuracy"
     assert "Brier score ↓" in names

@@ -19,7 +19,7 @@ from engram.planning.components import constant, defaults, hyperparameters, kind
 from engram.training import Run, Task, stacked
 
 #: Heads that learn labels; those that learn pictures are tested in test_alignment.py.
-HEADS = [kind for kind in kinds("heads") if not constant(f"engram.heads.{kind}", "LEARNS")]
+HEADS = [kind for kind in kinds("heads") if "classes" in constant(f"engram.heads.{kind}", "TASKS")]
 
 
 def task(kind="adapter", seeds=2, how="leave_one_subject_out", **kwargs):
@@ -47,17 +47,15 @@ def test_a_head_learns_what_is_there_and_nothing_from_shifted_labels(kind):
     this = task(kind)
     found = fit(kind, this)
     n = len(this.y)
-    assert found.probabilities.shape == (n, 3, 2)
-    assert found.probabilities.dtype == np.float32
-    np.testing.assert_allclose(found.probabilities.sum(2), 1, rtol=1e-5)
+    assert found.outputs.shape == (n, 3, 2)
+    assert found.outputs.dtype == np.float32
+    np.testing.assert_allclose(found.outputs.sum(2), 1, rtol=1e-5)
     assert found.validation.shape == (5, 3)
     assert found.latent.shape[0] == n
     assert found.latent.dtype == np.float32
     assert all(isinstance(v, np.ndarray) and len(v) == 5 for v in found.state.values())
     assert all(len(values) == 5 for values in json.loads(json.dumps(found.facts)).values())
-    scores = [
-        balanced_accuracy_score(this.y, found.probabilities[:, r].argmax(1)) for r in range(3)
-    ]
+    scores = [balanced_accuracy_score(this.y, found.outputs[:, r].argmax(1)) for r in range(3)]
     assert min(scores[:2]) > 0.8
     assert abs(scores[2] - 0.5) < 0.25
     assert found.validation[:, :2].mean() > 0.8
@@ -85,12 +83,12 @@ def test_a_head_gives_the_same_bits_again_and_leaves_its_input_alone(kind):
     before = this.x[0].copy()
     short = {"epochs": 3} if kind in ("adapter", "cnn") else {}
     one, two = fit(kind, this, **short), fit(kind, this, **short)
-    assert one.probabilities.tobytes() == two.probabilities.tobytes()
+    assert one.outputs.tobytes() == two.outputs.tobytes()
     assert one.latent.tobytes() == two.latent.tobytes()
     assert all(one.state[k].tobytes() == two.state[k].tobytes() for k in one.state)
     assert this.x[0].tobytes() == before.tobytes()
     if kind != "linear":
-        assert (one.probabilities[:, 0] != one.probabilities[:, 1]).any()
+        assert (one.outputs[:, 0] != one.outputs[:, 1]).any()
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -108,15 +106,15 @@ def test_test_rows_touch_nothing_but_their_own_prediction(kind):
     np.testing.assert_array_equal(one.validation, two.validation)
     assert one.facts == two.facts
     assert one.curves.equals(two.curves)
-    assert (one.probabilities[test] != two.probabilities[test]).any()
+    assert (one.outputs[test] != two.outputs[test]).any()
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_run_whose_training_labels_lack_a_class_predicts_the_other(kind):
     this = task(kind, seeds=1)
     found = fit(kind, replace(this, runs=[Run(0, True, np.ones_like(this.y))]))
-    assert np.isfinite(found.probabilities).all()
-    assert (found.probabilities[:, 0].argmax(1) == 1).mean() > 0.9
+    assert np.isfinite(found.outputs).all()
+    assert (found.outputs[:, 0].argmax(1) == 1).mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", ["adapter", "cnn"])
@@ -136,7 +134,7 @@ def test_ninety_windows_are_learnt_by_heart(kind):
         chosen = replace(chosen, pool=[1, 1])
     found = module.fit(this, chosen, "cpu")
     assert found.curves["train_mAC"].iloc[-1] == 1
-    assert (found.probabilities[:, 0].argmax(1) == y).all()
+    assert (found.outputs[:, 0].argmax(1) == y).all()
 
 
 # ---- linear, forest ---------------------------------------------------------------------
@@ -172,7 +170,7 @@ def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows(classes):
         best = int(np.argmin(losses))
         assert found.facts["c"][f][0] == c[best]
         np.testing.assert_allclose(
-            found.probabilities[fold.test, 0], models[best].predict_proba(z[fold.test]), atol=2e-4
+            found.outputs[fold.test, 0], models[best].predict_proba(z[fold.test]), atol=2e-4
         )
         inner = models[best].predict(z[fold.validation])
         score = balanced_accuracy_score(y[fold.validation], inner)
@@ -191,7 +189,7 @@ def test_forest_is_scikit_learn():
         )  # fmt: skip
         model.fit(this.x[0][fold.train], this.y[fold.train])
         expected = model.predict_proba(this.x[0][fold.test])
-        np.testing.assert_allclose(found.probabilities[fold.test, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(found.outputs[fold.test, 0], expected, rtol=1e-6)
         np.testing.assert_allclose(
             found.state["importance"][f, 0], model.feature_importances_, rtol=1e-6
         )
@@ -260,7 +258,7 @@ def test_with_fmri_alone_the_weight_scales_the_one_loss():
     assert network.weights == {"logits": 0.0, "fmri_prediction": 0.1}
     plain = fit("adapter", this, fmri_prediction_weight=0.0, clip_gradient=0.0)
     scaled = fit("adapter", this, fmri_prediction_weight=0.1, clip_gradient=0.0)
-    np.testing.assert_allclose(scaled.probabilities, plain.probabilities, atol=0.05)
+    np.testing.assert_allclose(scaled.outputs, plain.outputs, atol=0.05)
     np.testing.assert_allclose(scaled.curves["lr"], plain.curves["lr"])
 
 
@@ -268,7 +266,7 @@ def test_without_fmri_the_weight_does_nothing():
     this = several(["eeg"])
     one = fit("adapter", this, fmri_prediction_weight=0.1)
     two = fit("adapter", this, fmri_prediction_weight=0.0)
-    assert one.probabilities.tobytes() == two.probabilities.tobytes()
+    assert one.outputs.tobytes() == two.outputs.tobytes()
     assert "loss_fmri_prediction" not in one.curves
 
 
@@ -370,5 +368,5 @@ def test_the_number_of_threads_changes_nothing():
             found.append(fit("cnn", task("cnn"), epochs=2))
     finally:
         torch.set_num_threads(before)
-    assert found[0].probabilities.tobytes() == found[1].probabilities.tobytes()
+    assert found[0].outputs.tobytes() == found[1].outputs.tobytes()
     assert found[0].curves.equals(found[1].curves)

@@ -1,4 +1,4 @@
-"""Stage retrieve on similarities made by hand: every score, gain and test against a reference."""
+"""Scores of similarities made by hand: every score, gain and test against a reference."""
 
 import itertools
 import math
@@ -27,6 +27,8 @@ def hits(folder, name):
     candidates = rows.header["candidates"]
     found = {}
     for row, values in zip(rows.table.itertuples(), rows.array, strict=True):
+        if row.fewer:
+            continue
         real = [values[i] for i, run in enumerate(retrieving.RUNS) if not run["shuffled"]]
         best = [candidates[np.argmax(one)] == row.stimulus for one in real]
         found.setdefault(row.subject, {})[row.stimulus] = sum(best) / len(best)
@@ -37,12 +39,18 @@ def hits(folder, name):
 
 
 def test_gains_are_paired_by_subject(folder):
-    paired = retrieving.scores(folder, "things_nice")["paired"]
+    scored = retrieving.scores(folder, "things_nice")
+    paired, top1 = scored["paired"], retrieving.metrics(scored)["top1"]
     this, other = hits(folder, "things_nice"), hits(folder, "things_plain")
     gain = {s: this.loc[s].mean() - other.loc[s].mean() for s in retrieving.subjects()}
     assert paired["subjects"] == pytest.approx(gain)
-    assert paired["gain"] == pytest.approx(np.mean(list(gain.values())))
-    assert paired["interval"][0] < paired["gain"] < paired["interval"][1]
+    assert top1["difference"] == pytest.approx(np.mean(list(gain.values())))
+    assert top1["difference_low"] < top1["difference"] < top1["difference_high"]
+    assert top1["baseline"] == pytest.approx(other.to_numpy().mean())
+    exact = stats.permutation_test(
+        (list(gain.values()),), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert top1["difference_p"] == pytest.approx(exact.pvalue)
     assert paired["wilcoxon"] == pytest.approx(by_every_sign(list(gain.values())))
 
 
@@ -129,26 +137,33 @@ def test_mean_ranks_stand_beside_chance(folder):
     rows = store.open(folder / "predictions/things_nice.h5").load()
     candidates = rows.header["candidates"]
     of_runs = [[], [], []]
-    for stimulus, values in zip(rows.table["stimulus"], rows.array, strict=True):
+    whole = (rows.table["fewer"] == 0).to_numpy()
+    for stimulus, values in zip(rows.table["stimulus"][whole], rows.array[whole], strict=True):
         for run, one in enumerate(values):
             of_runs[run].append(1 + (one > one[candidates.index(stimulus)]).sum())
-    found = retrieving.scores(folder, "things_nice")["metrics"]["mean_rank"]
+    found = retrieving.metrics(retrieving.scores(folder, "things_nice"))["mean_rank"]
     assert found["value"] == pytest.approx(np.mean(of_runs[:2]))
     assert found["control"] == pytest.approx(np.mean(of_runs[2]))
     assert found["chance"] == 20.5
-    low, high = found["interval"]
-    assert low < found["value"] < high
+    assert found["low"] < found["value"] < found["high"]
 
 
-def test_repetitions_are_those_of_the_header_or_none(folder, tmp_path):
+def test_fewer_repetitions_are_scored_like_all_of_them(folder):
     rows = store.open(folder / "predictions/things_plain.h5").load()
-    scored = retrieving.scores(folder, "things_plain")
-    assert scored["repetitions"] == rows.header["repetitions"]
-    without = {key: rows.header[key] for key in rows.header if key != "repetitions"}
-    store.write(
-        tmp_path / "predictions/things_plain.h5", type(rows)(rows.array, rows.table, without)
-    )
-    assert retrieving.scores(tmp_path, "things_plain")["repetitions"] is None
+    found = retrieving.scores(folder, "things_plain")["repetitions"]
+    candidates = rows.header["candidates"]
+    assert found["counts"] == retrieving.COUNTS
+    for at, count in enumerate(retrieving.COUNTS):
+        fewer = 0 if count == retrieving.COUNTS[-1] else count
+        of_subject = {s: [] for s in retrieving.subjects()}
+        for row, values in zip(rows.table.itertuples(), rows.array, strict=True):
+            if row.fewer == fewer:
+                own = values[:2, [candidates.index(row.stimulus)]]
+                of_subject[row.subject].append(((values[:2] > own).sum(1) < 5).mean())
+        each = {s: np.mean(hits) for s, hits in of_subject.items()}
+        assert {s: v[at] for s, v in found["top5"].items()} == pytest.approx(each)
+        low, high = found["interval"]["top5"][at]
+        assert low <= np.mean(list(each.values())) <= high
 
 
 def shifted(folder, tmp_path, name, low, high):
@@ -178,10 +193,10 @@ def test_clean_scores_outside_of_what_is_predicted_are_warned_of(
     folder, tmp_path, name, low, high, side
 ):
     scored = shifted(folder, tmp_path, name, low, high)
-    assert scored["metrics"]["top1"]["predicted"] == [low, high]
-    assert scored["metrics"]["mrr"]["predicted"] is None
+    assert scored["predicted"]["top1"] == [low, high]
+    assert "mrr" not in scored["predicted"]
     said = [text for text in scored["warnings"] if text.startswith("Top-1") and "predicts" in text]
-    value = scored["metrics"]["top1"]["value"]
+    value = retrieving.metrics(scored)["top1"]["value"]
     expected = f"Top-1 is {value:.3f}, {side} the {low:.3f} to {high:.3f} that the simulation"
     assert [text.startswith(expected) for text in said] == ([True] if side else [])
 
@@ -190,15 +205,13 @@ def test_measured_data_predict_nothing(folder, tmp_path):
     rows = store.open(folder / "predictions/things_plain.h5").load()
     rows.header["attainable"] = None
     store.write(tmp_path / "predictions/things_plain.h5", rows)
-    metrics = retrieving.scores(tmp_path, "things_plain")["metrics"]
-    assert {row["predicted"] for row in metrics.values()} == {None}
+    assert retrieving.scores(tmp_path, "things_plain")["predicted"] == {}
 
 
 @pytest.mark.parametrize(("pictures", "there"), [(2, {"top1"}), (4, {"top1", "top3"})])
 def test_a_few_candidates_have_no_top5(tmp_path, pictures, there):
     retrieving.write(tmp_path, pictures=pictures)
     scored = retrieving.scores(tmp_path, "things_nice")
-    tops = {"top1", "top3", "top5"}
-    assert scored["metrics"].keys() & tops == there
-    assert scored["subjects"][0].keys() & tops == there
-    assert scored["reverse"].keys() == {"top1"}
+    names = retrieving.metrics(scored).keys()
+    assert names & {"top1", "top3", "top5"} == there
+    assert names & {"reverse_top1", "reverse_top5"} == {"reverse_top1"}

@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from engram import store
 from engram.errors import InputError
 from engram.figures import page
-from engram.figures.events import macro_precision, scalars
+from engram.figures.classes import scalars
 from engram.figures.plot import plot
+from engram.store import Rows
 
 # ---- TensorBoard ----------------------------------------------------------------------
 
@@ -32,9 +33,14 @@ def test_scalars_are_means_over_folds_under_the_published_tags():
         "metrics": [
             {"metric": "balanced_accuracy", "value": 0.7},
             {"metric": "accuracy", "value": None},
-        ]
+        ],
+        "macro_precision": 0.65,
     }
-    found = {(tag, step): value for tag, step, value in scalars(curves, scored, 0.65)}
+    control = curves.assign(run=1, train_loss=9.0)
+    header = {"curves": pd.concat([curves, control]).to_dict("list"),
+              "runs": [{"shuffled": False}, {"shuffled": True}]}  # fmt: skip
+    predicted = Rows(None, None, header)
+    found = {(tag, step): value for tag, step, value in scalars(scored, predicted)}
     assert found == pytest.approx(
         {
             ("Train/lr", 0): 4, ("Train/lr", 1): 2,
@@ -46,16 +52,6 @@ def test_scalars_are_means_over_folds_under_the_published_tags():
             ("Test/mAR", 1): 0.7, ("Test/mPrecision", 1): 0.65,
         }
     )  # fmt: skip
-
-
-def test_precision_is_taken_in_each_subject():
-    predicted = np.array([0, 0, 1, 1, 0, 0])
-    y = np.array([0, 1, 1, 1, 0, 1])
-    subjects = np.array(list("aaaabb"))
-    # a: class 0 is right 1 time of 2, class 1 2 of 2; b: class 0 1 of 2, class 1 never predicted
-    expected = np.mean([(1 / 2 + 1) / 2, (1 / 2 + 0) / 2])
-    probabilities = np.eye(2)[predicted][:, None]
-    assert macro_precision(probabilities, y, subjects) == pytest.approx(expected)
 
 
 def test_plot_writes_everything_it_declares(tmp_path):
@@ -70,8 +66,9 @@ def test_plot_writes_everything_it_declares(tmp_path):
         tmp_path / "scores/clip.json",
         tmp_path / "predictions/clip.h5",
         view,
-        **names,
-        events=events,
+        [],
+        names | {"events": events},
+        {"task": "classes"},
     )
     assert all(path.read_text().startswith("<?xml") for path in names.values())
     history = pd.DataFrame(store.open(tmp_path / "predictions/clip.h5").header["curves"])
@@ -136,6 +133,16 @@ def test_page_shows_scores_beside_baselines_and_controls(whole):
     assert "engram.heads.adapter@1a2b3c4d" in text
 
 
+def test_the_first_line_counts_no_score_of_a_split_that_leaks(whole):
+    scored, *others = copy.deepcopy(whole)
+    lead = "Balanced accuracy from 0.71 to 0.78, by chance 0.50."
+    assert lead in " ".join(Reader(page.render(scored, *others)).text)
+    scored["clip"]["flags"].append("leaks")
+    text = " ".join(Reader(page.render(scored, *others)).text)
+    assert "Balanced accuracy 0.71, by chance 0.50; 1 more with a split that leaks." in text
+    assert "0.780" in text  # in its row it stays
+
+
 def test_page_names_no_address_outside_itself(whole):
     read = Reader(page.render(*whole))
     assert all(link.startswith(("#", "data:")) for link in read.links)
@@ -155,15 +162,9 @@ def test_page_names_no_address_outside_itself(whole):
 def test_badges_say_what_a_number_is_not(whole, key, text):
     scored, headers, figures, spec = copy.deepcopy(whole)
     for name in spec["experiments"]:
-        scored[name] |= {"leaks": False, "simulated": False, "random_weights": False}
-        headers[name] |= {
-            "leaks": False,
-            "simulated": False,
-            "random_weights": False,
-            "circular": False,
-        }
+        scored[name]["flags"] = []
     assert text not in Reader(page.render(scored, headers, figures, spec)).text
-    (headers if key == "circular" else scored)["clip"][key] = True
+    scored["clip"]["flags"] = [key]
     shown = Reader(page.render(scored, headers, figures, spec)).text
     assert shown.count(text) == 3  # on top, in the table, at the experiment
 
@@ -186,7 +187,7 @@ def test_undefined_scores_are_a_dash(whole):
                 "high",
                 "p",
                 "seed_sd",
-                "shuffled",
+                "control",
                 "baseline",
                 "difference",
                 "difference_p",

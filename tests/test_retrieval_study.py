@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from engram import datasets, store, views
-from engram.alignment import align
 from engram.backbones import extract
 from engram.datasets import simulated_things
-from engram.scores.matching import retrieve
+from engram.scores.evaluation import evaluate
+from engram.tasks import train
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
@@ -67,10 +67,12 @@ def test_the_published_protocol_is_marked_and_stands_beside_the_clean_one(finish
         path.stem: json.loads(path.read_text())
         for path in (finished / "results/scores").glob("*.json")
     }
-    assert {name for name, one in scores.items() if one["leaks"]} == {"things_published"}
-    assert scores["things_published"]["paired"]["baseline"] == "things_pixels"
-    assert all(one["simulated"] for one in scores.values())
-    assert not scores["things_pixels"]["random_weights"]
+    assert {n for n, one in scores.items() if "published_protocol" in one["flags"]} == {
+        "things_published"
+    }
+    assert scores["things_published"]["baseline"] == "things_pixels"
+    assert all("simulated" in one["flags"] for one in scores.values())
+    assert "random_weights" not in scores["things_pixels"]["flags"]
 
 
 def test_folds_are_those_that_the_study_asks_for(finished):
@@ -78,13 +80,14 @@ def test_folds_are_those_that_the_study_asks_for(finished):
     scores = {}
     for name in RUN:
         scores[name] = json.loads((finished / f"results/scores/{name}.json").read_text())
-        log = (finished / f"results/logs/align/{name}.log").read_text()
+        log = (finished / f"results/logs/train/{name}.log").read_text()
         rows = {"leave_one_subject_out": 48, "pooled": 102}  # 24 of a subject; 3 x 10 of the test
         kind = STUDY["experiments"][name].get("folds", "within")
         assert f": {rows.get(kind, 24)} epochs, at most" in log
     assert "a known subject" in scores["things_pixels"]["generalises_to"]
     assert "new subjects" in scores["things_new_subject"]["generalises_to"]
-    assert {one["fold"] for one in scores["things_published"]["chosen"]} == {"pooled"}
+    folds = store.open(finished / "results/predictions/things_published.h5").table["fold"]
+    assert set(folds) == {"pooled"}
 
 
 def test_only_what_a_within_subject_head_reaches_is_predicted(finished):
@@ -104,12 +107,12 @@ NICE = EVERY - {"things_published"}
     ("change", "stages"),
     [
         ({"heads": {"nice": {"dropout": 0.4}}},
-         {"align": NICE, "retrieve": EVERY, "gallery": EVERY}),  # one is compared with another
+         {"train": NICE, "occlude": NICE, "evaluate": EVERY, "plot_pairs": EVERY}),  # one is compared with another
         ({"datasets": {"things": {"title": "Other"}}}, {}),
         ({"views": {"epochs": {"clip": 10}}},
-         {"render": 3, "align": EVERY, "retrieve": EVERY, "gallery": EVERY}),
+         {"render": 3, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "plot_pairs": EVERY}),
         ({"backbones": {"pixels": {"grid": 4}}},
-         {"extract": 1, "align": EVERY, "retrieve": EVERY, "gallery": EVERY}),
+         {"extract": 1, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "plot_pairs": EVERY}),
     ],
     ids=["head option", "title", "view option", "backbone option"],
 )  # fmt: skip
@@ -147,28 +150,30 @@ def shipped(tmp_path_factory):
     features = folder / "stimulus/pixels.h5"
     backbone = {"backbone": {"kind": "pixels"}}
     extract(rendered["stimulus"], None, features, backbone, {}, "cpu")
-    outputs = [folder / name for name in ("m.safetensors", "p.h5")]
-    spec = {"experiment": {"seeds": 1}, "head": STUDY["heads"]["nice"]}
-    align([rendered["epochs"]], {"stimulus/pixels": [features]}, *outputs, spec, {}, "cpu")
-    facts = {"experiment": "e", "baseline": None, "generalises_to": "new pictures"}
-    retrieve(outputs[1], [], folder / "s.json", facts)
-    return json.loads((folder / "s.json").read_text()), store.open(outputs[1]).header
+    outputs = [folder / name for name in ("m.safetensors", "p.h5", "l.h5")]
+    spec = {"task": "pairs", "experiment": {"seeds": 1}, "candidates": [["epochs"]]}
+    spec |= {"head": STUDY["heads"]["nice"]}
+    x, y = {"epochs": [rendered["epochs"]]}, {"stimulus/pixels": [features]}
+    train(x, y, *outputs, spec, {}, "cpu")
+    facts = {"task": "pairs", "experiment": "e", "baseline": None, "evaluation": {}}
+    facts |= {"generalises_to": "new pictures"}
+    evaluate(outputs[1], [], {}, folder / "s.json", facts)
+    return json.loads((folder / "s.json").read_text())
 
 
 def test_what_is_measured_lies_in_the_interval_that_the_simulation_predicts(shipped):
-    scores, header = shipped
-    predicted, measured = scores["attainable"], header["repetitions"]
+    predicted, measured = shipped["attainable"], shipped["repetitions"]
     assert predicted["counts"] == measured["counts"] == [1, 2, 5, 10, 20]
     for name in ("top1", "top5"):
         low, high = predicted[name]["low"], predicted[name]["high"]
         for least, value, most in zip(low, measured[name]["sub-01"], high, strict=True):
             assert least <= value <= most
-    assert scores["metrics"]["top1"]["control"] <= 0.03
-    assert scores["p"] < 0.01
+    assert shipped["metrics"][0]["control"] <= 0.03
+    assert shipped["metrics"][0]["p"] < 0.01
 
 
 def test_the_prediction_is_neither_empty_nor_everything(shipped):
-    predicted = shipped[0]["attainable"]["top1"]
+    predicted = shipped["attainable"]["top1"]
     for low, high in zip(predicted["low"][1:], predicted["high"][1:], strict=True):
         assert 0.005 * 4 < low < high - 0.1
     assert predicted["high"][0] < 0.3

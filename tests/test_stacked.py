@@ -117,7 +117,7 @@ def test_a_stack_ends_where_its_models_end_one_by_one(dtype, rtol):
                     together.state[name][f, r], values[0, 0], rtol=rtol, atol=rtol, err_msg=name
                 )
             np.testing.assert_allclose(
-                together.probabilities[fold.test, r], alone.probabilities[fold.test, 0], atol=1e-3
+                together.outputs[fold.test, r], alone.outputs[fold.test, 0], atol=1e-3
             )
 
 
@@ -296,13 +296,13 @@ def test_dropout_acts_in_training_and_not_in_prediction():
     this, almost_all = task(seeds=1), replace(Settings(), dropout=0.999, epochs=2)
     found = fit(this, almost_all)
     assert found.curves["train_loss"].iloc[-1] > 0.9 * np.log(3)
-    assert np.ptp(found.probabilities[:, 0, 0]) > 0.01
+    assert np.ptp(found.outputs[:, 0, 0]) > 0.01
 
 
 def test_reruns_are_bit_identical_and_seeds_differ():
     this, options = task(), Settings()
     one, two = fit(this, options, torch.float32), fit(this, options, torch.float32)
-    assert one.probabilities.tobytes() == two.probabilities.tobytes()
+    assert one.outputs.tobytes() == two.outputs.tobytes()
     assert one.curves.equals(two.curves)
     for name in one.state:
         assert one.state[name].tobytes() == two.state[name].tobytes()
@@ -338,7 +338,7 @@ def test_test_rows_touch_nothing_but_their_own_prediction():
     assert one.curves.equals(two.curves)
     assert one.facts == two.facts
     np.testing.assert_array_equal(one.validation, two.validation)
-    assert not np.allclose(one.probabilities[test], two.probabilities[test])
+    assert not np.allclose(one.outputs[test], two.outputs[test])
 
 
 def test_training_that_diverges_is_refused():
@@ -351,6 +351,6 @@ def test_the_control_learns_from_its_own_labels():
     moved = (this.y + 1) % 3
     x = np.float32(8 * np.eye(3)[this.y] + np.random.default_rng(0).normal(size=(len(this.y), 3)))
     this = replace(this, x=[x], runs=[this.runs[0], Run(0, True, moved)])
-    predicted = fit(this, replace(Settings(), epochs=25)).probabilities.argmax(2)
+    predicted = fit(this, replace(Settings(), epochs=25)).outputs.argmax(2)
     assert np.mean(predicted[:, 0] == this.y) > 0.95
     assert np.mean(predicted[:, 1] == moved) > 0.95

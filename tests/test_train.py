@@ -11,7 +11,7 @@ from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
 from engram import splits, store
 from engram.errors import InputError
 from engram.store import Rows
-from engram.tasks import classes
+from engram.tasks import classes, train
 
 
 class Study:
@@ -50,11 +50,12 @@ class Study:
         names = (f"model/{name}", f"predictions/{name}.h5", f"latents/{name}.h5")
         made = [self.folder / one for one in names]
         spec = {
+            "task": "classes",
             "experiment": {"dataset": "d", "y": "state", "head": "h", "seeds": 2, **experiment},
             "candidates": candidates or [self.sources],
             "head": QUICK[head],
         }
-        classes.train(paths, y, *made, spec, {"inputs": {"a": "1"}}, "cpu")
+        train(paths, {"state": y}, *made, spec, {"inputs": {"a": "1"}}, "cpu")
         return (made[0], *(store.open(path).load() for path in made[1:]))
 
 
@@ -215,7 +216,7 @@ def test_a_row_keeps_its_class_scan_and_time_through_a_hundred_shuffles(tmp_path
 
     monkeypatch.setattr(store, "load", shuffled)
     for _ in range(100):
-        loaded, _ = classes.load(paths, y)
+        loaded, _ = classes.load(paths, {"state": y}, {})
         facts = loaded.table
         for x in loaded.x:
             np.testing.assert_array_equal(x[:, 0], facts["subject"].factorize()[0])
@@ -271,7 +272,7 @@ def test_stores_of_another_source_are_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"fmri_spectrogram/clip.h5: .* no store of spectrogram/cl"
     ):
-        classes.load(swapped, y)
+        classes.load(swapped, {"state": y}, {})
 
 
 def test_classes_must_agree_between_units(study):
@@ -280,28 +281,27 @@ def test_classes_must_agree_between_units(study):
     rows = store.open(y[2]).load()
     store.write(y[2], Rows(rows.array, rows.table, {"what": "labels", "classes": ["alert", "x"]}))
     with pytest.raises(InputError, match=r"sub-03.*classes"):
-        classes.load(paths, y)
+        classes.load(paths, {"state": y}, {})
 
 
 def test_headers_warn_of_simulation_random_weights_leaks_and_circles(study):
     source = study.sources[0]
     header = study.train()[1].header
-    names = ("simulated", "random_weights", "leaks", "circular")
-    assert [header[name] for name in names] == [True, False, False, False]
+    assert header["flags"] == ["simulated"]
     study.headers[source] = {"view": {"modality": "fmri"}, "weights": "random"}
     study.label_header["derived_from"] = "eeg"
     header = study.train(folds="random_windows")[1].header
-    assert [header[name] for name in names] == [False, True, True, False]
+    assert header["flags"] == ["leaks", "random_weights"]
     study.headers[source] = {"view": {"modality": "eeg"}, "weights": "ViT.safetensors"}
     header = study.train()[1].header
-    assert [header[name] for name in names] == [False, False, False, True]
+    assert header["flags"] == ["circular"]
 
 
 def test_folds_that_leak_are_named_in_either_form(study):
     for how in ("random_windows", {"kind": "random_windows", "n": 4}):
-        assert study.train(folds=how)[1].header["leaks"] is True
+        assert study.train(folds=how)[1].header["flags"] == ["leaks", "simulated"]
     for how in ("blocked", {"kind": "blocked", "n": 4}, {"kind": "group_kfold", "n": 3}):
-        assert study.train(folds=how)[1].header["leaks"] is False
+        assert study.train(folds=how)[1].header["flags"] == ["simulated"]
 
 
 def test_one_of_two_sources_is_enough_for_a_warning(tmp_path):
@@ -310,7 +310,7 @@ def test_one_of_two_sources_is_enough_for_a_warning(tmp_path):
     study.headers["b/x"] = {"view": {"modality": "fmri", "simulated": True}, "weights": "random"}
     study.label_header["derived_from"] = "eeg"
     header = study.train()[1].header
-    assert (header["random_weights"], header["simulated"], header["circular"]) == (True,) * 3
+    assert header["flags"] == ["simulated", "random_weights", "circular"]
 
 
 @pytest.mark.parametrize("head", ["linear", "adapter"])
@@ -336,3 +336,22 @@ def test_the_choice_of_input_sees_no_test_row(tmp_path):
     study.x["trap/x"][first, 0] = 20.0 * study.y[first]
     _, chosen, _ = study.train(candidates=[["signal/x"], ["trap/x"]])
     assert chosen.header["chosen"]["x"]["sub-01"] == ["signal/x"]
+
+
+def test_a_published_split_is_kept(study):
+    """Rows of its test part alone are predicted; those of its training part alone are learned."""
+    study.table["split"] = np.where(study.table["window"] % 3 == 0, "test", "train")
+    _, predictions, latents = study.train(folds={"kind": "group_kfold", "n": 3})
+    tested = study.table.index[study.table["split"] == "test"]
+    assert sorted(predictions.table.index) == sorted(tested)
+    assert np.isfinite(predictions.array).all()
+    assert predictions.array.sum(2) == pytest.approx(np.ones(predictions.array.shape[:2]))
+    learned = latents.table["part"].isin(["train", "validation"])
+    assert set(study.table["split"][latents.table.index[learned]]) == {"train"}
+    assert not predictions.table["subject"].isin(latents.table["subject"][learned]).all()
+
+
+def test_a_published_split_without_test_rows_of_anyone_is_refused(study):
+    study.table["split"] = "train"
+    with pytest.raises(InputError, match="no row of the published split is for testing"):
+        study.train()

@@ -43,12 +43,10 @@ class Job:
     device: str
     made_by: dict
 
-    def grouped(self, paths) -> dict[str, list[str]]:
-        """The stores of all sources, listed one after the other, by source."""
+    def grouped(self, paths, of="sources") -> dict[str, list[str]]:
+        """The stores of all sources, or of all `targets`, listed one after the other, by name."""
         paths = iter(paths)
-        return {
-            source: list(itertools.islice(paths, count)) for source, count in self.spec["sources"]
-        }
+        return {name: list(itertools.islice(paths, count)) for name, count in self.spec[of]}
 
 
 @contextlib.contextmanager

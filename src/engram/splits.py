@@ -41,6 +41,9 @@ def make(table, y, how, *, seed) -> list[Fold]:
       scan are dropped, as are training rows that overlap a validation row.
     - "random_windows": windows drawn without regard to scan or time. It leaks.
 
+    Where the table has a column `split`, published with the data, only its "test" rows test,
+    and only its "train" rows train and validate.
+
     Args:
         table: n rows with columns subject, scan, window, start, stop (s).
         y: int array (n,), class of each row.
@@ -52,8 +55,10 @@ def make(table, y, how, *, seed) -> list[Fold]:
     """
     kind, n = _parsed(how)
     if kind in GROUPED:
-        return _grouped(table, np.asarray(y), kind, n, seed)
-    return _blocked(table, n) if kind == "blocked" else _random(len(table), n, seed)
+        folds = _grouped(table, np.asarray(y), kind, n, seed)
+    else:
+        folds = _blocked(table, n) if kind == "blocked" else _random(len(table), n, seed)
+    return _as_published(folds, table)
 
 
 def check(folds, table, y, how, classes=None):
@@ -88,9 +93,12 @@ def check(folds, table, y, how, classes=None):
                 "add subjects, or test on time blocks (folds: {kind: blocked})"
             )
     times = np.bincount(np.concatenate([fold.test for fold in folds]), minlength=len(table))
-    if (times != 1).any():
-        row = int(np.flatnonzero(times != 1)[0])
-        raise InputError(f"row {table.index[row]} is tested {times[row]} times, expected once")
+    expected = _published(table, "test").astype(int)
+    if (times != expected).any():
+        row = int(np.flatnonzero(times != expected)[0])
+        raise InputError(
+            f"row {table.index[row]} is tested {times[row]} times, expected {expected[row]}"
+        )
 
 
 def circular_shift(y, table, rng) -> np.ndarray:
@@ -150,6 +158,27 @@ def control(y, table, rng) -> np.ndarray:
         agreeing = [(np.roll(series, shift) == series).sum() for shift in shifts]
         moved[rows] = np.roll(series, shifts[np.argmin(np.abs(agreeing - chance))])
     return moved
+
+
+def _published(table, part):
+    """Whether each row may stand in a part of the published split, bool (n,)."""
+    if "split" not in table:
+        return np.ones(len(table), bool)
+    return (table["split"] == part).to_numpy()
+
+
+def _as_published(folds, table):
+    """The folds without rows that the published split puts on the other side."""
+    if "split" not in table:
+        return folds
+    train, test = _published(table, "train"), _published(table, "test")
+    if not test.any():
+        raise InputError("no row of the published split is for testing: `split` is never 'test'")
+    kept = []
+    for fold in folds:
+        sides = (fold.train, train), (fold.validation, train), (fold.test, test)
+        kept.append(Fold(fold.name, *(rows[may[rows]] for rows, may in sides)))
+    return [fold for fold in kept if len(fold.test)]
 
 
 # ---- ways to split ------------------------------------------------------------------

@@ -19,9 +19,7 @@ from engram.errors import InputError
 from engram.planning import components
 from engram.store import canonical
 
-FLAGS = ("simulated", "random_weights", "leaks", "circular")
-
-#: Facts about a metric that go along with its value, under the names both kinds of scores share.
+#: Facts about a metric that go along with its value.
 FACTS = (
     *("low", "high", "chance", "control", "seed_sd", "subject_sd", "p"),
     *("baseline", "difference", "difference_low", "difference_high", "difference_p"),
@@ -54,9 +52,8 @@ def track(scores, predictions, model, figures, tracking, spec):
     overwrite their run, other results become another one.
 
     Args:
-        scores: JSON file of `evaluate` or `retrieve`.
-        predictions: store of `train` or `align`; its header holds hyperparameters and, where
-            the scores do not, curves.
+        scores: JSON file of `evaluate`.
+        predictions: store of `train`; its header holds hyperparameters and curves.
         model: paths of the model to log: one or none.
         figures: paths of SVG and PNG files to log.
         tracking: JSON file to write: run, project, entity, mode, url (online) and folder,
@@ -73,7 +70,7 @@ def track(scores, predictions, model, figures, tracking, spec):
     wandb = _wandb()
     scored = json.loads(Path(scores).read_text("utf-8"))
     header = store.open(predictions).header
-    points = curves((scored if "curves" in scored else header)["curves"], scored["runs"])
+    points = curves(header["curves"], scored["runs"])
     summary, config = metrics(scored), settings(scored, header)
     logged = canonical([spec["experiment"], config, summary, sorted(points.items())])
     run_id = hashlib.sha256(logged.encode()).hexdigest()[:16]
@@ -124,8 +121,8 @@ def _started(wandb, spec, config, notes, **options):
         **{key: spec["wandb"][key] for key in ("project", "entity", "mode")},
         name=spec["experiment"],
         group=spec["group"],
-        job_type=config["kind"],
-        tags=[flag for flag in FLAGS if config[flag]],
+        job_type=config["task"],
+        tags=config["flags"],
         notes="\n".join(notes),
         config=config,
         **options,
@@ -157,13 +154,13 @@ def curves(rows, runs) -> dict[int, dict[str, float]]:
     """Training curves as {epoch: {"column/fold seed 0": value}}; points that are NaN left out.
 
     Args:
-        rows: one a fold, run and epoch: dicts, or {column: values}; a run is its place in
-            `runs`, or a seed and whether it is shuffled.
+        rows: {column: values}, one a fold, run and epoch; a run is its place in `runs`.
         runs: dicts with seed and shuffled.
     """
     table = pd.DataFrame(rows)
-    if "run" in table:
-        table = table.join(pd.DataFrame(runs), on="run").drop(columns="run")
+    if not len(table):
+        return {}
+    table = table.join(pd.DataFrame(runs), on="run").drop(columns="run")
     found = {}
     for row in table.to_dict("records"):
         who = f"{row.pop('fold')} seed {row.pop('seed')}" + " control" * row.pop("shuffled")
@@ -176,13 +173,12 @@ def metrics(scored) -> dict[str, float]:
     """Every score as {"auc": 0.7, "auc/low": 0.6, "auc/chance": 0.5, ...}; gaps are left out.
 
     Args:
-        scored: the scores of an experiment, of either kind.
+        scored: the scores of an experiment.
     """
-    rows = _retrieval(scored) if _kind(scored) == "retrieval" else _classification(scored)
     found = {}
-    for name, row in rows:
-        found[name] = row["value"]
-        found |= {f"{name}/{key}": row.get(key) for key in FACTS}
+    for row in scored["metrics"]:
+        found[row["metric"]] = row["value"]
+        found |= {f"{row['metric']}/{key}": row[key] for key in FACTS}
     return {name: float(value) for name, value in found.items() if _finite(value)}
 
 
@@ -190,50 +186,17 @@ def settings(scored, header) -> dict:
     """What a run is told apart by: hyperparameters, flags, sample and versions.
 
     Args:
-        scored: the scores of an experiment, of either kind.
+        scored: the scores of an experiment.
         header: of its predictions store.
     """
-    made_by = header["made_by"]
-    sample = scored.get("sample") or {"subjects": len(scored["subjects"])}
+    made_by, sample = header["made_by"], scored["sample"]
     return {
-        "kind": _kind(scored),
         **components.hyperparameters(made_by["spec"]),
-        **{flag: bool(scored.get(flag)) for flag in FLAGS},
-        **{key: scored[key] for key in ("generalises_to", "protocol", "candidates")
-           if key in scored},
-        "sample": {key: sample[key] for key in ("subjects", "scans", "windows") if key in sample},
+        **{key: scored[key] for key in ("task", "flags", "generalises_to")},
+        **{key: scored[key] for key in ("candidates",) if key in scored},
+        "sample": {key: value for key, value in sample.items() if isinstance(value, int)},
         "versions": made_by["versions"],
     }  # fmt: skip
-
-
-def _kind(scored):
-    return scored.get("what", "classification")
-
-
-def _classification(scored):
-    for row in scored["metrics"]:
-        yield row["metric"], {**row, "chance": row["majority"], "control": row["shuffled"]}
-
-
-def _retrieval(scored):
-    for name, row in scored["metrics"].items():
-        yield name, {**row, **_bounds(row), **(_compared(scored) if name == "top1" else {})}
-    for name, row in scored["reverse"].items():
-        yield f"reverse_{name}", {**row, **_bounds(row)}
-
-
-def _compared(scored):
-    """What is known of top-1 alone: its p, and the gain over the baseline."""
-    paired = scored["paired"]
-    if not paired:
-        return {"p": scored["p"]}
-    gain = {"difference": paired["gain"], "difference_p": paired["p"]}
-    return {"p": scored["p"], **gain, **_bounds(paired, "difference_")}
-
-
-def _bounds(row, prefix=""):
-    low, high = row["interval"] or (None, None)
-    return {f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _finite(value):

@@ -8,6 +8,7 @@ from snakemake.utils import validate
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(ROOT / "src"))  # Snakemake hands this path on to every script
 
+from engram.planning import components
 from engram.planning.configuration import check
 from engram.errors import InputError
 from engram.planning.plan import Plan
@@ -101,18 +102,40 @@ def y_stores(wildcards):
     return plan.y(wildcards.experiment)
 
 
+def probed_stores(wildcards):
+    return plan.probed(wildcards.experiment)
+
+
 def picture_stores(wildcards):
     return plan.pictures(wildcards.experiment)
 
 
-def candidate_stores(wildcards):
-    return plan.candidate_pictures(wildcards.experiment)
+def importance(wildcards):
+    return plan.importance(wildcards.experiment)
 
 
-def experiments_that(retrieve):
-    """Constraint of the wildcard `experiment`: those that look for pictures, or the others."""
-    names = [name for name in plan.known if plan.is_retrieval(name) == retrieve]
-    return "|".join(names) or "(?!)"  # which matches nothing
+def drawn(task):
+    """The figures of experiments that ask one question; the first goes into Snakemake's report."""
+    folder = "results/figures/{experiment}"
+    figures = components.constant(f"engram.tasks.{task}", "FIGURES")
+    paths = {name: f"{folder}/{file}" for name, file in figures.items()}
+    first = next(iter(paths))
+    paths[first] = report(
+        paths[first],
+        caption=f"../report/{task}.rst",
+        category="Figures",
+        labels={"experiment": "{experiment}", "figure": first},
+    )
+    return paths
+
+
+def training_memory(wildcards, attempt):
+    """Resource function: what the task says, more at every attempt."""
+    return plan.of_task(wildcards.experiment, "MEMORY_MB") * attempt
+
+
+def training_time(wildcards):
+    return plan.of_task(wildcards.experiment, "RUNTIME")
 
 
 def page_templates():

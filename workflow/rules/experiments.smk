@@ -10,15 +10,13 @@ rule train:
         "results/logs/train/{experiment}.log",
     benchmark:
         "results/benchmarks/train/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/train.yaml"
     threads: 8
     resources:
         gpu=gpu("train"),
-        mem_mb=growing(8_000),
-        runtime="4h",
+        mem_mb=training_memory,
+        runtime=training_time,
     params:
         spec=spec("train"),
         code=code("train"),
@@ -26,11 +24,34 @@ rule train:
         "../scripts/train.py"
 
 
+rule occlude:
+    input:
+        x=x_stores,
+        y=y_stores,
+        model="results/models/{experiment}.safetensors",
+    output:
+        importance="results/importance/{experiment}.json",
+    log:
+        "results/logs/occlude/{experiment}.log",
+    conda:
+        "../../envs/occlude.yaml"
+    threads: 8
+    resources:
+        gpu=gpu("occlude"),
+        mem_mb=training_memory,
+        runtime="2h",
+    params:
+        spec=spec("occlude"),
+        code=code("occlude"),
+    script:
+        "../scripts/occlude.py"
+
+
 rule evaluate:
     input:
         predictions="results/predictions/{experiment}.<store>",
         baseline=baseline_predictions,
-        x=x_stores,
+        x=probed_stores,
     output:
         scores=report(
             "results/scores/{experiment}.json",
@@ -42,8 +63,6 @@ rule evaluate:
         "results/logs/evaluate/{experiment}.log",
     benchmark:
         "results/benchmarks/evaluate/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/evaluate.yaml"
     threads: 1

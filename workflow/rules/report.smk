@@ -1,73 +1,31 @@
-rule plot:
-    input:
-        scores="results/scores/{experiment}.json",
-        predictions="results/predictions/{experiment}.<store>",
-        view=picture_stores,
-    output:
-        subjects=report(
-            "results/figures/{experiment}/subjects.svg",
-            caption="../report/subjects.rst",
-            category="Figures",
-            labels={"experiment": "{experiment}", "figure": "subjects"},
-        ),
-        confusion="results/figures/{experiment}/confusion.svg",
-        curves="results/figures/{experiment}/curves.svg",
-        examples="results/figures/{experiment}/examples.svg",
-        events="results/figures/{experiment}/events.out.tfevents.0.engram",
-    log:
-        "results/logs/plot/{experiment}.log",
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=False),
-    conda:
-        "../../envs/plot.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(2_000),
-        runtime="30m",
-    params:
-        spec=spec("plot"),
-        code=code("plot"),
-    script:
-        "../scripts/plot.py"
+for task, experiments in plan.tasks().items():
 
-
-rule gallery:
-    input:
-        scores="results/scores/{experiment}.json",
-        predictions="results/predictions/{experiment}.<store>",
-        view=candidate_stores,
-    output:
-        retrieval=report(
-            "results/figures/{experiment}/retrieval.svg",
-            caption="../report/retrieval.rst",
-            category="Figures",
-            labels={"experiment": "{experiment}", "figure": "retrieval"},
-        ),
-        repetitions="results/figures/{experiment}/repetitions.svg",
-        training="results/figures/{experiment}/training.svg",
-        importance="results/figures/{experiment}/importance.svg",
-        gallery=report(
-            "results/figures/{experiment}/gallery.png",
-            caption="../report/gallery.rst",
-            category="Figures",
-            labels={"experiment": "{experiment}", "figure": "gallery"},
-        ),
-        events="results/figures/{experiment}/events.out.tfevents.2.engram",
-    log:
-        "results/logs/gallery/{experiment}.log",
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=True),
-    conda:
-        "../../envs/gallery.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(4_000),
-        runtime="30m",
-    params:
-        spec=spec("gallery"),
-        code=code("gallery"),
-    script:
-        "../scripts/gallery.py"
+    rule:
+        name:
+            f"plot_{task}"
+        input:
+            scores="results/scores/{experiment}.json",
+            predictions="results/predictions/{experiment}.<store>",
+            view=picture_stores,
+            importance=importance,
+        output:
+            **drawn(task),
+            events="results/figures/{experiment}/events.out.tfevents.0.engram",
+        log:
+            "results/logs/plot/{experiment}.log",
+        wildcard_constraints:
+            experiment="|".join(experiments),
+        conda:
+            "../../envs/plot.yaml"
+        threads: 1
+        resources:
+            mem_mb=growing(4_000),
+            runtime="30m",
+        params:
+            spec=spec("plot"),
+            code=code("plot"),
+        script:
+            "../scripts/plot.py"
 
 
 rule map:
@@ -88,8 +46,6 @@ rule map:
         "results/logs/map/{experiment}.log",
     benchmark:
         "results/benchmarks/map/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=experiments_that(retrieve=False),
     conda:
         "../../envs/map.yaml"
     threads: 1

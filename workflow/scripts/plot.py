@@ -3,10 +3,12 @@
 from engram.figures.plot import plot
 from engram.job import job
 
-with job(snakemake):
+with job(snakemake) as run:
     plot(
         scores=snakemake.input.scores,
         predictions=snakemake.input.predictions,
         view=snakemake.input.view,
-        **dict(snakemake.output.items()),
+        importance=snakemake.input.importance,
+        figures=dict(snakemake.output.items()),
+        spec=run.spec,
     )

@@ -1,12 +1,12 @@
 """Rule train: every fold and seed of one experiment."""
 
 from engram.job import job
-from engram.tasks.classes import train
+from engram.tasks import train
 
 with job(snakemake) as run:
     train(
         x=run.grouped(snakemake.input.x),
-        y=snakemake.input.y,
+        y=run.grouped(snakemake.input.y, of="targets"),
         model=snakemake.output.model,
         predictions=snakemake.output.predictions,
         latents=snakemake.output.latents,

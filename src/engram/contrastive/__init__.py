@@ -7,7 +7,15 @@ Choices are made on validation epochs; rows that neither train nor validate are 
 
 from engram.contrastive.data import Rows
 from engram.contrastive.loop import fit, schedule, some_repetitions, top5_of_draws
-from engram.contrastive.network import Model, Network, info_nce, normalised, similarity
+from engram.contrastive.network import (
+    Model,
+    Network,
+    info_nce,
+    normalised,
+    restored,
+    similarity,
+    vectors,
+)
 from engram.contrastive.options import Options
 
 __all__ = [
@@ -18,8 +26,10 @@ __all__ = [
     "fit",
     "info_nce",
     "normalised",
+    "restored",
     "schedule",
     "similarity",
     "some_repetitions",
     "top5_of_draws",
+    "vectors",
 ]

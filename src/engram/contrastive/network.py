@@ -131,6 +131,37 @@ def _split(tensor, block):
     return iter(lambda: None, 0) if tensor is None else tensor.split(block)
 
 
+def restored(state, sizes, options, seed, device) -> Model:
+    """The model whose `Model.state` is given, as NumPy arrays.
+
+    Args:
+        state: arrays by name.
+        sizes: (channels, times, widths), as for `Network`.
+        options: Options, as it was trained.
+        seed: it was trained with.
+        device: "cpu" or "cuda".
+    """
+    network = Network(*sizes, options)
+    network.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in state.items()})
+    return Model(network.to(device).eval(), seed, -1, math.nan, pd.DataFrame())
+
+
+@torch.no_grad()
+def vectors(model, eeg, subject=None, block=BLOCK) -> np.ndarray:
+    """Where epochs lie in the common space of a model, float32 (n, d), of norm 1.
+
+    Args: as for `similarity`.
+    """
+    return _vectors(model, eeg, subject, block).cpu().numpy()
+
+
+def _vectors(model, eeg, subject, block):
+    network, device = model.network.eval(), model.network.log_scale.device
+    subject = None if subject is None else torch.as_tensor(subject, device=device).long()
+    x = prepared(network.encoder, eeg, np.arange(eeg.shape[0]), device, len(eeg.shape) == 4)
+    return embedded(network.eeg, network.centre, x, subject, block=block)
+
+
 @torch.no_grad()
 def similarity(model, eeg, targets, subject=None, block=BLOCK) -> np.ndarray:
     """Cosine of every epoch with every image in the common space of a model.
@@ -150,9 +181,7 @@ def similarity(model, eeg, targets, subject=None, block=BLOCK) -> np.ndarray:
     """
     network, device = model.network.eval(), model.network.log_scale.device
     targets = targets if isinstance(targets, list | tuple) else [targets]
-    subject = None if subject is None else torch.as_tensor(subject, device=device).long()
-    x = prepared(network.encoder, eeg, np.arange(eeg.shape[0]), device, len(eeg.shape) == 4)
     images = side_by_side(targets, np.arange(len(targets[0]))).to(device)
-    a = embedded(network.eeg, network.centre, x, subject, block=block)
+    a = _vectors(model, eeg, subject, block)
     b = embedded(network.image, network.centre, images, block=block)
     return torch.cat([part @ b.T for part in a.split(block)]).cpu().numpy()

@@ -15,10 +15,9 @@ BLOCK = 1024  # rows read at once
 
 #: What is kept of the first metric of an experiment.
 SCORE = (
-    "metric", "value", "low", "high", "majority", "shuffled", "p", "subjects",
+    "metric", "value", "low", "high", "chance", "control", "p", "subjects",
     "baseline", "difference", "difference_low", "difference_high", "difference_p",
 )  # fmt: skip
-FLAGS = ("simulated", "random_weights", "leaks", "circular")
 
 
 def build(members, scores, features, costs, y) -> dict:
@@ -79,8 +78,7 @@ def _scored(scores):
     """The first metric of an experiment, its AUC and its flags."""
     first = scores["metrics"][0]
     auc = next((row["value"] for row in scores["metrics"] if row["metric"] == "auc"), None)
-    flags = {key: bool(scores.get(key)) for key in FLAGS}
-    return {**{key: first.get(key) for key in SCORE}, "auc": auc, **flags}
+    return {**{key: first[key] for key in SCORE}, "auc": auc, "flags": scores["flags"]}
 
 
 # ---- reading ---------------------------------------------------------------------------

@@ -50,11 +50,11 @@ def _scores(axes, members, rows):
         if dots and not member["control_of"]:
             axes.scatter(*zip(*dots, strict=True), s=9, color=style.GREY, alpha=0.55, linewidths=0)
         if number(member["low"]) and number(member["high"]):
-            width = 1.2 if member["random_weights"] else 2.4
+            width = 1.2 if "random_weights" in member["flags"] else 2.4
             axes.plot([member["low"], member["high"]], [row, row], color=colour, linewidth=width)
         if number(member["value"]):
             axes.scatter(member["value"], row, s=40, zorder=3, **_mark(member, colour))
-    chance = [m["majority"] for m in members if number(m["majority"])]
+    chance = [m["chance"] for m in members if number(m["chance"])]
     if chance:
         axes.axvline(np.mean(chance), color=style.INK, linewidth=1, linestyle=(0, (3, 2)))
     for member in members:
@@ -85,7 +85,7 @@ def _colour(member):
 
 def _mark(member, colour):
     """A filled mark, or for random weights a hollow one."""
-    if member["random_weights"]:
+    if "random_weights" in member["flags"]:
         return {"facecolors": "white", "edgecolors": colour, "linewidths": 1.4}
     return {"color": colour, "linewidths": 0}
 
@@ -97,9 +97,9 @@ def _legend(made, axes, members, place):
     entries = [
         entry("one subject", "o", s=9, color=style.GREY, alpha=0.6),
         entry("mean, 95 % interval", "o", s=40, color=style.BLUE),
-        axes.plot([], [], color=style.INK, lw=1, ls=(0, (3, 2)), label="majority class")[0],
+        axes.plot([], [], color=style.INK, lw=1, ls=(0, (3, 2)), label="chance")[0],
     ]
-    if any(m["random_weights"] for m in members):
+    if any("random_weights" in m["flags"] for m in members):
         look = {"facecolors": "white", "edgecolors": style.BLUE, "linewidths": 1.4}
         entries.insert(2, entry("random weights", "o", s=40, **look))
     if any(m["is_baseline"] for m in members):

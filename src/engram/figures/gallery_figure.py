@@ -16,12 +16,13 @@ def mean_similarity(predicted) -> pd.DataFrame:
 
     Args:
         predicted: similarities (n, runs, m); header with candidates and runs; table with
-            `stimulus`, the picture seen.
+            `stimulus`, the picture seen, and `fewer`, 0 where all repetitions are averaged.
     """
     real = [i for i, run in enumerate(predicted.header["runs"]) if not run["shuffled"]]
-    mean = predicted.array[:, real].astype(np.float64).mean(1)
+    whole = predicted.table["fewer"].to_numpy() == 0
+    mean = predicted.array[whole][:, real].astype(np.float64).mean(1)
     frame = pd.DataFrame(mean, columns=predicted.header["candidates"])
-    return frame.groupby(predicted.table["stimulus"].to_numpy()).mean()
+    return frame.groupby(predicted.table["stimulus"].to_numpy()[whole]).mean()
 
 
 def examples(predicted, n=8, nearest=5, seed=0) -> list[dict]:

@@ -11,7 +11,7 @@ def importance_figure(found):
     """Figure of two panels: the drop in top-1 over time, and by channel, largest first.
 
     Args:
-        found: the `importance` of the scores; None if it was not measured.
+        found: what stage `occlude` measured, read back; None if it was not measured.
     """
     found = found or {}
     panels = [name for name in ("time", "channel") if found.get(name)]
@@ -26,33 +26,14 @@ def importance_figure(found):
     return made
 
 
-def drops(full, without) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over subjects of the top-1 that is lost, and its 95 % interval (t distribution).
-
-    Args:
-        full: top-1 by subject.
-        without: by subject, top-1 (k,) after each of k parts was set to zero.
-
-    Returns:
-        mean, low, high: (k,) each; low and high are NaN for one subject.
-    """
-    from scipy import stats
-
-    each = np.array([full[name] - np.array(without[name], float) for name in sorted(without)])
-    mean = each.mean(0)
-    if len(each) < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf(0.975, len(each) - 1) * each.std(0, ddof=1) / np.sqrt(len(each))
-    return mean, mean - half, mean + half
-
-
 def _time(axes, found):
     time = found["time"]
-    mean, low, high = drops(found["full"], time["top1"])
     middle = np.array(time["starts"], float) + time["width"] / 2
     axes.axhline(0, color=style.GREY, linewidth=0.8)
-    axes.fill_between(middle, low, high, color=style.BLUE, alpha=0.2, linewidth=0)
-    axes.plot(middle, mean, color=style.BLUE, marker="o", markersize=3.5, linewidth=1.4)
+    if time["low"]:
+        look = {"color": style.BLUE, "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(middle, time["low"], time["high"], **look)
+    axes.plot(middle, time["lost"], color=style.BLUE, marker="o", markersize=3.5, linewidth=1.4)
     axes.grid(color=style.FAINT, linewidth=0.6)
     axes.set_xlabel("seconds from picture onset (middle of the window)")
     axes.set_ylabel("top-1 lost")
@@ -61,11 +42,13 @@ def _time(axes, found):
 
 def _channels(axes, found):
     names = np.array(found["channel"]["names"])
-    mean, low, high = drops(found["full"], found["channel"]["top1"])
+    mean = np.array(found["channel"]["lost"])
     order = np.argsort(-mean, kind="stable")[:MOST]
     places = np.arange(len(order))
     axes.barh(places, mean[order], color=style.BLUE, height=0.7)
-    axes.hlines(places, low[order], high[order], color=style.INK, linewidth=1)
+    if found["channel"]["low"]:
+        low, high = (np.array(found["channel"][end])[order] for end in ("low", "high"))
+        axes.hlines(places, low, high, color=style.INK, linewidth=1)
     axes.axvline(0, color=style.GREY, linewidth=0.8)
     axes.set_yticks(places, names[order], fontsize=7.5)
     axes.set_ylim(len(order) - 0.4, -0.6)

@@ -89,7 +89,7 @@ def build(latents, predictions, view) -> dict:
     these = table.iloc[shown]
     return {
         "classes": predictions.header["classes"],
-        "simulated": predictions.header["simulated"],
+        "simulated": "simulated" in predictions.header["flags"],
         "settings": settings,
         "rows": len(table),
         "measured_rows": len(measured),

@@ -3,7 +3,6 @@
 import numpy as np
 
 from engram.figures import style
-from engram.measures import inference
 
 
 def repetitions_figure(scored):
@@ -42,7 +41,7 @@ def _panel(axes, k, found, scored):
         axes.plot(counts, values, **SUBJECT)
     axes.plot(counts, each.mean(0), **MEAN)
     if len(each) > 1:
-        low, high = np.transpose([inference.bootstrap(column[:, None]) for column in each.T])
+        low, high = np.transpose(found["interval"][name])
         axes.vlines(counts, low, high, color=style.BLUE, linewidth=2.4)
     axes.axhline(k / scored["candidates"], **CHANCE)
     axes.set_xscale("log")

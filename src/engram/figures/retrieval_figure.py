@@ -13,35 +13,37 @@ TITLES = {
     "mrr": "Mean reciprocal rank",
     "median_rank": "Median rank ↓",
     "mean_rank": "Mean rank ↓",
+    "reverse_top1": "Top-1, from the picture to its EEG",
+    "reverse_top5": "Top-5, from the picture to its EEG",
 }
 SHOWN = ("top1", "top3", "top5")
 
 
 def metrics(scored) -> list[dict]:
-    """The metrics in the order shown, each with `metric`, `title`, `low`, `high`, `digits`, `k`.
+    """The metrics in the order shown, each with `title`, `digits`, `k` and `predicted` added.
 
-    Ranks come first, then two-way, four-way and so on.
+    Ranks come first, then two-way, four-way and so on; last what pictures find.
 
     Args:
-        scored: scores of a retrieval experiment.
+        scored: scores of an experiment whose y is pictures.
     """
     rows = []
-    for name, row in scored["metrics"].items():
-        low, high = row.get("interval") or (None, None)
+    for row in scored["metrics"]:
+        name = row["metric"]
         of = k(name)
-        title = TITLES.get(name, f"{of}-way" if of else name.replace("_", " "))
-        digits = 1 if name.endswith("_rank") else 3
         shown = {
-            "metric": name,
-            "title": title,
-            "digits": digits,
-            "low": low,
-            "high": high,
+            "title": TITLES.get(name, f"{of}-way" if of else name.replace("_", " ")),
+            "digits": 1 if name.endswith("_rank") else 3,
             "k": of,
+            "predicted": scored["predicted"].get(name),
         }
-        rows.append({"control": None, **row, **shown})
+        rows.append({**row, **shown})
     places = {name: place for place, name in enumerate(TITLES)}
-    return sorted(rows, key=lambda row: (row["k"] or 0, places.get(row["metric"], len(places))))
+    return sorted(rows, key=lambda row: (_last(row), row["k"] or 0, places.get(row["metric"], 9)))
+
+
+def _last(row):
+    return row["metric"].startswith("reverse_")
 
 
 def k(name) -> int | None:
@@ -59,9 +61,9 @@ def retrieval_figure(scored):
     rows = [row for row in metrics(scored) if row["metric"] in SHOWN and number(row["value"])]
     made = style.figure(10.6, 3.1)
     left, right = made.subplots(1, 2, width_ratios=(3, 2))
-    height = heights([one["subject"] for one in scored["subjects"]])
+    height = heights({subject for row in rows for subject in row["subjects"]})
     for place, row in enumerate(rows):
-        _row(left, place, row, scored["subjects"], height)
+        _row(left, place, row, height)
     left.set_yticks(range(len(rows)), [row["title"] for row in rows])
     left.set_ylim(len(rows) - 0.5, -0.5)
     left.set_xlim(left=-0.015)  # room for marks at zero
@@ -76,15 +78,11 @@ def retrieval_figure(scored):
     return made
 
 
-def _row(axes, place, row, subjects, height):
+def _row(axes, place, row, height):
     if row["predicted"]:
         low, high = row["predicted"]
         axes.fill_betweenx([place - 0.36, place + 0.36], low, high, **PREDICTED)
-    dots = [
-        (one[row["metric"]], place + 0.26 * height[one["subject"]])
-        for one in subjects
-        if number(one.get(row["metric"]))
-    ]
+    dots = [(v, place + 0.26 * height[s]) for s, v in row["subjects"].items() if number(v)]
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=14, color=style.GREY, alpha=0.55, linewidths=0)
     axes.plot([row["chance"]] * 2, [place - 0.36, place + 0.36], **CHANCE)

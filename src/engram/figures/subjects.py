@@ -60,7 +60,7 @@ def _row(axes, place, row, height):
     dots = [(v, place + 0.24 * height[s]) for s, v in row["subjects"].items() if number(v)]
     if dots:
         axes.scatter(*zip(*dots, strict=True), s=13, color=style.GREY, alpha=0.55, linewidths=0)
-    marks = (("majority", "|", style.INK, 130), ("shuffled", "x", style.PINK, 30))
+    marks = (("chance", "|", style.INK, 130), ("control", "x", style.PINK, 30))
     for key, marker, colour, size in marks:
         if number(row[key]):
             axes.scatter(row[key], place, s=size, marker=marker, color=colour, linewidths=1.3)
@@ -78,9 +78,9 @@ def _legend(made, axes, scores):
     entries = [
         entry("one subject", "o", style.GREY, 13),
         entry("mean, 95 % interval", "o", style.BLUE, 44),
-        entry("majority class", "|", style.INK, 90),
+        entry("chance", "|", style.INK, 90),
     ]
-    if any(number(row["shuffled"]) for row in scores["metrics"]):
+    if any(number(row["control"]) for row in scores["metrics"]):
         entries.append(entry("shuffled labels", "x", style.PINK, 30))
     if any(number(row["baseline"]) for row in scores["metrics"]):
         entries.append(entry("baseline", "D", style.ORANGE, 26))

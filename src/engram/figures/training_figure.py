@@ -12,18 +12,28 @@ PANELS = {
 }
 
 
-def training_figure(scored):
+def history(header) -> pd.DataFrame:
+    """Training curves, one row a fold, run and epoch, with the seed and whether it is a control.
+
+    Args:
+        header: of the predictions.
+    """
+    curves = pd.DataFrame(header["curves"])
+    return curves.join(pd.DataFrame(header["runs"]), on="run") if len(curves) else curves
+
+
+def training_figure(header):
     """Figure of the curves: one line a seed, the mean over folds; a dot at each epoch chosen.
 
     Args:
-        scored: scores of a retrieval experiment, with its `curves` and `chosen`.
+        header: of the predictions, with `curves`, `runs`, `chosen` and `flags`.
     """
-    curves = pd.DataFrame(scored["curves"])
+    curves = history(header)
     panels = [name for name in PANELS if name in curves and curves[name].notna().any()]
     if not panels:
         return style.words("nothing is iterated: there is no training curve")
     made = style.figure(10.6, 2.7)
-    part = "Validation" if scored["protocol"] == "clean" else "Test pictures"
+    part = "Test pictures" if "published_protocol" in header["flags"] else "Validation"
     curves[panels] = curves[panels].astype(float)
     widths = [2 if name == "temperature" else 3 for name in panels]
     drawn = made.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
@@ -32,7 +42,7 @@ def training_figure(scored):
             look = CONTROL if shuffled else REAL
             axes.plot(own.groupby("epoch")[name].mean(), **look)
         if name.startswith("validation"):
-            chosen = at_chosen(curves, scored["chosen"], name)
+            chosen = at_chosen(curves, header["chosen"]["epoch"], name)
             axes.scatter(chosen["epoch"], chosen[name], zorder=3, **CHOSEN)
             axes.set_ylim(bottom=0)
         _span(axes)
@@ -43,17 +53,16 @@ def training_figure(scored):
 
 
 def at_chosen(curves, chosen, column) -> pd.DataFrame:
-    """Rows of `curves` at the epoch chosen in each fold and seed, controls left out.
+    """Rows of `curves` at the epoch chosen in each fold and run, controls left out.
 
     Args:
-        curves: one row a fold, seed, shuffled and epoch.
-        chosen: dicts of fold, seed, shuffled and epoch.
+        curves: from `history`.
+        chosen: {fold: the epoch of each run}.
         column: of the curves; rows without a value are left out.
     """
-    keys = ["fold", "seed", "shuffled", "epoch"]
-    wanted = pd.DataFrame(chosen, columns=keys)
-    rows = curves.merge(wanted.astype(curves[keys].dtypes), on=keys)
-    return rows[~rows["shuffled"].astype(bool) & rows[column].notna()]
+    epoch = [chosen[fold][run] for fold, run in zip(curves["fold"], curves["run"], strict=True)]
+    at = (curves["epoch"] == epoch) & ~curves["shuffled"].astype(bool)
+    return curves[at & curves[column].notna()]
 
 
 def _span(axes):

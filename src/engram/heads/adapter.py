@@ -19,6 +19,7 @@ from engram.errors import InputError
 from engram.heads._layers import BatchNorm, Linear, dropout
 from engram.training import stacked
 
+TASKS = ("classes",)
 SLOPE = 0.1
 #: Parameters that train in one computation: what a CPU's cache holds, what keeps a GPU busy.
 BYTES_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 28}

@@ -13,6 +13,8 @@ from engram.errors import InputError
 from engram.heads._layers import BatchNorm, Linear, dropout, xavier
 from engram.training import stacked
 
+TASKS = ("classes",)
+
 
 @dataclass(frozen=True)
 class Options:

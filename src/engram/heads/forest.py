@@ -9,6 +9,7 @@ from engram import training
 from engram.progress import progress
 
 DEVICE = "cpu"
+TASKS = ("classes",)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def fit(task, options, device) -> training.Fit:
                 validation[f, r] = training.balanced_accuracy(counts)
                 probabilities[fold.test, r] = _predict(forest, x[fold.test], k)
                 bar.update(1)
-    return training.Fit(probabilities, validation, {"importance": importance}, latent=x)
+    state = {"importance": importance}
+    return training.Fit(probabilities[task.tested], validation, state, latent=x)
 
 
 def _forest(options, seed):

@@ -11,6 +11,7 @@ from engram.errors import InputError
 from engram.progress import progress
 
 DEVICE = "cpu"
+TASKS = ("classes",)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def fit(task, options, device) -> training.Fit:
                 bar.update(1)
     mean, sd = (np.stack(part) for part in zip(*scales, strict=True))
     return training.Fit(
-        probabilities=probabilities,
+        outputs=probabilities[task.tested],
         validation=validation,
         state={"mean": mean, "sd": sd, "weight": weight, "bias": bias},
         latent=(x - mean[0]) / sd[0],

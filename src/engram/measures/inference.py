@@ -31,9 +31,15 @@ def interval(values, limits, confidence, resamples, rng) -> tuple[float, float, 
         return *percentile_interval(means, confidence), "bootstrap"
     if n < 2:
         return np.nan, np.nan, "t"
-    half = stdtrit(n - 1, (1 + confidence) / 2) * values.std(ddof=1) / np.sqrt(n)
-    low, high = np.clip([values.mean() - half, values.mean() + half], *limits)
+    low, high = np.clip(t_interval(values, confidence), *limits)
     return float(low), float(high), "t"
+
+
+def t_interval(values, confidence=0.95) -> tuple[float, float]:
+    """Student's t interval of a mean; `values` float (n,), two at least."""
+    n = len(values)
+    half = stdtrit(n - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(n)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def percentile_interval(values, confidence) -> tuple[float, float]:

@@ -5,6 +5,7 @@ Standard library only: a dry run reads the options of a component without import
 
 import ast
 import importlib
+from functools import cache
 
 from engram.errors import InputError
 from engram.planning import provenance
@@ -12,8 +13,13 @@ from engram.planning import provenance
 CODE_VERSION = 1  # every stage imports this; raise when what it loads changes
 
 
+def module(family, name):
+    """The module of a family that a job names; only here the package imports by name."""
+    return importlib.import_module(f"engram.{family}.{name}")
+
+
 def component(family, kind):
-    """The module of a component: the only dynamic import of the package.
+    """The module of a component.
 
     Raises:
         InputError: there is no such component; the message lists those there are.
@@ -21,13 +27,13 @@ def component(family, kind):
     known = kinds(family)
     if kind not in known:
         raise InputError(f"{family}: no kind {kind!r}; there is {', '.join(known)}")
-    return importlib.import_module(f"engram.{family}.{kind}")
+    return module(family, kind)
 
 
 def options(family, spec):
     """(module, Options instance) of the component that `spec`, a dict with a `kind`, asks for."""
-    module = component(family, spec["kind"])
-    return module, module.Options(**{key: spec[key] for key in spec if key not in ("kind", "unit")})
+    this = component(family, spec["kind"])
+    return this, this.Options(**{key: spec[key] for key in spec if key not in ("kind", "unit")})
 
 
 def kinds(family) -> list[str]:
@@ -85,6 +91,7 @@ def _options_class(path):
     return next(found, None)
 
 
+@cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
     path = provenance.locate(module)

@@ -49,6 +49,9 @@ def check(config, schema):
     for key in ("run", "maps"):
         for name in config.get(key, []):
             _check_name(key, name, known, "experiment")
+    for name in config.get("maps", []):
+        if not plan.Plan(config).of_task(name, "MAPPED"):
+            raise InputError(f"maps: {name!r} has no classes to map; leave it out")
     for name in config.get("compare", []):
         _check_name("compare", name, config.get("comparisons", {}), "comparison")
     if not config["run"] and not config.get("compare"):
@@ -158,13 +161,10 @@ def _check_experiment(config, where, this):
         _check_name(where, view, config["views"], "view")
         if backbone:
             _check_name(where, backbone, config["backbones"], "backbone")
-    kind, retrieval = config["heads"][this["head"]]["kind"], any("/" in s for s in targets)
-    if retrieval != (components.constant(f"engram.heads.{kind}", "LEARNS") == "pictures"):
-        raise InputError(
-            f"{where}: head {this['head']!r} learns {'labels' if retrieval else 'pictures'}, but y "
-            f"is {', '.join(targets)}; a head of kind nice goes with features of pictures "
-            '("view/backbone"), every other head with a view of labels'
-        )
+    try:
+        task = plan.task_of(this, config["heads"])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     if "baseline" not in this:
         raise InputError(
             f"{where}: `baseline` is missing; name the experiment that every score is shown "
@@ -172,8 +172,9 @@ def _check_experiment(config, where, this):
         )
     if this["baseline"] != "none":
         _check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
-    kind = plan.fold_kind(this)
-    ways = plan.RETRIEVAL_FOLDS if any("/" in source for source in targets) else plan.FOLDS
+    ways = components.constant(f"engram.tasks.{task}", "FOLDS")
+    how = this.get("folds", next(iter(ways)))
+    kind = how["kind"] if isinstance(how, dict) else how
     _check_name(f"{where}.folds", kind, ways, "way to split")
     if kind == "random_windows" and not this.get("i_know_this_leaks"):
         raise InputError(

@@ -38,20 +38,8 @@ COMPARISON_KEYS = ("title", "view", "backbones")
 #: `tracking.wandb` where it says nothing else.
 TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
 
-#: How folds are made, and whether training and test share subjects.
-FOLDS = {
-    "leave_one_subject_out": "new subjects",
-    "group_kfold": "new subjects",
-    "blocked": "new time blocks of known subjects, purged",
-    "random_windows": "LEAKS: random windows of known scans",
-}
-
-#: The same for experiments whose y is the features of pictures.
-RETRIEVAL_FOLDS = {
-    "within": "new pictures, a known subject",
-    "pooled": "new pictures, known subjects, one model for all",
-    "leave_one_subject_out": "new pictures, new subjects",
-}
+#: Families in which a stage loads the module called after the task of its experiment.
+OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "figures"}
 
 
 @dataclass(frozen=True)
@@ -224,21 +212,45 @@ class Plan:
         y = self.known[experiment]["y"]
         return [y] if isinstance(y, str) else list(y)
 
-    def is_retrieval(self, experiment) -> bool:
-        """Whether an experiment finds pictures by their features, in place of classes."""
-        return any("/" in source for source in self.targets(experiment))
+    def task(self, experiment) -> str:
+        """The question that an experiment asks, a module of `engram.tasks`."""
+        return task_of(self.known[experiment], self.config["heads"])
+
+    def of_task(self, experiment, constant):
+        """What the task of an experiment declares, see `engram.tasks`."""
+        return components.constant(f"engram.tasks.{self.task(experiment)}", constant)
+
+    def tasks(self) -> dict[str, list[str]]:
+        """The experiments that ask each question."""
+        found = {}
+        for experiment in self.known:
+            found.setdefault(self.task(experiment), []).append(experiment)
+        return found
+
+    def folds(self, experiment) -> str:
+        """The way an experiment splits, one of the `FOLDS` of its task."""
+        how = self.known[experiment].get("folds", next(iter(self.of_task(experiment, "FOLDS"))))
+        return how["kind"] if isinstance(how, dict) else how
 
     def y(self, experiment) -> list[str]:
         return [p for source in self.targets(experiment) for p in self.stores(experiment, source)]
 
-    def pictures(self, experiment) -> list[str]:
-        """The view stores behind the first source, whose rows a person can look at."""
-        return self.stores(experiment, self.sources(experiment)[0].partition("/")[0])
+    def probed(self, experiment) -> list[str]:
+        """The inputs, where scores ask what else they know."""
+        return self.x(experiment) if self.of_task(experiment, "PROBED") else []
 
-    def candidate_pictures(self, experiment) -> list[str]:
-        """The view stores behind the features that a retrieval experiment looks among."""
-        features = next(source for source in self.targets(experiment) if "/" in source)
-        return self.stores(experiment, features.partition("/")[0])
+    def pictures(self, experiment) -> list[str]:
+        """The view stores, behind the first source or target, whose rows a person can look at."""
+        if self.of_task(experiment, "SHOWS") == "x":
+            source = self.sources(experiment)[0]
+        else:
+            source = self.targets(experiment)[0]
+        return self.stores(experiment, source.partition("/")[0])
+
+    def importance(self, experiment) -> list[str]:
+        """What says where the models of an experiment look, if its task is asked that."""
+        asked = self.of_task(experiment, "OCCLUDED")
+        return [f"results/importance/{experiment}.json"] if asked else []
 
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
@@ -269,10 +281,7 @@ class Plan:
         """The figures that the report shows."""
         paths = []
         for name in self.shown():
-            files = ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
-            if self.is_retrieval(name):
-                files = ["retrieval.svg", "repetitions.svg", "training.svg", "importance.svg"]
-                files.append("gallery.png")
+            files = [*self.of_task(name, "FIGURES").values()]
             files += ["map.json", "map.png"] if name in self.config.get("maps", []) else []
             paths += [f"results/figures/{name}/{file}" for file in files]
         for name in self.comparisons():
@@ -413,45 +422,36 @@ class Plan:
     def _train_spec(self, experiment):
         this = self.known[experiment]
         return {
-            "experiment": {key: this[key] for key in this if key not in ("baseline", "title")},
-            "sources": self._counted_sources(experiment),
+            "task": self.task(experiment),
+            "experiment": {key: this[key] for key in ("folds", "seeds") if key in this},
+            "sources": self._counted(experiment, self.sources(experiment)),
+            "targets": self._counted(experiment, self.targets(experiment)),
             "candidates": self.candidates(experiment),
             "head": self.config["heads"][this["head"]],
         }
 
-    def _align_spec(self, experiment):
-        this = self.known[experiment]
-        return {
-            "experiment": {key: this[key] for key in this if key not in ("baseline", "title")},
-            "sources": [[s, len(self.stores(experiment, s))] for s in self.targets(experiment)],
-            "head": self.config["heads"][this["head"]],
-        }
+    _occlude_spec = _train_spec
 
-    def _retrieve_spec(self, experiment):
-        return {
-            "experiment": experiment,
-            "baseline": self.baseline(experiment),
-            "generalises_to": RETRIEVAL_FOLDS[fold_kind(self.known[experiment])],
-        }
-
-    def _counted_sources(self, experiment):
-        """[source, number of stores] in the order of `x`; a dict would be sorted."""
-        return [[s, len(self.stores(experiment, s))] for s in self.sources(experiment)]
+    def _counted(self, experiment, sources):
+        """[source, number of stores] in the order of the inputs; a dict would be sorted."""
+        return [[source, len(self.stores(experiment, source))] for source in sources]
 
     def _evaluate_spec(self, experiment):
-        this = self.known[experiment]
+        sources = self.sources(experiment) if self.of_task(experiment, "PROBED") else []
         return {
+            "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
-            "generalises_to": FOLDS[fold_kind(this)],
-            "sources": self._counted_sources(experiment),
-            "evaluation": self.config.get("evaluation", {}),
+            "generalises_to": self.of_task(experiment, "FOLDS")[self.folds(experiment)],
+            "sources": self._counted(experiment, sources),
+            "evaluation": self.config.get("evaluation", {}) if sources else {},
         }
 
     def _plot_spec(self, experiment):
-        return {"experiment": experiment}
+        return {"task": self.task(experiment), "experiment": experiment}
 
-    _map_spec = _gallery_spec = _plot_spec
+    def _map_spec(self, experiment):
+        return {"experiment": experiment}
 
     def _track_spec(self, experiment):
         return {
@@ -502,7 +502,8 @@ class Plan:
         """Modules of the components that one job loads by name."""
         spec = self.spec(stage, **names)
         parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads"}
-        return [
+        of_task = [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
+        return of_task + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()
             if "kind" in spec.get(part, {})
@@ -529,11 +530,22 @@ def candidates(experiment) -> list[list[str]]:
     return [[one] if isinstance(one, str) else list(one) for one in alternatives]
 
 
-def fold_kind(experiment) -> str:
-    """The way an experiment splits, one of `FOLDS`."""
-    y = experiment["y"] if isinstance(experiment["y"], str) else "/".join(experiment["y"])
-    folds = experiment.get("folds", "within" if "/" in y else "leave_one_subject_out")
-    return folds["kind"] if isinstance(folds, dict) else folds
+def task_of(experiment, heads) -> str:
+    """The task of an experiment: the one that its head serves and that its y suits.
+
+    Raises:
+        InputError: there is none.
+    """
+    targets = [experiment["y"]] if isinstance(experiment["y"], str) else experiment["y"]
+    asked = "features" if any("/" in source for source in targets) else "labels"
+    serves = components.constant(f"engram.heads.{heads[experiment['head']]['kind']}", "TASKS")
+    for task in serves:
+        if components.constant(f"engram.tasks.{task}", "TARGETS") == asked:
+            return task
+    raise InputError(
+        f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
+        'pairs need features of pictures as y ("view/backbone"), classes a view of labels'
+    )
 
 
 @cache

@@ -15,12 +15,12 @@ def caveats(result) -> list[str]:
 
 
 def _split(result):
-    if result["leaks"]:
+    if "leaks" in result["flags"]:
         yield (
             "The split leaks: windows that share data or scans with test windows were trained on, "
             "so these scores are inflated and say nothing about new recordings."
         )
-    if result["circular"]:
+    if "circular" in result["flags"]:
         yield (
             "The labels were derived from the same EEG that is the input: the score says how well "
             "the features recover the rule, not how well they measure vigilance."
@@ -39,16 +39,15 @@ def _labels(result):
             f"The label never changes in {len(constant)} of {sample['scans']} scans "
             f"({_listed(constant)}): recognising the scan is enough to score there."
         )
-    first = result["metrics"][0]
-    if first["pooled"]:
+    if result["pooled"]:
         yield (
             "No subject has windows of two classes: scores that need both are pooled over "
             "subjects and mix differences within and between them."
         )
-    elif first["undefined"]:
+    elif undefined := result["undefined"]:
         yield (
-            f"{len(first['undefined'])} of {sample['subjects']} subjects have windows of one class "
-            f"only ({_listed(first['undefined'])}) and are left out of scores that need two."
+            f"{len(undefined)} of {sample['subjects']} subjects have windows of one class "
+            f"only ({_listed(undefined)}) and are left out of scores that need two."
         )
 
 
@@ -59,20 +58,20 @@ def _statistics(result):
             f"Only {sample['subjects']} subject{'s' * (sample['subjects'] > 1)}: intervals are "
             "wide and rest on Student's t where subjects can be averaged."
         )
-    if first["p_min"] > 0.05:
+    if result["p_min"] > 0.05:
         yield (
-            f"The labels allow few distinct shifts: no p below {first['p_min']:.2g} is possible."
+            f"The labels allow few distinct shifts: no p below {result['p_min']:.2g} is possible."
         )
-    control = first["shuffled_p"]
+    control = first["control_p"]
     if control is not None and control <= CONTROL:
         yield (
-            f"The control trained on moved labels scores {first['shuffled']:.2f} balanced accuracy "
+            f"The control trained on moved labels scores {first['control']:.2f} balanced accuracy "
             f"(p = {control:.2g}), above chance: something other than the labels leaks."
         )
-    shared = first["baseline_windows"]
+    shared = result["baseline_rows"]
     if shared is not None and shared < sample["windows"]:
         yield (
-            f"The comparison with {first['baseline_name']} rests on the {shared} of "
+            f"The comparison with {result['baseline']} rests on the {shared} of "
             f"{sample['windows']} windows that both predict."
         )
 

@@ -42,8 +42,8 @@ class Settings:
     probes: bool = True
 
 
-def summarise(this, shared, settings, baseline_name=None) -> list[dict]:
-    """One dict a score, in the order of `LIMITS`.
+def summarise(this, shared, settings) -> dict:
+    """A line a score, in the order of `LIMITS`, and what holds for all of them.
 
     A score is taken for every subject and seed, averaged over seeds, then over subjects.
     Those that need two classes leave out subjects with one; if that leaves nobody, they are
@@ -53,36 +53,39 @@ def summarise(this, shared, settings, baseline_name=None) -> list[dict]:
         this: Predictions.
         shared: (these predictions, the baseline's) on the rows that both have, or None.
         settings: Settings.
-        baseline_name: of the baseline, for the reader.
 
     Returns:
-        Dicts with: metric; value; low, high, interval ("bootstrap" or "t"); seed_sd; pooled;
-        majority; shuffled, the mean of the controls, and shuffled_p; p and p_min, the
-        smallest possible; baseline, baseline_name, baseline_windows, difference,
-        difference_low, difference_high, difference_p; subjects (value of each) and undefined
-        (names of subjects left out).  NaN stands for what does not exist.
+        dict with metrics (columns of `engram.scores.evaluation`; NaN stands for what does not
+        exist); pooled, whether balanced accuracy had to be; undefined, subjects that it leaves
+        out; p_min, the smallest p possible; baseline_rows, how many both predict, or None;
+        majority, by metric the score of always naming the class most frequent in training.
     """
     rng = np.random.default_rng(SEED)
     labels = arrangements(this.y, this.table, settings.permutations, rng)
     lines = _lines(this, shared, labels, settings, pooled=False)
-    if np.isnan(lines["balanced_accuracy"]["value"]):
-        alone = {"undefined": lines["balanced_accuracy"]["undefined"]}
-        pooled = _lines(this, shared, labels, settings, pooled=True)
-        lines |= {name: pooled[name] | alone for name in NEED_TWO_CLASSES}
-    facts = {
-        "baseline_name": baseline_name if shared else None,
-        "baseline_windows": len(shared[0].y) if shared else None,
+    majority = _majority(this, pooled=False)
+    first = lines["balanced_accuracy"]
+    undefined = [name for name, value in first["subjects"].items() if np.isnan(value)]
+    pooled = bool(np.isnan(first["value"]))
+    if pooled:
+        of_all = _lines(this, shared, labels, settings, pooled=True)
+        lines |= {name: of_all[name] for name in NEED_TWO_CLASSES}
+        of_all = _majority(this, pooled=True)
+        majority |= {name: of_all[name] for name in NEED_TWO_CLASSES}
+    return {
+        "metrics": [{"metric": name, **line} for name, line in lines.items()],
+        "pooled": pooled,
+        "undefined": undefined,
         "p_min": smallest_p(this.y, labels),
+        "baseline_rows": len(shared[0].y) if shared else None,
+        "majority": majority,
     }
-    return [{"metric": name, **line, **facts} for name, line in lines.items()]
 
 
 def _lines(this, shared, labels, settings, pooled):
     """The line of every score; `pooled` takes all rows as those of one subject."""
     names, groups = _groups(this, pooled)
     found = observed(this.y, this.probabilities[:, this.real], groups)
-    classes = this.probabilities.shape[2]
-    majority = observed(this.y, prior(this.y, this.table["fold"], classes), groups)
     null = null_scores(labels, this.probabilities[:, this.real], groups)
     control, control_null = _control(this, groups, settings)
     resampled = _resampled(this, settings) if pooled else {}
@@ -93,17 +96,22 @@ def _lines(this, shared, labels, settings, pooled):
         lines[name] = {
             "value": mean_defined(subjects),
             **_interval(name, subjects, settings, resampled.get(name)),
-            "seed_sd": _spread(mean_defined(found[name], 0)),
-            "pooled": pooled,
-            "majority": mean_defined(majority[name]),
-            "shuffled": mean_defined(control[name]) if name in control else np.nan,
-            "shuffled_p": _p(name, control, control_null),
+            "chance": mean_defined(null[name]) if name in null else np.nan,
             "p": _p(name, found, null),
+            "control": mean_defined(control[name]) if name in control else np.nan,
+            "control_p": _p(name, control, control_null),
+            "seed_sd": _spread(mean_defined(found[name], 0)),
+            "subject_sd": _spread(subjects[~np.isnan(subjects)]),
             **_difference(name, compared, settings),
             "subjects": {} if pooled else dict(zip(names, subjects, strict=True)),
-            "undefined": [] if pooled else list(names[np.isnan(subjects)]),
         }
     return lines
+
+
+def _majority(this, pooled):
+    _, groups = _groups(this, pooled)
+    named = prior(this.y, this.table["fold"], this.probabilities.shape[2])
+    return {name: mean_defined(v) for name, v in observed(this.y, named, groups).items()}
 
 
 def _groups(this, pooled):
@@ -175,8 +183,7 @@ def _by_subject(these, pooled):
 def _difference(name, compared, settings):
     """The baseline's score, and what is gained over it, paired by subject."""
     if not compared:
-        keys = ("baseline", "difference", "difference_low", "difference_high", "difference_p")
-        return dict.fromkeys(keys)
+        return {}
     mine, theirs = compared
     rng = np.random.default_rng(SEED)
     baseline, gained = theirs[name], mine[name] - theirs[name]

@@ -1,1 +1,168 @@
-"""Tasks: the questions that an experiment asks; a module each."""
+"""Tasks: the questions that an experiment asks, a module each; and stage `train`, which asks them.
+
+A task has two doors, `load(x, y, experiment)`, the rows with their folds and runs, and
+`predictions(outputs, task, header)`, what is written of the rows that were tested. What else is
+known of it stands in constants that the plan reads without importing the module:
+
+- `TARGETS`: what y is, "labels" (a view) or "features" (a view under a backbone);
+- `FOLDS`: ways to split, the default first, each with what it generalises to;
+- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x" or "y";
+- `PROBED`: scores ask what else the inputs know; `MAPPED`: the latents can be mapped;
+  `OCCLUDED`: what the model looks at is measured;
+- `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from engram import flags, store
+from engram.planning import components
+from engram.store import Rows
+from engram.training import of_view
+
+
+def train(x, y, model, predictions, latents, spec, made_by, device):
+    """Stage `train`: every fold and every run of one experiment.
+
+    Runs are the seeds of the experiment and one control, whose labels are moved away from
+    their rows. If the experiment gives several inputs to choose from, each fold uses the one
+    with the best mean validation score of the seeds.
+
+    Args:
+        x, y: paths of the stores of each source, {source: [path, ...]}.
+        model, predictions, latents: paths to write.
+        spec: dict with `task`, `experiment` (folds, seeds), `candidates` (lists of sources)
+            and `head` (kind and options).
+        made_by: provenance of the job, for the headers.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: the rows do not suit the task or the head.
+    """
+    kind = components.module("tasks", spec["task"])
+    head, options = components.options("heads", spec["head"])
+    task, excluded = kind.load(x, y, spec["experiment"])
+    candidates = spec["candidates"]
+    fits = [head.fit(only(task, sources), options, device) for sources in candidates]
+    best = _best(fits, task.runs)
+    header = {
+        "what": "predictions",
+        "task": spec["task"],
+        "runs": [{"seed": run.seed, "shuffled": run.shuffled} for run in task.runs],
+        "excluded": excluded,
+        "flags": flags.ordered([*_flags(x, y), *_of_split(spec), *fits[0].flags]),
+        "sources": task.sources,
+        "targets": [*y],
+        "chosen": _chosen(fits, best, task.folds, candidates),
+        "curves": _curves(fits, best, task.folds),
+        **task.facts,
+        "made_by": made_by,
+    }
+    predicted = kind.predictions(_outputs(fits, best, task), task, header)
+    store.write(latents, _latents(fits[best[0]], task, predicted.header, candidates[best[0]]))
+    _write_model(model, fits, predicted.header, [fold.name for fold in task.folds], spec)
+    store.write(predictions, predicted)
+
+
+def only(task, sources):
+    """The task with some of its sources alone."""
+    at = [task.sources.index(source) for source in sources]
+    return replace(
+        task,
+        x=[task.x[i] for i in at],
+        sources=list(sources),
+        headers=[task.headers[i] for i in at],
+    )
+
+
+def _best(fits, runs):
+    """Candidate with the best mean validation score of the seeds, int array (folds,)."""
+    seeds = [not run.shuffled for run in runs]
+    return np.argmax([fit.validation[:, seeds].mean(1) for fit in fits], axis=0)
+
+
+def _chosen(fits, best, folds, candidates):
+    """What was chosen on validation rows, {choice: {fold: value}}."""
+    chosen = {
+        name: {
+            fold.name: fits[i].facts[name][f]
+            for f, (fold, i) in enumerate(zip(folds, best, strict=True))
+        }
+        for name in fits[0].facts
+    }
+    if len(fits) > 1:
+        chosen["x"] = {fold.name: candidates[i] for fold, i in zip(folds, best, strict=True)}
+    return chosen
+
+
+def _curves(fits, best, folds):
+    """Training curves of the chosen candidate of each fold, {column: values}."""
+    names = [fold.name for fold in folds]
+    parts = [
+        fit.curves[fit.curves["fold"].isin([n for n, b in zip(names, best, strict=True) if b == i])]
+        for i, fit in enumerate(fits)
+        if len(fit.curves)
+    ]
+    return pd.concat(parts).to_dict("list") if parts else {}
+
+
+def _flags(x, y):
+    """What a reader of any score must know, from the headers of all stores."""
+    of_x = [store.open(path).header for paths in x.values() for path in paths]
+    of_y = [store.open(path).header for paths in y.values() for path in paths]
+    if any(bool(of_view(header, "simulated")) for header in of_x):
+        yield "simulated"
+    if any(header.get("weights") == "random" for header in [*of_x, *of_y]):
+        yield "random_weights"
+    eeg = any(of_view(header, "modality") == "eeg" for header in of_x)
+    if eeg and any(header.get("derived_from") == "eeg" for header in of_y):
+        yield "circular"
+
+
+def _of_split(spec):
+    how = spec["experiment"].get("folds")
+    return ["leaks"] * ((how["kind"] if isinstance(how, dict) else how) == "random_windows")
+
+
+# ---- what is written --------------------------------------------------------------------
+
+
+def _outputs(fits, best, task):
+    """Outputs of the tested rows, each fold by its candidate."""
+    outputs = np.zeros_like(fits[0].outputs)
+    for fold, i in zip(task.folds, best, strict=True):
+        at = np.searchsorted(task.tested, fold.test)
+        outputs[at] = fits[i].outputs[at]
+    return outputs
+
+
+def _latents(fit, task, header, sources):
+    """The latent space of all rows, with the part of each in the first fold, or of tested rows."""
+    rows, part = np.arange(len(task.table)), np.full(len(task.table), "purged", object)
+    for name in ("train", "validation", "test"):
+        part[getattr(task.folds[0], name)] = name
+    if len(fit.latent) != len(rows):
+        rows, part = task.tested, np.full(len(task.table), "test", object)
+    kept = ("classes", "flags", "made_by")
+    facts = {"what": "latents", "sources": list(sources), "fold": task.folds[0].name}
+    return Rows(
+        np.asarray(fit.latent, np.float32),
+        task.table.iloc[rows].assign(y=task.y[rows], part=part[rows]),
+        facts | {key: header[key] for key in kept if key in header},
+    )
+
+
+def _write_model(path, fits, header, folds, spec):
+    """Parameters as safetensors; of several candidates each has its number before its names."""
+    tensors = {
+        f"{i}/{name}" if len(fits) > 1 else name: np.ascontiguousarray(values)
+        for i, fit in enumerate(fits)
+        for name, values in fit.state.items()
+    }
+    facts = {key: header[key] for key in header if key not in ("what", "curves")}
+    metadata = {"engram": store.canonical(facts | {"folds": folds, "spec": spec})}
+    with store.replaced(path) as temporary:
+        save_file(tensors, temporary, metadata)

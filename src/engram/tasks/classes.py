@@ -1,84 +1,88 @@
-"""Stage `train`: which class has each row? All folds and seeds of one experiment in one job."""
+"""Which class has each row? Rows are windows in memory, labels a view of classes."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
 
 from engram import splits, store
 from engram.errors import InputError
-from engram.planning.components import options as component_options
 from engram.store import Rows
-from engram.training import Run, Task, of_view
+from engram.training import Run, Task
 
-DEFAULT_SEEDS = 3
-DEFAULT_FOLDS = "leave_one_subject_out"
+#: What the plan reads without importing this module; see `engram.tasks`.
+TARGETS = "labels"
+FOLDS = {
+    "leave_one_subject_out": "new subjects",
+    "group_kfold": "new subjects",
+    "blocked": "new time blocks of known subjects, purged",
+    "random_windows": "LEAKS: random windows of known scans",
+}
+FIGURES = {
+    "subjects": "subjects.svg",
+    "confusion": "confusion.svg",
+    "curves": "curves.svg",
+    "examples": "examples.svg",
+}
+SHOWS = "x"
+PROBED = True
+MAPPED = True
+OCCLUDED = False
+MEMORY_MB = 8_000
+RUNTIME = "4h"
 
 
-def train(x, y, model, predictions, latents, spec, made_by, device):
-    """Stage `train`: every fold and every run of one experiment.
+def load(x, y, experiment) -> tuple[Task, dict]:
+    """The usable rows of all stores, side by side by name and sorted by name, in folds.
 
-    Runs are the seeds of the experiment and one control, whose labels are shifted in time
-    away from their rows (`splits.control`). If the experiment gives several inputs to
-    choose from, each fold uses the one with the best mean validation score of the seeds.
+    Rows that a store excludes or lacks are left out and counted. Runs are the seeds of the
+    experiment and one control, whose labels are shifted in time away from their rows
+    (`engram.splits.control`).
 
     Args:
-        x: paths of the stores of each source, {source: [path, ...]}.
-        y: paths of the label stores.
-        model, predictions, latents: paths to write.
-        spec: dict with `experiment` (dataset, x, y, head, folds, seeds, ...), `candidates`
-            (lists of sources) and `head` (kind and options).
-        made_by: provenance of the job, for the headers.
-        device: "cpu" or "cuda".
+        x: {source: [path, ...]}.
+        y: the label stores, likewise; one source.
+        experiment: dict with folds, see `engram.splits.make`, and seeds.
+
+    Returns:
+        Task, and {reason: rows left out}.
 
     Raises:
         InputError: stores share no row, hold values that are not finite or rows without
             class, or the folds are not possible or leak.
     """
-    task, excluded = load(x, y)
-    how = spec["experiment"].get("folds", DEFAULT_FOLDS)
+    task, excluded = _rows(x, [path for paths in y.values() for path in paths])
+    how = experiment.get("folds", next(iter(FOLDS)))
     folds = splits.make(task.table, task.y, how, seed=0)
     splits.check(folds, task.table, task.y, how, task.classes)
-    runs = _runs(task, spec["experiment"].get("seeds", DEFAULT_SEEDS))
-    task = replace(task, folds=folds, runs=runs)
-    module, options = component_options("heads", spec["head"])
-    candidates = spec["candidates"]
-    fits = [module.fit(_only(task, sources), options, device) for sources in candidates]
-    best = _best(fits, runs)
-    header = {
-        "what": "predictions",
-        "classes": task.classes,
-        "runs": [{"seed": run.seed, "shuffled": run.shuffled} for run in runs],
-        "excluded": excluded,
-        "leaks": (how["kind"] if isinstance(how, dict) else how) == "random_windows",
-        **_warnings(x, y),
-        "sources": task.sources,
-        "chosen": _chosen(fits, best, folds, candidates),
-        "curves": _curves(fits, best, folds),
-        "made_by": made_by,
-    }
-    store.write(latents, _latents(fits[best[0]], task, header, candidates[best[0]]))
-    _write_model(model, fits, header, [fold.name for fold in folds], spec)
-    store.write(predictions, _predictions(fits, best, task, header))
+    return replace(task, folds=folds, runs=_runs(task, experiment.get("seeds", 3))), excluded
 
 
-def load(x, y) -> tuple[Task, dict]:
-    """The usable rows of all stores, side by side by name and sorted by name.
+def predictions(outputs, task, header) -> Rows:
+    """Out-of-fold probabilities (n, runs, classes).
 
-    Rows that a store excludes or lacks are left out and counted.
+    The table says of each row its class, its class in the control run, and its fold.
 
     Args:
-        x: {source: [path, ...]}.
-        y: paths of the label stores.
-
-    Returns:
-        Task without folds and runs, and {reason: rows left out}.
-
-    Raises:
-        InputError: as for `train`.
+        outputs: (tested, runs, classes), as `engram.training.Fit` has them.
+        task: from `load`.
+        header: what all tasks write.
     """
+    fold_of = np.empty(len(task.y), object)
+    for fold in task.folds:
+        fold_of[fold.test] = fold.name
+    moved = next(run.y for run in task.runs if run.shuffled)
+    facts = task.table.assign(y=task.y, y_shuffled=moved, fold=fold_of)
+    return Rows(outputs, facts.iloc[task.tested], header | {"classes": task.classes})
+
+
+def _runs(task, seeds):
+    control = splits.control(task.y, task.table, np.random.default_rng(0))
+    return [*(Run(seed, False, task.y) for seed in range(seeds)), Run(0, True, control)]
+
+
+def _rows(x, y):
     for source, paths in x.items():
         for path in paths:
             if not Path(path).with_suffix("").as_posix().endswith(f"/{source}"):
@@ -173,107 +177,3 @@ def _check_values(labels, sources, path):
                 f"{source}: {(~finite).sum()} usable rows hold NaN or infinite values, first "
                 f"{rows.table.index[~finite][0]}; correct them, or exclude the rows in the view"
             )
-
-
-def _runs(task, seeds):
-    control = splits.control(task.y, task.table, np.random.default_rng(0))
-    return [*(Run(seed, False, task.y) for seed in range(seeds)), Run(0, True, control)]
-
-
-def _only(task, sources):
-    """The task with these sources alone."""
-    at = [task.sources.index(source) for source in sources]
-    return replace(
-        task,
-        x=[task.x[i] for i in at],
-        sources=list(sources),
-        headers=[task.headers[i] for i in at],
-    )
-
-
-def _best(fits, runs):
-    """Candidate with the best mean validation score of the seeds, int array (folds,)."""
-    seeds = [not run.shuffled for run in runs]
-    return np.argmax([fit.validation[:, seeds].mean(1) for fit in fits], axis=0)
-
-
-def _chosen(fits, best, folds, candidates):
-    """What was chosen on validation rows, {choice: {fold: value}}."""
-    chosen = {
-        name: {
-            fold.name: fits[i].facts[name][f]
-            for f, (fold, i) in enumerate(zip(folds, best, strict=True))
-        }
-        for name in fits[0].facts
-    }
-    if len(fits) > 1:
-        chosen["x"] = {fold.name: candidates[i] for fold, i in zip(folds, best, strict=True)}
-    return chosen
-
-
-def _curves(fits, best, folds):
-    """Training curves of the chosen candidate of each fold, {column: values}."""
-    names = [fold.name for fold in folds]
-    parts = [
-        fit.curves[fit.curves["fold"].isin([n for n, b in zip(names, best, strict=True) if b == i])]
-        for i, fit in enumerate(fits)
-        if len(fit.curves)
-    ]
-    return pd.concat(parts).to_dict("list") if parts else {}
-
-
-def _warnings(x, y):
-    """What a reader of any score must know, from the headers of all stores."""
-    of_x = [store.open(path).header for paths in x.values() for path in paths]
-    of_y = [store.open(path).header for path in y]
-    eeg = any(of_view(header, "modality") == "eeg" for header in of_x)
-    return {
-        "simulated": any(bool(of_view(header, "simulated")) for header in of_x),
-        "random_weights": any(header.get("weights") == "random" for header in of_x),
-        "circular": eeg and any(header.get("derived_from") == "eeg" for header in of_y),
-    }
-
-
-# ---- what is written --------------------------------------------------------------------
-
-
-def _predictions(fits, best, task, header):
-    """Out-of-fold probabilities, each fold by its candidate.
-
-    The table says of each row its class, its class in the control run, and its fold.
-    """
-    probabilities = np.zeros_like(fits[0].probabilities)
-    fold_of = np.empty(len(task.y), object)
-    for fold, i in zip(task.folds, best, strict=True):
-        probabilities[fold.test] = fits[i].probabilities[fold.test]
-        fold_of[fold.test] = fold.name
-    moved = next(run.y for run in task.runs if run.shuffled)
-    facts = task.table.assign(y=task.y, y_shuffled=moved, fold=fold_of)
-    return Rows(probabilities, facts, header)
-
-
-def _latents(fit, task, header, sources):
-    """The latent space of the first fold, with the part that each row plays in that fold."""
-    part = np.full(len(task.y), "purged", object)
-    for name in ("train", "validation", "test"):
-        part[getattr(task.folds[0], name)] = name
-    kept = ("classes", "simulated", "random_weights", "circular", "made_by")
-    facts = {"what": "latents", "sources": list(sources), "fold": task.folds[0].name}
-    return Rows(
-        np.asarray(fit.latent, np.float32),
-        task.table.assign(y=task.y, part=part),
-        facts | {key: header[key] for key in kept},
-    )
-
-
-def _write_model(path, fits, header, folds, spec):
-    """Parameters as safetensors; of several candidates each has its number before its names."""
-    tensors = {
-        f"{i}/{name}" if len(fits) > 1 else name: np.ascontiguousarray(values)
-        for i, fit in enumerate(fits)
-        for name, values in fit.state.items()
-    }
-    facts = {key: header[key] for key in header if key not in ("what", "curves")}
-    metadata = {"engram": store.canonical(facts | {"folds": folds, "spec": spec})}
-    with store.replaced(path) as temporary:
-        save_file(tensors, temporary, metadata)

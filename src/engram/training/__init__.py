@@ -17,29 +17,39 @@ class Run:
     Attributes:
         seed: of initialisation, order and dropout.
         shuffled: whether `y` is the control whose labels were moved away from their rows.
-        y: int array (n,), the class of each row as this run sees it.
+        y: the class of each row as this run sees it, int array (n,), or (folds, n) where rows
+            are moved otherwise in every fold.
     """
 
     seed: int
     shuffled: bool
     y: np.ndarray
 
+    def labels(self, fold) -> np.ndarray:
+        """Class of each row in the fold at position `fold`, int (n,)."""
+        return self.y if self.y.ndim == 1 else self.y[fold]
+
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a head trains on: rows of all folds in memory, in one order.
+    """Everything a head trains on: rows of all folds, in one order.
 
     Attributes:
-        x: one array (n, ...) a source, of the dtype of its stores.
+        x: one array (n, ...) a source, of the dtype of its stores; or, where rows are too many
+            for memory, an object with `shape` that reads the rows asked for.
         sources: name of each, e.g. "spectrogram/clip".
         headers: header of each source's stores.
         y: int array (n,), class of each row.
-        classes: names of the classes.
+        classes: names of the classes; of pictures, where each is a class of its own.
         table: n rows of facts (subject, scan, onset, ...), indexed by row name.
         folds, runs: all folds train under all runs, in one job.
+        targets: features (classes, d) of every class, one array an encoder; none where classes
+            are known by their label alone.
+        choices: classes that test rows are told apart among, int (k,); None: all.
+        facts: what the scores should know beside, JSON-able.
     """
 
-    x: list[np.ndarray]
+    x: list
     sources: list[str]
     headers: list[dict]
     y: np.ndarray
@@ -47,6 +57,14 @@ class Task:
     table: pd.DataFrame
     folds: list[Fold]
     runs: list[Run]
+    targets: list[np.ndarray] = field(default_factory=list)
+    choices: np.ndarray | None = None
+    facts: dict = field(default_factory=dict)
+
+    @property
+    def tested(self) -> np.ndarray:
+        """Rows that a fold tests, ascending."""
+        return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
 
 @dataclass(frozen=True)
@@ -54,23 +72,26 @@ class Fit:
     """What training gives.
 
     Attributes:
-        probabilities: float32 (n, runs, classes), each row predicted by the fold that tests it.
-        validation: float (folds, runs), balanced accuracy on the validation rows.
+        outputs: float32 (tested, runs, k), every tested row (see `Task.tested`) by the fold that
+            tests it: probabilities of the classes, or similarity to the choices.
+        validation: float (folds, runs), the score of the validation rows, the larger the better.
         state: parameters by name, (folds, runs, ...), for the model file.
-        latent: float32 (n, d), all rows in the space that the head classifies in, by the
-            first run of the first fold.
+        latent: float32, all rows (n, d), or tested ones (tested, d), in the space that the head
+            decides in: by the first run of the first fold, or of the fold that tests the row.
         curves: one row a fold, run and epoch: fold, run, epoch, lr, train_loss,
             validation_loss and any further scalars; empty if nothing is iterated.
         facts: JSON-able choices made on validation rows, by name one entry a fold, e.g.
             {"epoch": [[3, 4], [2, 7]]} for two folds under two runs.
+        flags: names of `engram.flags` that hold for how it was trained.
     """
 
-    probabilities: np.ndarray
+    outputs: np.ndarray
     validation: np.ndarray
     state: dict[str, np.ndarray]
     latent: np.ndarray
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     facts: dict = field(default_factory=dict)
+    flags: tuple = ()
 
 
 def seed(run, fold) -> int:

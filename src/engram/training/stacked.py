@@ -119,7 +119,7 @@ def _gathered(task, groups, results) -> Fit:
         latent += latents
     curves = pd.DataFrame(curves).sort_values(["fold", "run", "epoch"], ignore_index=True)
     return Fit(
-        probabilities=probabilities,
+        outputs=probabilities[task.tested],
         validation=scores,
         state=state,
         latent=latent[0],

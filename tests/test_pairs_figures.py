@@ -5,22 +5,20 @@ import json
 
 import matplotlib.colors
 import numpy as np
-import pandas as pd
 import pytest
 import retrieving
 from PIL import Image
-from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engram import store
 from engram.errors import InputError
 from engram.figures import pictures, style
-from engram.figures.gallery import gallery
 from engram.figures.gallery_figure import BAD, BY_LOT, GOOD, examples, gallery_figure
-from engram.figures.importance_figure import drops, importance_figure
+from engram.figures.importance_figure import importance_figure
+from engram.figures.plot import plot
 from engram.figures.repetitions_figure import repetitions_figure
 from engram.figures.retrieval_figure import retrieval_figure
-from engram.figures.training_figure import at_chosen, training_figure
+from engram.figures.training_figure import at_chosen, history, training_figure
 from engram.heads.adapter import Options
 from engram.planning.plan import Plan
 
@@ -42,6 +40,20 @@ def scored(finished):
     return json.loads((finished / "scores/things_nice.json").read_text())
 
 
+@pytest.fixture
+def header(finished):
+    return store.open(finished / "predictions/things_nice.h5").header
+
+
+@pytest.fixture
+def importance(finished):
+    return json.loads((finished / "importance/things_nice.json").read_text())
+
+
+def value_of(scored):
+    return {row["metric"]: row["value"] for row in scored["metrics"]}
+
+
 # ---- seen and nearest -----------------------------------------------------------------
 
 
@@ -53,7 +65,7 @@ def by_hand(predicted, name):
             float(predicted.array[row, run, column])
             for row, shown in enumerate(predicted.table["stimulus"])
             for run, facts in enumerate(predicted.header["runs"])
-            if shown == name and not facts["shuffled"]
+            if shown == name and not facts["shuffled"] and not predicted.table["fewer"].iloc[row]
         ]
         found[candidate] = sum(values) / len(values)
     return sorted(found.items(), key=lambda item: -item[1])
@@ -147,42 +159,38 @@ def test_only_the_rows_wanted_are_read(tmp_path):
 # ---- the other figures ----------------------------------------------------------------
 
 
-def test_drops_are_means_with_t_intervals():
-    full = {"a": 0.5, "b": 0.4, "c": 0.6}
-    without = {"c": [0.1, 0.6], "a": [0.4, 0.5], "b": [0.2, 0.4]}
-    each = np.array([[0.1, 0], [0.2, 0], [0.5, 0]])
-    mean, low, high = drops(full, without)
-    np.testing.assert_allclose(mean, each.mean(0), atol=1e-12)
-    expected = stats.t.interval(0.95, 2, each[:, 0].mean(), stats.sem(each[:, 0]))
-    np.testing.assert_allclose([low[0], high[0]], expected)
-    assert np.isnan(drops({"a": 1}, {"a": [0.5]})[1]).all()
-
-
-def test_channels_stand_in_the_order_of_what_they_cost(scored):
-    made = importance_figure(scored["importance"])
+def test_channels_stand_in_the_order_of_what_they_cost(importance):
+    made = importance_figure(importance)
     time, channels = made.axes
     shown = [label.get_text() for label in channels.get_yticklabels()]
-    found = scored["importance"]
-    cost = {
-        name: np.mean([found["full"][s] - v[i] for s, v in found["channel"]["top1"].items()])
-        for i, name in enumerate(found["channel"]["names"])
-    }
+    found = importance["channel"]
+    cost = dict(zip(found["names"], found["lost"], strict=True))
     assert shown == sorted(cost, key=cost.get, reverse=True)[:20]
     lengths = [bar.get_width() for bar in channels.patches]
     np.testing.assert_allclose(lengths, [cost[name] for name in shown])
+    (lines,) = channels.collections
+    ends = {name: segment[:, 0] for name, segment in zip(shown, lines.get_segments(), strict=True)}
+    at = found["names"].index(shown[3])
+    np.testing.assert_allclose(ends[shown[3]], [found["low"][at], found["high"][at]])
     middle = time.lines[-1].get_xdata()
     np.testing.assert_allclose(middle, np.arange(10) / 10 + 0.05)
 
 
 @pytest.mark.parametrize("part", ["time", "channel"])
-def test_what_was_not_measured_is_not_drawn(scored, part):
-    assert len(importance_figure(scored["importance"] | {part: None}).axes) == 1
+def test_what_was_not_measured_is_not_drawn(importance, part):
+    assert len(importance_figure(importance | {part: None}).axes) == 1
     assert importance_figure(None).axes == []
 
 
-def test_training_has_a_line_a_seed_and_a_dot_a_choice(scored):
-    made = training_figure(scored)
-    curves = pd.DataFrame(scored["curves"])
+def test_one_subject_has_no_interval(importance):
+    for part in ("time", "channel"):
+        importance[part] |= {"low": None, "high": None}
+    assert [len(axes.collections) for axes in importance_figure(importance).axes] == [0, 0]
+
+
+def test_training_has_a_line_a_seed_and_a_dot_a_choice(header):
+    made = training_figure(header)
+    curves = history(header)
     loss, top1 = made.axes[:2]
     lines = [line for line in loss.lines if len(line.get_xdata()) > 1]
     assert len(lines) == len(retrieving.RUNS)
@@ -190,54 +198,55 @@ def test_training_has_a_line_a_seed_and_a_dot_a_choice(scored):
     expected = [first.loc[first["epoch"] == e, "loss"].mean() for e in range(20)]
     np.testing.assert_allclose(lines[0].get_ydata(), expected)
     points = {tuple(point) for point in np.round(top1.collections[0].get_offsets(), 9)}
-    keys = ("fold", "seed", "shuffled", "epoch")
-    values = {tuple(one[k] for k in keys): one["validation_top1"] for one in scored["curves"]}
     assert points == {
-        (one["epoch"], round(values[tuple(one[k] for k in keys)], 9))
-        for one in scored["chosen"]
-        if not one["shuffled"]
+        (row["epoch"], round(row["validation_top1"], 9))
+        for row in curves.to_dict("records")
+        if not row["shuffled"]
+        and header["chosen"]["epoch"][row["fold"]][row["run"]] == row["epoch"]
     }
 
 
-def test_epochs_without_validation_have_no_dot(scored):
-    for one in scored["curves"]:
-        one["validation_top1"] = None if one["epoch"] % 2 else one["validation_top1"]
-    curves = pd.DataFrame(scored["curves"])
-    assert (at_chosen(curves, scored["chosen"], "validation_top1")["epoch"] % 2 == 0).all()
-    training_figure(scored)
-    assert training_figure(scored | {"curves": [], "chosen": []}).axes == []
-    assert len(training_figure(scored | {"chosen": []}).axes) == 4
+def test_epochs_without_validation_have_no_dot(header):
+    column = header["curves"]["validation_top1"]
+    for i, epoch in enumerate(header["curves"]["epoch"]):
+        column[i] = None if epoch % 2 else column[i]
+    found = at_chosen(history(header), header["chosen"]["epoch"], "validation_top1")
+    assert (found["epoch"] % 2 == 0).all()
+    training_figure(header)
+    assert training_figure(header | {"curves": {}}).axes == []
 
 
 def test_retrieval_shows_every_subject_and_every_k(scored):
     left, right = retrieval_figure(scored).axes
     dots = left.collections[1].get_offsets()  # after the band of what is attainable
-    assert sorted(dots[:, 0]) == pytest.approx(sorted(one["top1"] for one in scored["subjects"]))
+    assert sorted(dots[:, 0]) == pytest.approx(sorted(scored["metrics"][0]["subjects"].values()))
     (line,) = (
         line
         for line in right.lines
         if line.get_color() == style.BLUE and line.get_xdata()[0] != line.get_xdata()[-1]
     )
-    value = {name: row["value"] for name, row in scored["metrics"].items()}
+    value = value_of(scored)
     expected = {2: value["2_way"], 4: value["4_way"], 10: value["10_way"], 40: value["top1"]}
     assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == pytest.approx(expected)
 
 
 def test_scores_with_gaps_are_drawn(scored):
-    for row in scored["metrics"].values():
-        row |= {"interval": None, "control": None, "predicted": None}
-    scored["metrics"]["top3"]["value"] = None
-    for one in scored["subjects"]:
-        one["top5"] = None
+    scored["predicted"] = {}
+    for row in scored["metrics"]:
+        row |= {"low": None, "high": None, "control": None}
+        row["value"] = None if row["metric"] == "top3" else row["value"]
+        if row["metric"] == "top5":
+            row["subjects"] = dict.fromkeys(row["subjects"])
     left, _ = retrieval_figure(scored).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["Top-1", "Top-5"]
 
 
 @pytest.mark.parametrize(
-    ("protocol", "title"), [("clean", "Validation, top-1"), ("published", "Test pictures, top-1")]
+    ("flags", "title"),
+    [([], "Validation, top-1"), (["published_protocol"], "Test pictures, top-1")],
 )
-def test_curves_say_what_the_epoch_was_chosen_on(scored, protocol, title):
-    made = training_figure(scored | {"protocol": protocol})
+def test_curves_say_what_the_epoch_was_chosen_on(header, flags, title):
+    made = training_figure(header | {"flags": flags})
     assert made.axes[1].get_title() == title
 
 
@@ -277,9 +286,8 @@ def test_repetitions_have_a_line_a_subject_and_what_is_attainable(scored):
 
 def test_measured_data_have_no_band_and_one_subject_no_interval(scored):
     alone = {name: {"sub-01": scored["repetitions"][name]["sub-01"]} for name in ("top1", "top5")}
-    made = repetitions_figure(
-        scored | {"attainable": None, "repetitions": {"counts": retrieving.COUNTS, **alone}}
-    )
+    found = {"counts": retrieving.COUNTS, "interval": None, **alone}
+    made = repetitions_figure(scored | {"attainable": None, "repetitions": found})
     assert [len(axes.collections) for axes in made.axes] == [0, 0]
     words = [text.get_text() for text in made.legends[0].texts]
     assert words == ["one subject", "mean, 95 % interval over subjects", "chance"]
@@ -305,18 +313,18 @@ def test_among_four_pictures_there_is_no_top5(scored):
 # ---- the stage ------------------------------------------------------------------------
 
 
-def test_gallery_writes_everything_it_declares(tmp_path):
+def test_plot_writes_everything_it_declares(tmp_path):
     retrieving.write(tmp_path)
     made = retrieving.outputs(tmp_path, "things_nice")
     inputs = (tmp_path / "scores/things_nice.json", tmp_path / "predictions/things_nice.h5")
-    gallery(*inputs, [tmp_path / "views/stimuli/stimulus.h5"], **made)
+    drawn(tmp_path)
     for name in ("retrieval", "repetitions", "training", "importance"):
         assert made[name].read_text().startswith("<?xml")
     with Image.open(made["gallery"]) as image:
         assert image.width > 1000
     found = EventAccumulator(str(made["events"])).Reload()
     scored = json.loads(inputs[0].read_text())
-    curves = pd.DataFrame(scored["curves"])
+    curves = history(store.open(inputs[1]).header)
     own = curves[~curves["shuffled"] & (curves["seed"] == 1)].groupby("epoch")
     columns = {
         "Train/loss": "loss",
@@ -327,19 +335,30 @@ def test_gallery_writes_everything_it_declares(tmp_path):
         shown = [event.value for event in found.Scalars(f"{tag}/seed 1")]
         np.testing.assert_allclose(shown, own[column].mean(), rtol=1e-6)
     (test,) = found.Scalars("Test/top1")
-    assert (test.step, test.value) == (19, pytest.approx(scored["metrics"]["top1"]["value"]))
+    assert (test.step, test.value) == (19, pytest.approx(value_of(scored)["top1"]))
     (settings,) = found.Tensors("hyperparameters")
     shown = json.loads(settings.tensor_proto.string_val[0].decode().strip("`"))
     assert shown["head"] == dataclasses.asdict(Options(dropout=0.2)) | {"kind": "adapter"}
     before = made["gallery"].read_bytes()
-    gallery(*inputs, [tmp_path / "views/stimuli/stimulus.h5"], **made)
+    drawn(tmp_path)
     assert made["gallery"].read_bytes() == before
+
+
+def drawn(folder):
+    name = "things_nice"
+    plot(
+        folder / f"scores/{name}.json",
+        folder / f"predictions/{name}.h5",
+        [folder / "views/stimuli/stimulus.h5"],
+        [folder / f"importance/{name}.json"],
+        retrieving.outputs(folder, name),
+        {"task": "pairs"},
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("what", "holds no similarities"),
         ("candidates", "thing3_01 was shown but is no candidate"),
         ("pictures", "lacks the picture"),
     ],
@@ -348,8 +367,6 @@ def test_stores_that_do_not_fit_are_refused(tmp_path, change, message):
     retrieving.write(tmp_path)
     path, view = tmp_path / "predictions/things_nice.h5", tmp_path / "views/stimuli/stimulus.h5"
     rows = store.open(view if change == "pictures" else path).load()
-    if change == "what":
-        rows.header["what"] = "probabilities"
     if change == "candidates":
         named = rows.header["candidates"]
         named[named.index(retrieving.names()[3])] = "test/other"
@@ -360,7 +377,7 @@ def test_stores_that_do_not_fit_are_refused(tmp_path, change, message):
     store.write(target, rows)
     made = retrieving.outputs(tmp_path, "things_nice")
     with pytest.raises(InputError, match=message):
-        gallery(tmp_path / "scores/things_nice.json", path, [view], **made)
+        drawn(tmp_path)
     assert not made["retrieval"].parent.exists()
 
 
@@ -371,12 +388,14 @@ CONFIG = {
     "views": {
         "epochs": {}, "state": {}, "stimulus": {"unit": "stimuli"}, "caption": {"unit": "stimuli"},
     },
+    "heads": {"nice": {"kind": "nice"}, "linear": {"kind": "linear"}},
     "experiments": {
-        "found": {"dataset": "things", "x": "epochs", "y": "stimulus/clip", "baseline": "none"},
+        "found": {"dataset": "things", "x": "epochs", "y": "stimulus/clip", "head": "nice"},
         "both": {
-            "dataset": "things", "x": "epochs", "y": ["state", "caption/clip"], "baseline": "found",
+            "dataset": "things", "x": "epochs", "y": ["caption/dino", "stimulus/clip"],
+            "head": "nice", "baseline": "found",
         },
-        "told": {"dataset": "things", "x": "epochs/bendr", "y": "state", "baseline": "none"},
+        "told": {"dataset": "things", "x": "epochs/bendr", "y": "state", "head": "linear"},
     },
     "run": ["both", "told"],
 }  # fmt: skip
@@ -384,9 +403,10 @@ CONFIG = {
 
 def test_experiments_whose_target_is_features_look_for_pictures():
     plan = Plan(CONFIG)
-    assert [plan.is_retrieval(name) for name in CONFIG["experiments"]] == [True, True, False]
-    assert plan.candidate_pictures("found") == ["results/views/things/stimuli/stimulus.h5"]
-    assert plan.candidate_pictures("both") == ["results/views/things/stimuli/caption.h5"]
+    assert plan.tasks() == {"pairs": ["found", "both"], "classes": ["told"]}
+    assert plan.pictures("found") == ["results/views/things/stimuli/stimulus.h5"]
+    assert plan.pictures("both") == ["results/views/things/stimuli/caption.h5"]
+    assert plan.pictures("told") == [f"results/views/things/sub-0{i}/epochs.h5" for i in (1, 2)]
     files = {
         name: [path.rpartition("/")[2] for path in plan.figures() if f"/{name}/" in path]
         for name in CONFIG["experiments"]
@@ -396,4 +416,6 @@ def test_experiments_whose_target_is_features_look_for_pictures():
     ]  # fmt: skip
     assert files["found"] == files["both"] == pictured
     assert files["told"] == ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
-    assert plan.spec("gallery", experiment="found") == {"experiment": "found"}
+    assert plan.importance("found") == ["results/importance/found.json"]
+    assert plan.importance("told") == []
+    assert plan.spec("plot", experiment="found") == {"experiment": "found", "task": "pairs"}

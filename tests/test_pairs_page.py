@@ -4,14 +4,14 @@ import copy
 import html.parser
 import json
 
-import aligning
 import numpy as np
+import pairing
 import pytest
 import retrieving
 import study
 
 from engram import store
-from engram.figures import page, retrieval_page
+from engram.figures import page, pairs_page
 
 
 class Reader(html.parser.HTMLParser):
@@ -81,7 +81,7 @@ def of_all_kinds(tmp_path_factory):
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     repetitions = {"test": 6}
-    return aligning.run(tmp_path_factory.mktemp("real"), noise=1.5, repetitions=repetitions)
+    return pairing.run(tmp_path_factory.mktemp("real"), noise=1.5, repetitions=repetitions)
 
 
 def form(value):
@@ -113,7 +113,7 @@ def test_a_real_experiment_reaches_the_page(real):
     folder, spec = real
     read = Reader((folder / "report.html").read_text())
     scored, headers, *_ = arguments(folder, spec)
-    top1 = {name: f"{one['metrics']['top1']['value']:.3f}" for name, one in scored.items()}
+    top1 = {name: f"{one['metrics'][0]['value']:.3f}" for name, one in scored.items()}
     rows = read.tables[0][1:]
     assert [row[0].split(" epochs")[0] for row in rows] == ["Linear", "NICE, as published"]
     assert [row[1].split()[0] for row in rows] == list(top1.values())
@@ -124,13 +124,12 @@ def test_a_real_experiment_reaches_the_page(real):
     assert "Epochs chosen on held-out concepts" in text
     assert "Epochs chosen on the test pictures" in text
     for fold in ("sub-01", "sub-02"):
-        chosen = [one for one in headers["things_plain"]["chosen"] if one["fold"] == fold]
-        epochs = [one["epoch"] for one in chosen]
+        epochs = headers["things_plain"]["chosen"]["epoch"][fold]
         assert f"{fold}: {epochs[0]} (seed 0), {epochs[1]} (seed 1), {epochs[2]} (control)" in text
 
 
 def test_three_candidates_reach_the_page(tmp_path):
-    folder, _ = aligning.run(tmp_path, test=3)
+    folder, _ = pairing.run(tmp_path, test=3)
     read = Reader((folder / "report.html").read_text())
     assert [row[2] for row in read.tables[0][1:]] == ["–", "–"]  # there is no top-5
     svg = (folder / "figures/things_plain/repetitions.svg").read_text()
@@ -144,24 +143,26 @@ def test_the_tables_hold_the_scores(whole):
     scored = whole[0]["things_nice"]
     read = Reader(page.render(*whole))
     summary, pairs, _, _, every, subjects = read.tables
-    value = {name: f"{row['value']:.3f}" for name, row in scored["metrics"].items()}
+    by_name = retrieving.metrics(scored)
+    value = {name: f"{row['value']:.3f}" for name, row in by_name.items()}
     assert [row[0].split()[0] for row in summary[1:]] == ["NICE", "Linear"]  # best first
     best = summary[1]
     assert best[1].startswith(value["top1"])
     assert best[2].startswith(value["top5"])
     assert best[3].startswith(value["mrr"])
-    p = min(2 * max(whole[0][name]["p"] for name in whole[0]), 1)
-    assert best[4:7] == ["0.025", f"{scored['metrics']['top1']['control']:.3f}", f"{p:.3f}"]
+    p = min(2 * max(whole[0][name]["metrics"][0]["p"] for name in whole[0]), 1)
+    assert best[4:7] == ["0.025", f"{by_name['top1']['control']:.3f}", f"{p:.3f}"]
     assert best[7] == "0.200 to 0.800 ✓ inside"
-    paired = scored["paired"]
+    paired, row = scored["paired"], by_name["top1"]
+    gain = [row[f"difference{end}"] for end in ("", "_low", "_high")]
     assert [row[0] for row in pairs[1:]] == [
         "Linear new pictures, a known subject",
         "NICE over Linear new pictures, a known subject",
     ]
     assert pairs[1][2:] == ["is a baseline itself"]
     assert pairs[2][2:] == [
-        "{:+.3f} {:+.3f} to {:+.3f}".format(paired["gain"], *paired["interval"]).replace("-", "−"),
-        f"{paired['p']:.3f}",
+        "{:+.3f} {:+.3f} to {:+.3f}".format(*gain).replace("-", "−"),
+        f"{row['difference_p']:.3f}",
         f"{paired['wilcoxon']:.3f}",
         f"{paired['mcnemar']['better']} better {paired['mcnemar']['worse']} worse, of 4",
     ]
@@ -169,22 +170,19 @@ def test_the_tables_hold_the_scores(whole):
         "Top-1", "Top-3", "Top-5", "Mean reciprocal rank", "Median rank ↓", "Mean rank ↓", "2-way",
         "4-way", "10-way",
     ]  # fmt: skip
-    row = scored["metrics"]["top1"]
-    low, high = row["interval"]
     assert every[1][1:] == [
-        value["top1"], f"{low:.3f} to {high:.3f}", "0.025", f"{row['control']:.3f}",
+        value["top1"], f"{row['low']:.3f} to {row['high']:.3f}", "0.025", f"{row['control']:.3f}",
         f"{row['seed_sd']:.3f}", f"{row['subject_sd']:.3f}", "0.200 to 0.800 ✓ inside",
     ]  # fmt: skip
     assert [every[i][3] for i in (5, 6)] == ["20.5", "20.5"]  # ranks by chance among 40
-    assert every[10][0] == "Top-1 from the picture to its EEG"
+    assert every[10][0] == "Top-1, from the picture to its EEG"
     assert [row[0] for row in subjects[1:]] == retrieving.subjects()
-    first = next(one for one in scored["subjects"] if one["subject"] == "sub-01")
-    assert subjects[1][2] == f"{first['top1']:.3f}"
+    assert subjects[1][1] == f"{row['subjects']['sub-01']:.3f}"
 
 
 def test_experiments_of_one_dataset_share_a_table_whatever_their_target(of_all_kinds):
     read = Reader(page.render(*of_all_kinds))
-    assert [i for i in read.ids if i.startswith("retrieval-")] == ["retrieval-1"]
+    assert [i for i in read.ids if i.startswith("pairs-")] == ["pairs-1"]
     rows = {row[0].split(" epochs")[0]: row[0] for row in read.tables[0][1:]}
     assert "→ stimulus/aligned · retrieval new pictures, a known subject" in rows["NICE"]
     assert "→ stimulus/clip · retrieval new pictures, a known subject" in rows["Linear"]
@@ -194,18 +192,18 @@ def test_experiments_of_one_dataset_share_a_table_whatever_their_target(of_all_k
 def test_other_candidates_make_another_table(whole):
     whole[0]["things_nice"]["candidates"] = 39
     read = Reader(page.render(*whole))
-    assert [i for i in read.ids if i.startswith("retrieval-")] == ["retrieval-1", "retrieval-2"]
+    assert [i for i in read.ids if i.startswith("pairs-")] == ["pairs-1", "pairs-2"]
 
 
 def test_a_published_experiment_stands_below_its_clean_one_and_is_not_counted(of_all_kinds):
     scored = of_all_kinds[0]
-    value = {name: one["metrics"]["top1"]["value"] for name, one in scored.items()}
+    value = {name: one["metrics"][0]["value"] for name, one in scored.items()}
     assert max(value, key=value.get) == "things_published"
     read = Reader(page.render(*of_all_kinds))
     summary, pairs = read.tables[:2]
     names = [row[0].split(" epochs")[0] for row in summary[1:]]
     assert names == ["NICE", "NICE, as published", "Linear", "NICE, unseen people"]
-    assert "protocol: published, epoch chosen on test pictures" in summary[2][0]
+    assert "protocol: published, epoch chosen on test data" in summary[2][0]
     order = [row[0].split(" over")[0].split(" new")[0] for row in pairs[1:]]
     assert order == ["Linear", "NICE", "NICE, as published", "NICE, unseen people"]
     line = (
@@ -219,11 +217,11 @@ def test_a_published_experiment_stands_below_its_clean_one_and_is_not_counted(of
 
 
 def test_a_published_experiment_without_a_clean_one_comes_last(whole):
-    whole[0]["things_plain"]["protocol"] = "published"
+    whole[0]["things_plain"]["flags"].append("published_protocol")
     whole[0]["things_nice"]["paired"] = None
     read = Reader(page.render(*whole))
     assert [row[0].split()[0] for row in read.tables[0][1:]] == ["NICE", "Linear"]
-    whole[0]["things_nice"]["protocol"] = "published"
+    whole[0]["things_nice"]["flags"].append("published_protocol")
     line = "0 experiments on THINGS-EEG2, 4 subjects; 2 more under the published protocol."
     assert line in Reader(page.render(*whole)).words
 
@@ -232,7 +230,8 @@ def test_gains_are_adjusted_over_their_table(of_all_kinds):
     scored, *others = copy.deepcopy(of_all_kinds)
     raw = {"things_nice": 0.01, "things_published": 0.04, "things_new": 0.02}
     for name, p in raw.items():
-        scored[name]["paired"] |= {"p": p, "wilcoxon": p / 2}
+        scored[name]["metrics"][0]["difference_p"] = p
+        scored[name]["paired"]["wilcoxon"] = p / 2
     rows = Reader(page.render(scored, *others)).tables[1][2:]
     assert [row[3:5] for row in rows] == [
         ["0.030", "0.015"], ["0.040", "0.020"], ["0.040", "0.020"],
@@ -258,11 +257,10 @@ def test_every_subject_is_a_dot_and_a_line_joins_it_to_itself(of_all_kinds):
 
 
 def test_dots_of_the_baseline_lie_where_its_own_are(of_all_kinds):
-    searches = retrieval_page.groups(
+    searches = pairs_page.groups(
         [
-            retrieval_page.search(page._shared(name, config, scores, {}, {}))
+            page._experiment(name, config, of_all_kinds[0][name], of_all_kinds[1][name], {}, 0)
             for name, config in of_all_kinds[3]["experiments"].items()
-            if (scores := of_all_kinds[0][name])
         ]
     )
     members = {m["name"]: m for m in searches[0]["experiments"]}
@@ -275,7 +273,7 @@ def test_dots_of_the_baseline_lie_where_its_own_are(of_all_kinds):
 
 
 def test_the_page_says_in_one_line_what_was_found(whole):
-    low, high = (whole[0][n]["metrics"]["top1"]["value"] for n in ("things_plain", "things_nice"))
+    low, high = (whole[0][n]["metrics"][0]["value"] for n in ("things_plain", "things_nice"))
     line = (
         f"2 experiments on THINGS-EEG2, 4 subjects: top-1 among 40 pictures {low:.2f} to "
         f"{high:.2f}, by chance 0.025."
@@ -287,7 +285,8 @@ def test_what_people_typed_is_escaped(whole):
     scored, headers, figures, spec = whole
     spec["experiments"]["things_nice"]["title"] = "<script>alert(1)</script>"
     scored["things_nice"]["warnings"] = ["Only <4> subjects"]
-    scored["things_nice"]["chosen"][0]["fold"] = "<b>by hand"
+    chosen = headers["things_nice"]["chosen"]["epoch"]
+    chosen["<b>by hand"] = chosen.pop("sub-01")
     written = page.render(scored, headers, figures, spec)
     assert "<script>alert" not in written
     assert "<b>by hand" not in written
@@ -299,19 +298,17 @@ def test_what_people_typed_is_escaped(whole):
     [
         ("simulated", "simulated data"),
         ("random_weights", "random weights"),
-        ("protocol", "protocol: published, epoch chosen on test pictures"),
+        ("published_protocol", "protocol: published, epoch chosen on test data"),
     ],
 )
 def test_badges_stand_on_top_in_the_table_and_at_the_experiment(whole, key, text):
     scored, headers, figures, spec = whole
-    for name in scored:
-        scored[name]["simulated"] = headers[name]["simulated"] = False
-    plain = Reader(page.render(scored, headers, figures, spec)).words
-    assert text not in plain
-    assert plain.count("protocol: clean") == 4  # of both experiments, and not on top
-    scored["things_nice"][key] = "published" if key == "protocol" else True
+    for one in scored.values():
+        one["flags"] = []
+    assert text not in Reader(page.render(scored, headers, figures, spec)).words
+    scored["things_nice"]["flags"] = [key]
     found = Reader(page.render(scored, headers, figures, spec)).words.count(text)
-    assert found == (4 if key == "protocol" else 3)  # this one beside its gain as well
+    assert found == (4 if key == "published_protocol" else 3)  # beside its gain as well
 
 
 def test_a_study_may_hold_both_kinds_in_tables_of_their_own(whole, tmp_path):
@@ -339,10 +336,9 @@ def test_a_study_may_hold_both_kinds_in_tables_of_their_own(whole, tmp_path):
 def test_scores_with_gaps_are_shown(whole):
     scored, headers, figures, spec = whole
     for one in scored.values():
-        one |= dict.fromkeys(("p", "paired", "attainable", "repetitions", "reverse", "importance"))
-        for row in one["metrics"].values():
-            row |= dict.fromkeys(("value", "interval", "control", "seed_sd", "subject_sd"))
-            row["predicted"] = None
+        one |= dict.fromkeys(("paired", "attainable", "repetitions")) | {"predicted": {}}
+        for row in one["metrics"]:
+            row |= {key: None for key in row if key not in ("metric", "subjects", "chance")}
     read = Reader(page.render(scored, headers, figures, spec))
     assert read.tables[0][1][1:4] == ["–", "–", "–"]
     text = " ".join(read.words)

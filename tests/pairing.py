@@ -1,16 +1,17 @@
-"""Real retrieval experiments of a small world, from `align` to the report."""
+"""Real retrieval experiments of a small world, from training to the report."""
 
 import numpy as np
 import pytest
 import retrieving
 import study
-from test_alignment import HEAD, World
+from test_pairs import World, specified
 
 from engram import store
-from engram.alignment import align
-from engram.figures.gallery import gallery
+from engram.figures.plot import plot
 from engram.figures.report import report
 from engram.store import Rows
+from engram.tasks import train
+from engram.tasks.occlusion import occlude
 
 
 class Simulated(World):
@@ -32,9 +33,12 @@ class Simulated(World):
 
     def predict(self, name, **head):
         x, y = self.write()
-        spec = {"experiment": {"folds": "within", "seeds": 2}, "head": HEAD | {"epochs": 2} | head}
-        made = self.folder / f"{name}.safetensors", self.folder / f"predictions/{name}.h5"
-        align(x, y, *made, spec, study.MADE_BY | {"spec": spec}, "cpu")
+        spec = specified(epochs=2, **head)
+        model = self.folder / f"{name}.safetensors"
+        made = self.folder / f"predictions/{name}.h5", self.folder / f"latents/{name}.h5"
+        train(x, y, model, *made, spec, study.MADE_BY | {"spec": spec}, "cpu")
+        looked = self.folder / f"importance/{name}.json"
+        occlude(x, y, model, looked, spec, "cpu")
 
 
 def run(folder, **world):
@@ -53,7 +57,8 @@ def run(folder, **world):
     for name in names:
         made = retrieving.outputs(folder, name)
         stores = folder / f"scores/{name}.json", folder / f"predictions/{name}.h5"
-        gallery(*stores, this.photographs(), **made)
+        looked = [folder / f"importance/{name}.json"]
+        plot(*stores, this.photographs(), looked, made, {"task": "pairs"})
         figures += [path for key, path in made.items() if key != "events"]
     spec = {"title": "Real", "experiments": experiments}
     report(

@@ -1,71 +1,72 @@
-"""The retrieval part of the report, gathered for the template `retrieval.html`."""
+"""The part of the report on experiments whose y is pictures, for `pairs_page.html`."""
 
 import math
 
 from engram.figures.retrieval_figure import metrics
 from engram.figures.subjects import heights, number
+from engram.flags import inflated
 from engram.measures.inference import holm
 
-CLEAN = ("protocol: clean", "note")
-PUBLISHED = ("protocol: published, epoch chosen on test pictures", "bad")
-PROTOCOLS = {"clean": CLEAN, "published": PUBLISHED}
-CHOSEN_ON = {"clean": "held-out concepts", "published": "the test pictures"}
+TEMPLATE = "pairs_page.html"
 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between ticks of the axis that all dots share
 MOST_STEPS = 6
 
 
-def search(this) -> dict:
-    """What the template shows of one retrieval experiment.
+def experiment(this, header, figures, points) -> dict:
+    """What the template shows of one experiment.
 
     Args:
-        this: what is shown of an experiment of any kind, with its `scores` and `badges`.
+        this: what is shown of an experiment of any task, with its `scores`.
+        header: of its predictions.
+        figures, points: not needed.
     """
     scores = this["scores"]
-    protocol = scores["protocol"]
     rows = metrics(scores)
+    clean = not inflated(scores["flags"])
     return {
         **this,
-        "badges": [PROTOCOLS[protocol], *this["badges"]],
-        "clean": protocol == "clean",
+        "clean": clean,
         "rows": rows,
         "by_name": {row["metric"]: row for row in rows},
-        "subjects": sorted(scores["subjects"], key=lambda one: one["subject"]),
         "paired": scores["paired"],
-        "baseline": scores["paired"] and scores["paired"]["baseline"],
-        "chosen": {"title": f"Epochs chosen on {CHOSEN_ON[protocol]}", "lines": _epochs(scores)},
+        "baseline": scores["paired"] and scores["baseline"],
+        "chosen": {
+            "title": f"Epochs chosen on {'held-out concepts' if clean else 'the test pictures'}",
+            "lines": _epochs(header),
+        },
     }
 
 
-def _epochs(scores):
+def _epochs(header):
     """(fold, "12 (seed 0), 9 (control)") of the epochs that were chosen."""
-    found = {}
-    for one in scores["chosen"]:
-        who = "control" if one["shuffled"] else f"seed {one['seed']}"
-        found.setdefault(one["fold"], []).append(f"{one['epoch']} ({who})")
-    return [(fold, ", ".join(texts)) for fold, texts in found.items()]
+    who = ["control" if run["shuffled"] else f"seed {run['seed']}" for run in header["runs"]]
+    return [
+        (fold, ", ".join(f"{epoch} ({name})" for epoch, name in zip(epochs, who, strict=True)))
+        for fold, epochs in header["chosen"]["epoch"].items()
+    ]
 
 
-def groups(searches) -> list[dict]:
-    """Retrieval experiments among the same pictures of one data set, whatever their target.
+def groups(experiments) -> list[dict]:
+    """Experiments among the same pictures of one data set, whatever their target.
 
     `ranked` is best first, `paired` each right below its baseline; those of the published
     protocol stand below their baseline in both.
 
     Args:
-        searches: from `search`; p values are adjusted over each group, and written into them.
+        experiments: from `experiment`; p values adjusted over each group are written into them.
     """
     found = {}
-    for this in searches:
+    for this in experiments:
         key = this["config"]["dataset_title"], this["scores"]["candidates"]
         found.setdefault(key, []).append(this)
-    return [_group(f"retrieval-{i}", *item) for i, item in enumerate(found.items(), 1)]
+    return [_group(f"pairs-{i}", *item) for i, item in enumerate(found.items(), 1)]
 
 
 def _group(anchor, key, members):
     for name, raw in (
-        ("p_holm", [m["scores"]["p"] for m in members]),
-        ("paired_p_holm", [m["paired"] and m["paired"]["p"] for m in members]),
+        ("p_holm", [m["by_name"]["top1"]["p"] for m in members]),
+        ("difference_p_holm", [m["by_name"]["top1"]["difference_p"] for m in members]),
         ("wilcoxon_holm", [m["paired"] and m["paired"]["wilcoxon"] for m in members]),
     ):
         adjusted = holm([math.nan if p is None else p for p in raw])
@@ -74,14 +75,16 @@ def _group(anchor, key, members):
     for member in members:
         member["pairs"] = _pairs(member)
     return {
+        "template": TEMPLATE,
         "anchor": anchor,
         "dataset": key[0],
+        "target": "pictures",
         "candidates": key[1],
         "experiments": members,
         "ranked": ranked(members),
         "paired": _below(members, None),
         "predicted": any(m["by_name"]["top1"]["predicted"] for m in members),
-        "heights": heights({one["subject"] for m in members for one in m["subjects"]}),
+        "heights": heights({s for m in members for s in m["by_name"]["top1"]["subjects"]}),
         "axis": _axis(members),
     }
 
@@ -112,8 +115,7 @@ def _pairs(member):
     """Top-1 of every subject, and what its baseline reaches: (subject, value, before)."""
     gains = member["paired"]["subjects"] if member["paired"] else {}
     found = []
-    for one in member["subjects"]:
-        subject, value = one["subject"], one["top1"]
+    for subject, value in sorted(member["by_name"]["top1"]["subjects"].items()):
         gain = gains.get(subject)
         found.append((subject, value, None if gain is None else value - gain))
     return found
@@ -141,7 +143,9 @@ def summary(group) -> str:
     clean = [m for m in group["experiments"] if m["clean"]]
     more = len(group["experiments"]) - len(clean)
     text = f"{_count(len(clean), 'experiment')} on {group['dataset']}, "
-    text += _count(max(len(m["subjects"]) for m in group["experiments"]), "subject")
+    text += _count(
+        max(len(m["by_name"]["top1"]["subjects"]) for m in group["experiments"]), "subject"
+    )
     rows = [m["by_name"]["top1"] for m in clean if number(m["by_name"]["top1"]["value"])]
     if rows:
         values = sorted(f"{row['value']:.2f}" for row in rows)

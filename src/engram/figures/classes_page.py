@@ -1,0 +1,113 @@
+"""The part of the report on experiments whose y is classes, for `classes_page.html`."""
+
+import json
+import math
+from pathlib import Path
+
+from engram.figures import map_panels
+from engram.figures.style import colours
+from engram.figures.subjects import heights, number, title
+from engram.flags import inflated
+from engram.measures.inference import holm
+
+TEMPLATE = "classes_page.html"
+
+
+def experiment(this, header, figures, points) -> dict:
+    """What the template shows of one experiment.
+
+    Args:
+        this: what is shown of an experiment of any task, with its `scores`.
+        header: of its predictions.
+        figures: path by file name.
+        points: most points of its map.
+    """
+    name = this["name"]
+    return {
+        **this,
+        "first": this["scores"]["metrics"][0],
+        "chosen": {
+            "title": "Chosen on validation windows",
+            "lines": [(key, json.dumps(value)) for key, value in header.get("chosen", {}).items()],
+        },
+        "iterated": bool(header["curves"]),
+        "map": _map(name, figures["map.json"], points) if "map.json" in figures else None,
+    }
+
+
+def _map(name, path, points):
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    document, panels = map_panels.document(data, points)
+    for place, panel in enumerate(panels):
+        panel["element"] = f"{name}-map-{place}"
+    roots = {panel["root"]: panel["element"] for panel in panels}
+    shown = min(points, len(data["points"]["x"]))
+    embedded = json.dumps({"document": document, "roots": roots}, allow_nan=False)
+    return {
+        **data,
+        "shown": shown,
+        "panels": panels,
+        "json": embedded.replace("<", "\\u003c"),
+    }
+
+
+def groups(experiments) -> list[dict]:
+    """Experiments on the same data set and target, whose scores can be compared."""
+    groups = {}
+    for this in experiments:
+        key = (this["config"]["dataset_title"], this["target"])
+        groups.setdefault(key, []).append(this)
+    return [
+        _group(f"group-{i}", *key, members) for i, (key, members) in enumerate(groups.items(), 1)
+    ]
+
+
+def _group(anchor, dataset, target, members):
+    """Adjusts p over the members and finds the axis that all their dots share."""
+    for key in ("p", "difference_p"):
+        raw = [m["first"][key] for m in members]
+        adjusted = holm([math.nan if p is None else p for p in raw])
+        for member, value in zip(members, adjusted, strict=True):
+            member[f"{key}_holm"] = None if math.isnan(value) else float(value)
+    seen = {}
+    for member in members:  # experiments on one view show the same examples: once is enough
+        member["examples_of"] = seen.setdefault(member["images"].get("examples"), member)
+    return {
+        "template": TEMPLATE,
+        "anchor": anchor,
+        "dataset": dataset,
+        "target": target,
+        "experiments": members,
+        "metrics": [row["metric"] for row in members[0]["scores"]["metrics"]],
+        "colours": colours(members[0]["scores"]["classes"]),
+        "axis": _axis([m["first"] for m in members]),
+        "heights": heights({s for m in members for s in m["first"]["subjects"]}),
+    }
+
+
+def _axis(rows):
+    """Lowest and highest tenth that the dots, intervals and controls of `rows` need."""
+    keys = ("value", "low", "high", "chance", "control")
+    values = [row[key] for row in rows for key in keys]
+    values += [value for row in rows for value in row["subjects"].values()]
+    values = [value for value in values if number(value)] or [0, 1]
+    return math.floor(10 * min(values) - 0.2) / 10, math.ceil(10 * max(values) + 0.2) / 10
+
+
+def summary(group) -> str:
+    """One sentence: how many experiments on how much, and what those that do not leak found."""
+    experiments = group["experiments"]
+    fair = [e for e in experiments if not inflated(e["scores"]["flags"])]
+    sample = experiments[0]["scores"]["sample"]
+    text = (
+        f"{len(experiments)} experiment{'s' * (len(experiments) != 1)} on {group['dataset']}: "
+        f"{sample['subjects']} subjects, {sample['scans']} scans, {sample['windows']} windows"
+    )
+    rows = [e["first"] for e in fair if number(e["first"]["value"])]
+    if rows:
+        values = sorted(f"{row['value']:.2f}" for row in rows)
+        span = f" from {values[0]} to {values[-1]}" if len(values) > 1 else f" {values[0]}"
+        text += f". {title(rows[0]['metric'])}{span}"
+        text += f", by chance {rows[0]['chance']:.2f}" if number(rows[0]["chance"]) else ""
+    more = len(experiments) - len(fair)
+    return f"{text}{f'; {more} more with a split that leaks' * bool(more)}."

@@ -1,0 +1,37 @@
+"""What a reader must know beside a score: one table for scores, figures and tracking."""
+
+from typing import NamedTuple
+
+
+class Flag(NamedTuple):
+    """One flag.
+
+    Attributes:
+        text: what is shown.
+        tone: "bad" (do not believe the score), "warn" or "note".
+        inflates: whether a score under it is no estimate for new data; headlines leave it out.
+    """
+
+    text: str
+    tone: str
+    inflates: bool = False
+
+
+#: By name, in the order in which they are shown.
+FLAGS = {
+    "published_protocol": Flag("protocol: published, epoch chosen on test data", "bad", True),
+    "leaks": Flag("LEAKS: random windows", "bad", True),
+    "simulated": Flag("simulated data", "note"),
+    "random_weights": Flag("random weights", "warn"),
+    "circular": Flag("labels from the same EEG", "warn"),
+}
+
+
+def ordered(names) -> list[str]:
+    """The given names of flags, each once, in the order of the table."""
+    return [name for name in FLAGS if name in set(names)]
+
+
+def inflated(flags) -> bool:
+    """Whether a score under these flags says nothing of new data."""
+    return any(FLAGS[name].inflates for name in flags)

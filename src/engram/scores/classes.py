@@ -1,0 +1,94 @@
+"""Scores of experiments whose y is classes: within each subject, then averaged."""
+
+import dataclasses
+
+import numpy as np
+from sklearn.metrics import precision_score
+
+from engram import store
+from engram.errors import InputError
+from engram.scores import classification
+from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram.scores.evaluation
+from engram.scores.probes import probe
+from engram.scores.sample import describe
+from engram.scores.summary import SEED, Settings, summarise
+
+
+def score(predictions, baseline, x, spec) -> dict:
+    """Scores of out-of-fold probabilities, see `engram.scores.evaluation.evaluate`.
+
+    Chance is what the same predictions score against labels shifted around within their
+    scans.  A comparison with the baseline rests on the rows that both predict.
+
+    Args:
+        predictions: path of a predictions store, probabilities (n, runs, classes).
+        baseline, x: as for `evaluate`.
+        spec: its `evaluation` holds fields of `Settings`.
+
+    Returns:
+        dict with metrics (see `summarise`, as are pooled, undefined, p_min, baseline_rows and
+        majority); classes; sample; confusion; calibration; probes; macro_precision; settings.
+
+    Raises:
+        InputError: predictions are incomplete, the baseline predicts other labels, a scored
+            row is missing in `x`, or a key of the evaluation is unknown.
+    """
+    settings = _settings(spec["evaluation"])
+    this = classification.read(predictions)
+    classes, random = this.header["classes"], np.random.default_rng(SEED)
+    return {
+        **summarise(this, _shared(this, baseline), settings),
+        "classes": classes,
+        "settings": dataclasses.asdict(settings),
+        "sample": describe(this.y, this.table, classes, this.header["excluded"]),
+        "macro_precision": _macro_precision(this),
+        "confusion": classification.confusion(this.y, this.probabilities[:, this.real]),
+        "calibration": _calibration(this),
+        "probes": probe(x, this.table, random) if settings.probes else None,
+    }
+
+
+def _settings(given) -> Settings:
+    known = [field.name for field in dataclasses.fields(Settings)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"evaluation.{unknown[0]}: unknown key; there is {', '.join(known)}")
+    return Settings(**given)
+
+
+def _shared(this, baseline):
+    """(predictions, baseline's predictions) on the rows that both have, or None."""
+    if not baseline:
+        return None
+    other = classification.read(baseline[0])
+    mine, theirs = store.align(this.table, other.table)
+    this, other = this.rows(mine), other.rows(theirs)
+    if this.header["classes"] != other.header["classes"] or (this.y != other.y).any():
+        raise InputError(
+            f"{baseline[0]}: the baseline predicts other labels than the experiment; "
+            "give both the same `y`"
+        )
+    return this, other
+
+
+def _calibration(this):
+    """Bins over all subjects and seeds; n is the mean over seeds."""
+    runs = this.probabilities[:, this.real].transpose(1, 0, 2)
+    y = np.tile(this.y, len(runs))
+    bins = classification.calibration(y, runs.reshape(len(y), -1))
+    return bins.assign(n=bins["n"] / len(runs)).to_dict("records")
+
+
+def _macro_precision(this):
+    """Precision, mean over classes, seeds and then subjects; a class never predicted counts 0.
+
+    The vigilance tutorial publishes it beside accuracy, recall and F1.
+    """
+    predicted = this.probabilities[:, this.real].argmax(axis=2)
+    subjects = this.table["subject"].to_numpy(str)
+    each = [
+        precision_score(this.y[own], predicted[own, seed], average="macro", zero_division=0)
+        for own in (subjects == subject for subject in np.unique(subjects))
+        for seed in range(predicted.shape[1])
+    ]
+    return float(np.mean(each))
