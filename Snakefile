@@ -7,11 +7,14 @@ configfile: "config/config.yaml"
 configfile: "config/backbones.yaml"
 
 
-pathvars:
-    store=config.get("store", "h5"),
-
-
 include: "workflow/rules/common.smk"
+
+
+pathvars:
+    store=plan.suffix,
+    study=plan.study,
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/experiments.smk"
@@ -23,6 +26,6 @@ include: "workflow/rules/tracking.smk"
 rule all:
     default_target: True
     input:
-        "results/report.html",
+        "results/<study>/report.html",
         plan.tracked(),
     localrule: True

@@ -15,6 +15,9 @@ from engram.planning.provenance import fingerprint
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
+if workflow.overwrite_configfiles:  # those of the command line
+    config.setdefault("study", Path(workflow.overwrite_configfiles[-1]).stem)
+
 
 def checked_plan():
     """The plan of the configuration, or one line that says what is wrong in it."""
@@ -131,7 +134,7 @@ def baseline_predictions(wildcards):
 
 def compared_scores(wildcards):
     names = plan.compared_sources(wildcards.comparison)
-    return [f"results/scores/{name}.json" for name in names]
+    return [plan.own(f"scores/{name}.json") for name in names]
 
 
 def compared_features(wildcards):

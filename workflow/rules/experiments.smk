@@ -3,13 +3,13 @@ rule train:
         x=x_stores,
         y=y_stores,
     output:
-        model="results/models/{experiment}.safetensors",
-        predictions="results/predictions/{experiment}.<store>",
-        latents="results/latents/{experiment}.<store>",
+        model="results/<study>/models/{experiment}.safetensors",
+        predictions="results/<study>/predictions/{experiment}.<store>",
+        latents="results/<study>/latents/{experiment}.<store>",
     log:
-        "results/logs/train/{experiment}.log",
+        "results/<study>/logs/train/{experiment}.log",
     benchmark:
-        "results/benchmarks/train/{experiment}.tsv"
+        "results/<study>/benchmarks/train/{experiment}.tsv"
     wildcard_constraints:
         experiment=experiments_that(retrieve=False),
     conda:
@@ -28,20 +28,20 @@ rule train:
 
 rule evaluate:
     input:
-        predictions="results/predictions/{experiment}.<store>",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         baseline=baseline_predictions,
         x=x_stores,
     output:
         scores=report(
-            "results/scores/{experiment}.json",
+            "results/<study>/scores/{experiment}.json",
             caption="../report/scores.rst",
             category="Scores",
             labels={"experiment": "{experiment}"},
         ),
     log:
-        "results/logs/evaluate/{experiment}.log",
+        "results/<study>/logs/evaluate/{experiment}.log",
     benchmark:
-        "results/benchmarks/evaluate/{experiment}.tsv"
+        "results/<study>/benchmarks/evaluate/{experiment}.tsv"
     wildcard_constraints:
         experiment=experiments_that(retrieve=False),
     conda:

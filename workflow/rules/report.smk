@@ -1,21 +1,21 @@
 rule plot:
     input:
-        scores="results/scores/{experiment}.json",
-        predictions="results/predictions/{experiment}.<store>",
+        scores="results/<study>/scores/{experiment}.json",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         view=picture_stores,
     output:
         subjects=report(
-            "results/figures/{experiment}/subjects.svg",
+            "results/<study>/figures/{experiment}/subjects.svg",
             caption="../report/subjects.rst",
             category="Figures",
             labels={"experiment": "{experiment}", "figure": "subjects"},
         ),
-        confusion="results/figures/{experiment}/confusion.svg",
-        curves="results/figures/{experiment}/curves.svg",
-        examples="results/figures/{experiment}/examples.svg",
-        events="results/figures/{experiment}/events.out.tfevents.0.engram",
+        confusion="results/<study>/figures/{experiment}/confusion.svg",
+        curves="results/<study>/figures/{experiment}/curves.svg",
+        examples="results/<study>/figures/{experiment}/examples.svg",
+        events="results/<study>/figures/{experiment}/events.out.tfevents.0.engram",
     log:
-        "results/logs/plot/{experiment}.log",
+        "results/<study>/logs/plot/{experiment}.log",
     wildcard_constraints:
         experiment=experiments_that(retrieve=False),
     conda:
@@ -33,28 +33,28 @@ rule plot:
 
 rule gallery:
     input:
-        scores="results/scores/{experiment}.json",
-        predictions="results/predictions/{experiment}.<store>",
+        scores="results/<study>/scores/{experiment}.json",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         view=candidate_stores,
     output:
         retrieval=report(
-            "results/figures/{experiment}/retrieval.svg",
+            "results/<study>/figures/{experiment}/retrieval.svg",
             caption="../report/retrieval.rst",
             category="Figures",
             labels={"experiment": "{experiment}", "figure": "retrieval"},
         ),
-        repetitions="results/figures/{experiment}/repetitions.svg",
-        training="results/figures/{experiment}/training.svg",
-        importance="results/figures/{experiment}/importance.svg",
+        repetitions="results/<study>/figures/{experiment}/repetitions.svg",
+        training="results/<study>/figures/{experiment}/training.svg",
+        importance="results/<study>/figures/{experiment}/importance.svg",
         gallery=report(
-            "results/figures/{experiment}/gallery.png",
+            "results/<study>/figures/{experiment}/gallery.png",
             caption="../report/gallery.rst",
             category="Figures",
             labels={"experiment": "{experiment}", "figure": "gallery"},
         ),
-        events="results/figures/{experiment}/events.out.tfevents.2.engram",
+        events="results/<study>/figures/{experiment}/events.out.tfevents.2.engram",
     log:
-        "results/logs/gallery/{experiment}.log",
+        "results/<study>/logs/gallery/{experiment}.log",
     wildcard_constraints:
         experiment=experiments_that(retrieve=True),
     conda:
@@ -72,22 +72,22 @@ rule gallery:
 
 rule map:
     input:
-        latents="results/latents/{experiment}.<store>",
-        predictions="results/predictions/{experiment}.<store>",
+        latents="results/<study>/latents/{experiment}.<store>",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         view=picture_stores,
     output:
         picture=report(
-            "results/figures/{experiment}/map.png",
+            "results/<study>/figures/{experiment}/map.png",
             caption="../report/map.rst",
             category="Figures",
             labels={"experiment": "{experiment}", "figure": "map"},
         ),
-        data="results/figures/{experiment}/map.json",
-        events="results/figures/{experiment}/events.out.tfevents.1.engram",
+        data="results/<study>/figures/{experiment}/map.json",
+        events="results/<study>/figures/{experiment}/events.out.tfevents.1.engram",
     log:
-        "results/logs/map/{experiment}.log",
+        "results/<study>/logs/map/{experiment}.log",
     benchmark:
-        "results/benchmarks/map/{experiment}.tsv"
+        "results/<study>/benchmarks/map/{experiment}.tsv"
     wildcard_constraints:
         experiment=experiments_that(retrieve=False),
     conda:
@@ -110,18 +110,18 @@ rule compare:
         costs=compared_costs,
         y=compared_labels,
     output:
-        comparison="results/comparisons/{comparison}.json",
+        comparison="results/<study>/comparisons/{comparison}.json",
         figure=report(
-            "results/figures/{comparison}/comparison.svg",
+            "results/<study>/figures/{comparison}/comparison.svg",
             caption="../report/comparison.rst",
             category="Figures",
             labels={"experiment": "{comparison}", "figure": "comparison"},
         ),
-        cka="results/figures/{comparison}/cka.svg",
+        cka="results/<study>/figures/{comparison}/cka.svg",
     log:
-        "results/logs/compare/{comparison}.log",
+        "results/<study>/logs/compare/{comparison}.log",
     benchmark:
-        "results/benchmarks/compare/{comparison}.tsv"
+        "results/<study>/benchmarks/compare/{comparison}.tsv"
     conda:
         "../../envs/compare.yaml"
     threads: 2
@@ -137,19 +137,22 @@ rule compare:
 
 rule report:
     input:
-        scores=collect("results/scores/{experiment}.json", experiment=plan.shown()),
+        scores=collect(
+            "results/<study>/scores/{experiment}.json", experiment=plan.shown()
+        ),
         predictions=collect(
-            "results/predictions/{experiment}.<store>", experiment=plan.shown()
+            "results/<study>/predictions/{experiment}.<store>", experiment=plan.shown()
         ),
         comparisons=collect(
-            "results/comparisons/{comparison}.json", comparison=plan.comparisons()
+            "results/<study>/comparisons/{comparison}.json",
+            comparison=plan.comparisons(),
         ),
         figures=plan.figures(),
         page=page_templates(),
     output:
-        report="results/report.html",
+        report="results/<study>/report.html",
     log:
-        "results/logs/report.log",
+        "results/<study>/logs/report.log",
     localrule: True
     conda:
         "../../envs/report.yaml"

@@ -3,12 +3,12 @@ rule align:
         x=x_stores,
         y=y_stores,
     output:
-        model="results/models/{experiment}.safetensors",
-        predictions="results/predictions/{experiment}.<store>",
+        model="results/<study>/models/{experiment}.safetensors",
+        predictions="results/<study>/predictions/{experiment}.<store>",
     log:
-        "results/logs/align/{experiment}.log",
+        "results/<study>/logs/align/{experiment}.log",
     benchmark:
-        "results/benchmarks/align/{experiment}.tsv"
+        "results/<study>/benchmarks/align/{experiment}.tsv"
     wildcard_constraints:
         experiment=experiments_that(retrieve=True),
     conda:
@@ -27,14 +27,14 @@ rule align:
 
 rule retrieve:
     input:
-        predictions="results/predictions/{experiment}.<store>",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         baseline=baseline_predictions,
     output:
-        scores="results/scores/{experiment}.json",
+        scores="results/<study>/scores/{experiment}.json",
     log:
-        "results/logs/retrieve/{experiment}.log",
+        "results/<study>/logs/retrieve/{experiment}.log",
     benchmark:
-        "results/benchmarks/retrieve/{experiment}.tsv"
+        "results/<study>/benchmarks/retrieve/{experiment}.tsv"
     wildcard_constraints:
         experiment=experiments_that(retrieve=True),
     conda:
