@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from engram import store
 
@@ -88,3 +90,19 @@ def test_both_snakefiles_start_with_the_configuration_of_the_folder(folder, snak
     made = outputs(snakemake(folder, "--dry-run", "--snakefile", ROOT / snakefile))
     assert "results/mine/report.html" in made
     assert not any("simulated" in path for path in made)
+
+
+def test_the_small_study_of_the_repository_starts(tmp_path):
+    shutil.copytree(ROOT / ".test/config", tmp_path / "config")
+    made = outputs(snakemake(ROOT, "--dry-run", "--directory", tmp_path))
+    assert "results/features/tiny/sub-01/spectrogram/tiny_vit.h5" in made
+    assert "results/demo/report.html" in made
+
+
+def test_the_catalog_is_told_what_it_asks_for():
+    """The keys that the catalog of Snakemake workflows reads, and the files it looks for."""
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage) == {"mandatory-flags", "software-stack-deployment", "report"}
+    assert set(usage["mandatory-flags"]) == {"desc", "flags"}
+    assert usage["software-stack-deployment"]["conda"] in (True, False)
+    assert all((ROOT / path).is_file() for path in ("workflow/Snakefile", "config/README.md"))

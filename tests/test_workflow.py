@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / name)
-    shutil.copy(ROOT / "tests/data/tiny.yaml", folder)
+    shutil.copy(ROOT / ".test/config/config.yaml", folder / "tiny.yaml")
     snakemake(folder)
     return folder
 
