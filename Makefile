@@ -14,7 +14,7 @@ help: ## list these commands
 
 demo: $(VENV)/.demo ## install, run the default configuration, name the report
 	$(BIN)/snakemake --cores $(CORES)
-	@echo "Look at results/report.html"
+	@echo "Look at results/demo/report.html"
 
 test: $(VENV)/.test ## install, lint, run every test
 	$(BIN)/ruff check .

@@ -71,6 +71,9 @@ def merge(base, over):
         ("experiments.eeg_clip.folds", "random_windows", r"i_know_this_leaks"),
         ("tracking", {"wnadb": {}}, r"tracking.wnadb: unknown key; did you mean 'wandb'"),
         ("tracking", {"wandb": {"prject": "x"}}, r"wandb.prject: .*did you mean 'project'"),
+        ("study", "my study", r"study: 'my study' cannot name its folder"),
+        ("study", "../elsewhere", r"study: '../elsewhere' cannot name its folder"),
+        ("study", "features", r"study: 'features' cannot name its folder"),
         ("run", ["eeg_clp"], r"run: no experiment 'eeg_clp'; did you mean 'eeg_clip'"),
     ],
 )
@@ -148,7 +151,7 @@ def test_members_stand_in_the_comparison_and_not_beside_it(compared):
     this = plan.Plan(compared)
     assert this.shown() == []
     files = ("comparison.svg", "cka.svg")
-    assert this.figures() == [f"results/figures/vision/{file}" for file in files]
+    assert this.figures() == [f"results/demo/figures/vision/{file}" for file in files]
     compared["run"] = ["vision-clip"]
     configuration.check(compared, SCHEMA)
     assert plan.Plan(compared).shown() == ["eeg_bandpower", "vision-clip"]
@@ -463,7 +466,7 @@ def test_nothing_is_tracked_unless_that_is_configured(config):
     assert plan.Plan(config).tracked() == []
     config["tracking"] = {"wandb": {"mode": "online"}}
     this = plan.Plan(config)
-    assert this.tracked() == [f"results/tracking/{name}.json" for name in this.experiments()]
+    assert this.tracked() == [f"results/demo/tracking/{name}.json" for name in this.experiments()]
     assert this.spec("track", experiment="eeg_clip") == {
         "experiment": "eeg_clip",
         "group": config["title"],
@@ -475,8 +478,8 @@ def test_a_model_and_figures_are_tracked_where_there_are_some(config):
     config["tracking"] = {"wandb": {"checkpoint": True}}
     this = plan.Plan(config)
     shown, *_ = this.shown()
-    assert this.tracked_model(shown) == [f"results/models/{shown}.safetensors"]
-    assert f"results/figures/{shown}/curves.svg" in this.tracked_figures(shown)
+    assert this.tracked_model(shown) == [f"results/demo/models/{shown}.safetensors"]
+    assert f"results/demo/figures/{shown}/curves.svg" in this.tracked_figures(shown)
     assert {Path(path).suffix for path in this.tracked_figures(shown)} <= {".svg", ".png"}
     config["tracking"] = {"wandb": {}}
     assert plan.Plan(config).tracked_model(shown) == []

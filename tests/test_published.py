@@ -224,7 +224,7 @@ def finished(tmp_path_factory, servers, scans):
 
 
 def test_the_study_ends_in_a_report_that_names_the_data(finished):
-    page = (finished.folder / "results/report.html").read_text()
+    page = (finished.folder / "results/overlay/report.html").read_text()
     assert STUDY["title"] in page
     assert OSF["title"] in page
     assert STUDY["experiments"]["osf_fmri_clip"]["title"] in page

@@ -22,6 +22,7 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 STUDY = yaml.safe_load((ROOT / "config/studies/things_eeg2_simulated.yaml").read_text())
 RUN = ["things_pixels", "things_new_subject", "things_published"]
 SMALL = {
+    "study": "small",
     "run": RUN,
     "datasets": {
         "things": {"train_concepts": 12, "train_images": 2, "test_concepts": 10,
@@ -53,7 +54,7 @@ def snakemake(folder, *arguments, also=()):
 
 
 def test_the_study_runs_to_its_report_and_then_has_nothing_to_do(finished):
-    page = (finished / "results/report.html").read_text()
+    page = (finished / "results/small/report.html").read_text()
     for experiment in RUN:
         assert STUDY["experiments"][experiment]["title"].replace('"', "") in page
     assert "simulated data" in page
@@ -65,7 +66,7 @@ def test_the_study_runs_to_its_report_and_then_has_nothing_to_do(finished):
 def test_the_published_protocol_is_marked_and_stands_beside_the_clean_one(finished):
     scores = {
         path.stem: json.loads(path.read_text())
-        for path in (finished / "results/scores").glob("*.json")
+        for path in (finished / "results/small/scores").glob("*.json")
     }
     assert {n for n, one in scores.items() if "published_protocol" in one["flags"]} == {
         "things_published"
@@ -79,21 +80,21 @@ def test_folds_are_those_that_the_study_asks_for(finished):
     """Within a subject unless another way is named: a default of labels must not slip in."""
     scores = {}
     for name in RUN:
-        scores[name] = json.loads((finished / f"results/scores/{name}.json").read_text())
-        log = (finished / f"results/logs/train/{name}.log").read_text()
+        scores[name] = json.loads((finished / f"results/small/scores/{name}.json").read_text())
+        log = (finished / f"results/small/logs/train/{name}.log").read_text()
         rows = {"leave_one_subject_out": 48, "pooled": 102}  # 24 of a subject; 3 x 10 of the test
         kind = STUDY["experiments"][name].get("folds", "within")
         assert f": {rows.get(kind, 24)} epochs, at most" in log
     assert "a known subject" in scores["things_pixels"]["generalises_to"]
     assert "new subjects" in scores["things_new_subject"]["generalises_to"]
-    folds = store.open(finished / "results/predictions/things_published.h5").table["fold"]
+    folds = store.open(finished / "results/small/predictions/things_published.h5").table["fold"]
     assert set(folds) == {"pooled"}
 
 
 def test_only_what_a_within_subject_head_reaches_is_predicted(finished):
     scores = {
         path.stem: json.loads(path.read_text())
-        for path in (finished / "results/scores").glob("*.json")
+        for path in (finished / "results/small/scores").glob("*.json")
     }
     assert scores["things_pixels"]["attainable"]["counts"] == [1, 2, 3]
     assert scores["things_new_subject"]["attainable"] is None
@@ -107,7 +108,7 @@ NICE = EVERY - {"things_published"}
     ("change", "stages"),
     [
         ({"heads": {"nice": {"dropout": 0.4}}},
-         {"train": NICE, "occlude": NICE, "evaluate": EVERY, "plot_pairs": EVERY}),  # one is compared with another
+         {"train": NICE, "occlude": NICE, "evaluate": EVERY, "plot_pairs": EVERY}),
         ({"datasets": {"things": {"title": "Other"}}}, {}),
         ({"views": {"epochs": {"clip": 10}}},
          {"render": 3, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "plot_pairs": EVERY}),

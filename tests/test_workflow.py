@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / name)
-    shutil.copy(ROOT / "tests/data/tiny.yaml", folder)
+    shutil.copy(ROOT / ".test/config/config.yaml", folder / "tiny.yaml")
     snakemake(folder)
     return folder
 
@@ -81,13 +81,13 @@ def edit(folder, path, old, new):
 
 
 def test_the_study_ends_in_a_report_that_says_it_is_simulated(finished):
-    page = (finished / "results/report.html").read_text()
+    page = (finished / "results/tiny/report.html").read_text()
     assert "simulated" in page.lower()
     assert "random weights" in page.lower()
 
 
 def test_the_comparison_stands_in_the_report(finished):
-    page = (finished / "results/report.html").read_text()
+    page = (finished / "results/tiny/report.html").read_text()
     table = page.partition('class="compared"')[2].partition("</table>")[0]
     assert "tiny_vit" in table
     assert "bands" in table
@@ -122,6 +122,42 @@ def test_finding_nothing_to_do_imports_no_model_library(finished):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "engram.planning.plan" in imported
     assert not {"torch", "timm", "h5py", "sklearn"} & imported
+
+
+# ---- studies beside each other ----------------------------------------------------------
+
+OWN = {  # what a study makes of views and features
+    *(f"{stage} {name}" for stage in ("train", "evaluate") for name in ("bands", "vit")),
+    *("train which-tiny_vit", "evaluate which-tiny_vit", "compare which"),
+    *("plot bands", "plot vit", "map vit", "report"),
+}
+
+
+def test_a_second_study_shares_views_and_features_and_overwrites_nothing(checkout):
+    (checkout / "second.yaml").write_text("heads: {linear: {c: [0.001]}}\n")
+    second = ("--configfile", "tiny.yaml", "second.yaml")
+    assert stale(checkout, *second) == OWN
+    before = digests(checkout / "results")
+    snakemake(checkout, "results/second/scores/bands.json", *second)
+    after = digests(checkout / "results")
+    assert after.items() >= before.items()
+    assert {path.parts[0] for path in after.keys() - before.keys()} == {"second"}
+    assert (checkout / "results/second/logs/train/bands.log").is_file()
+    assert stale(checkout) == set()
+
+
+def digests(folder):
+    """SHA-256 of every file below `folder`, by its path there."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def test_a_study_is_called_as_its_configuration_says(checkout):
+    assert stale(checkout, "--config", "study=other") == OWN
+    text = snakemake(checkout, "--dry-run", "--config", "study=../x", check=False)
+    assert "error in the configuration: study: '../x' cannot name its folder" in text
 
 
 # ---- the edit matrix: for each kind of edit, the jobs that run again --------------------
@@ -324,10 +360,10 @@ def test_a_tracked_experiment_has_a_run_and_the_key_is_written_nowhere(checkout,
     monkeypatch.setenv("HOME", str(checkout / "home"))
     asked = "title: Tiny\ntracking: {wandb: {project: brain, checkpoint: true}}\n"
     edit(checkout, "tiny.yaml", "title: Tiny\n", asked)
-    printed = snakemake(checkout, "results/tracking/vit.json")
-    written = json.loads((checkout / "results/tracking/vit.json").read_text())
+    printed = snakemake(checkout, "results/tiny/tracking/vit.json")
+    written = json.loads((checkout / "results/tiny/tracking/vit.json").read_text())
     run = Offline(checkout / written["folder"])
-    scored = json.loads((checkout / "results/scores/vit.json").read_text())
+    scored = json.loads((checkout / "results/tiny/scores/vit.json").read_text())
     scores = {row["metric"]: row["value"] for row in scored["metrics"]}
     assert run.summary.items() >= scores.items()
     assert (run.run.project, run.run.run_group) == ("brain", "Tiny")
@@ -340,7 +376,7 @@ def test_a_tracked_experiment_has_a_run_and_the_key_is_written_nowhere(checkout,
     assert not [path for path in files if key in path.read_text("latin1")]
     assert key not in printed
     edit(checkout, "tiny.yaml", "project: brain", "project: mind")
-    assert stale(checkout, "results/tracking/vit.json") == {"track vit"}
+    assert stale(checkout, "results/tiny/tracking/vit.json") == {"track vit"}
 
 
 # ---- mistakes ----------------------------------------------------------------------------

@@ -3,18 +3,36 @@ import sys
 from pathlib import Path
 
 import yaml
-from snakemake.utils import validate
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config, validate
 
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-sys.path.insert(0, str(ROOT / "src"))  # Snakemake hands this path on to every script
+here = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
+if here.is_dir():  # a module from a repository needs the package installed
+    # Snakemake hands this path on to every script.
+    sys.path.insert(0, str(here.parents[1] / "src"))
 
+import engram
 from engram.planning import components
 from engram.planning.configuration import check
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.planning.provenance import fingerprint
 
+ROOT = Path(engram.__file__).parents[2]
+if not (ROOT / "workflow").is_dir():
+    sys.exit(
+        "error: the installed package `engram` has no workflow beside it; install it from a "
+        "checkout: pip install -e FOLDER"
+    )
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+
+given = config  # in a module that of the workflow around it
+config = {}
+for file in ("config.yaml", "backbones.yaml"):
+    update_config(config, load_configfile(ROOT / "config" / file))
+update_config(config, given)
+if workflow.overwrite_configfiles:  # those of the command line
+    config.setdefault("study", Path(workflow.overwrite_configfiles[-1]).stem)
 
 
 def checked_plan():
@@ -116,7 +134,7 @@ def importance(wildcards):
 
 def drawn(task):
     """The figures of experiments that ask one question; the first goes into Snakemake's report."""
-    folder = "results/figures/{experiment}"
+    folder = "results/<study>/figures/{experiment}"
     figures = components.constant(f"engram.tasks.{task}", "FIGURES")
     paths = {name: f"{folder}/{file}" for name, file in figures.items()}
     first = next(iter(paths))
@@ -154,7 +172,7 @@ def baseline_predictions(wildcards):
 
 def compared_scores(wildcards):
     names = plan.compared_sources(wildcards.comparison)
-    return [f"results/scores/{name}.json" for name in names]
+    return [plan.own(f"scores/{name}.json") for name in names]
 
 
 def compared_features(wildcards):

@@ -3,13 +3,13 @@ rule train:
         x=x_stores,
         y=y_stores,
     output:
-        model="results/models/{experiment}.safetensors",
-        predictions="results/predictions/{experiment}.<store>",
-        latents="results/latents/{experiment}.<store>",
+        model="results/<study>/models/{experiment}.safetensors",
+        predictions="results/<study>/predictions/{experiment}.<store>",
+        latents="results/<study>/latents/{experiment}.<store>",
     log:
-        "results/logs/train/{experiment}.log",
+        "results/<study>/logs/train/{experiment}.log",
     benchmark:
-        "results/benchmarks/train/{experiment}.tsv"
+        "results/<study>/benchmarks/train/{experiment}.tsv"
     conda:
         "../../envs/train.yaml"
     threads: 8
@@ -28,11 +28,11 @@ rule occlude:
     input:
         x=x_stores,
         y=y_stores,
-        model="results/models/{experiment}.safetensors",
+        model="results/<study>/models/{experiment}.safetensors",
     output:
-        importance="results/importance/{experiment}.json",
+        importance="results/<study>/importance/{experiment}.json",
     log:
-        "results/logs/occlude/{experiment}.log",
+        "results/<study>/logs/occlude/{experiment}.log",
     conda:
         "../../envs/occlude.yaml"
     threads: 8
@@ -49,20 +49,20 @@ rule occlude:
 
 rule evaluate:
     input:
-        predictions="results/predictions/{experiment}.<store>",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         baseline=baseline_predictions,
         x=probed_stores,
     output:
         scores=report(
-            "results/scores/{experiment}.json",
+            "results/<study>/scores/{experiment}.json",
             caption="../report/scores.rst",
             category="Scores",
             labels={"experiment": "{experiment}"},
         ),
     log:
-        "results/logs/evaluate/{experiment}.log",
+        "results/<study>/logs/evaluate/{experiment}.log",
     benchmark:
-        "results/benchmarks/evaluate/{experiment}.tsv"
+        "results/<study>/benchmarks/evaluate/{experiment}.tsv"
     conda:
         "../../envs/evaluate.yaml"
     threads: 1

@@ -4,15 +4,15 @@ for task, experiments in plan.tasks().items():
         name:
             f"plot_{task}"
         input:
-            scores="results/scores/{experiment}.json",
-            predictions="results/predictions/{experiment}.<store>",
+            scores="results/<study>/scores/{experiment}.json",
+            predictions="results/<study>/predictions/{experiment}.<store>",
             view=picture_stores,
             importance=importance,
         output:
             **drawn(task),
-            events="results/figures/{experiment}/events.out.tfevents.0.engram",
+            events="results/<study>/figures/{experiment}/events.out.tfevents.0.engram",
         log:
-            "results/logs/plot/{experiment}.log",
+            "results/<study>/logs/plot/{experiment}.log",
         wildcard_constraints:
             experiment="|".join(experiments),
         conda:
@@ -30,22 +30,22 @@ for task, experiments in plan.tasks().items():
 
 rule map:
     input:
-        latents="results/latents/{experiment}.<store>",
-        predictions="results/predictions/{experiment}.<store>",
+        latents="results/<study>/latents/{experiment}.<store>",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         view=picture_stores,
     output:
         picture=report(
-            "results/figures/{experiment}/map.png",
+            "results/<study>/figures/{experiment}/map.png",
             caption="../report/map.rst",
             category="Figures",
             labels={"experiment": "{experiment}", "figure": "map"},
         ),
-        data="results/figures/{experiment}/map.json",
-        events="results/figures/{experiment}/events.out.tfevents.1.engram",
+        data="results/<study>/figures/{experiment}/map.json",
+        events="results/<study>/figures/{experiment}/events.out.tfevents.1.engram",
     log:
-        "results/logs/map/{experiment}.log",
+        "results/<study>/logs/map/{experiment}.log",
     benchmark:
-        "results/benchmarks/map/{experiment}.tsv"
+        "results/<study>/benchmarks/map/{experiment}.tsv"
     conda:
         "../../envs/map.yaml"
     threads: 1
@@ -66,18 +66,18 @@ rule compare:
         costs=compared_costs,
         y=compared_labels,
     output:
-        comparison="results/comparisons/{comparison}.json",
+        comparison="results/<study>/comparisons/{comparison}.json",
         figure=report(
-            "results/figures/{comparison}/comparison.svg",
+            "results/<study>/figures/{comparison}/comparison.svg",
             caption="../report/comparison.rst",
             category="Figures",
             labels={"experiment": "{comparison}", "figure": "comparison"},
         ),
-        cka="results/figures/{comparison}/cka.svg",
+        cka="results/<study>/figures/{comparison}/cka.svg",
     log:
-        "results/logs/compare/{comparison}.log",
+        "results/<study>/logs/compare/{comparison}.log",
     benchmark:
-        "results/benchmarks/compare/{comparison}.tsv"
+        "results/<study>/benchmarks/compare/{comparison}.tsv"
     conda:
         "../../envs/compare.yaml"
     threads: 2
@@ -93,19 +93,22 @@ rule compare:
 
 rule report:
     input:
-        scores=collect("results/scores/{experiment}.json", experiment=plan.shown()),
+        scores=collect(
+            "results/<study>/scores/{experiment}.json", experiment=plan.shown()
+        ),
         predictions=collect(
-            "results/predictions/{experiment}.<store>", experiment=plan.shown()
+            "results/<study>/predictions/{experiment}.<store>", experiment=plan.shown()
         ),
         comparisons=collect(
-            "results/comparisons/{comparison}.json", comparison=plan.comparisons()
+            "results/<study>/comparisons/{comparison}.json",
+            comparison=plan.comparisons(),
         ),
         figures=plan.figures(),
         page=page_templates(),
     output:
-        report="results/report.html",
+        report="results/<study>/report.html",
     log:
-        "results/logs/report.log",
+        "results/<study>/logs/report.log",
     localrule: True
     conda:
         "../../envs/report.yaml"

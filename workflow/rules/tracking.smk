@@ -1,13 +1,13 @@
 rule track:
     input:
-        scores="results/scores/{experiment}.json",
-        predictions="results/predictions/{experiment}.<store>",
+        scores="results/<study>/scores/{experiment}.json",
+        predictions="results/<study>/predictions/{experiment}.<store>",
         model=tracked_model,
         figures=tracked_figures,
     output:
-        tracking="results/tracking/{experiment}.json",
+        tracking="results/<study>/tracking/{experiment}.json",
     log:
-        "results/logs/track/{experiment}.log",
+        "results/<study>/logs/track/{experiment}.log",
     localrule: True
     conda:
         "../../envs/track.yaml"

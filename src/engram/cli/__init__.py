@@ -160,7 +160,7 @@ def _print_table(head, lines):
 
 
 def configuration(configfiles) -> dict:
-    """The vocabulary of the folder, or of the installed package, with studies laid over it."""
+    """The vocabulary, with the configuration of the folder and studies laid over it."""
     import yaml
 
     roots = [Path(), Path(__file__).parents[3]]
@@ -168,7 +168,9 @@ def configuration(configfiles) -> dict:
     if not root:
         raise InputError("no config/backbones.yaml here; run this in a checkout of Engram")
     merged = {}
-    for file in [root / "config/config.yaml", root / "config/backbones.yaml", *configfiles]:
+    own = [file for file in [Path("config/config.yaml")] if file.is_file()]
+    vocabulary = [root / "config/config.yaml", root / "config/backbones.yaml"]
+    for file in [*vocabulary, *own, *configfiles]:
         if not file.is_file():
             raise InputError(f"{file}: no such file; correct --configfile")
         _lay_over(merged, yaml.safe_load(file.read_text("utf-8")) or {})

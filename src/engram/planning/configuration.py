@@ -5,6 +5,7 @@ Standard library only, like `engram.planning.plan`.
 
 import ast
 import difflib
+import re
 
 from engram.errors import InputError
 from engram.planning import components, plan
@@ -32,6 +33,7 @@ def check(config, schema):
         InputError: names the key, says what is wrong and suggests what was meant.
     """
     _check_keys(config, schema, "")
+    _check_study(plan.Plan(config).study)
     for family in plan.FAMILIES:
         for name, spec in config.get(family, {}).items():
             if family == "datasets" and isinstance(spec, dict):
@@ -70,6 +72,14 @@ def _check_keys(value, schema, path):
             _check_keys(value[key], others, where)
         elif others is False:
             raise InputError(f"{where}: unknown key{did_you_mean(key, known)}")
+
+
+def _check_study(name):
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", str(name), re.ASCII) or name in plan.SHARED:
+        raise InputError(
+            f"study: {name!r} cannot name its folder in results/; set `study` to a name of "
+            f"letters, digits, '.', '_' and '-' that is none of {', '.join(plan.SHARED)}"
+        )
 
 
 def _check_source(where, dataset, schema):

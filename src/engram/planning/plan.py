@@ -32,6 +32,12 @@ BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
 #: Suffixes of stores: their formats.
 STORES = ("h5", "zarr")
 
+#: The study that is run where neither `study` nor a configuration file names one.
+STUDY = "demo"
+
+#: Folders in `results` that all studies share.
+SHARED = ("views", "features", "logs", "benchmarks")
+
 #: Keys of a comparison that its members do not share with an experiment.
 COMPARISON_KEYS = ("title", "view", "backbones")
 
@@ -151,6 +157,15 @@ class Plan:
         return f"results/{family}/{dataset}/{unit}/{source}.{self.suffix}"
 
     @property
+    def study(self) -> str:
+        """Name of the study, that of the folder in `results` where all lies that it alone makes."""
+        return self.config.get("study", STUDY)
+
+    def own(self, path) -> str:
+        """Where a file lies that this study alone makes; views and features are shared by all."""
+        return f"results/{self.study}/{path}"
+
+    @property
     def suffix(self) -> str:
         """Suffix of every store, its format."""
         return self.config.get("store", STORES[0])
@@ -250,7 +265,7 @@ class Plan:
     def importance(self, experiment) -> list[str]:
         """What says where the models of an experiment look, if its task is asked that."""
         asked = self.of_task(experiment, "OCCLUDED")
-        return [f"results/importance/{experiment}.json"] if asked else []
+        return [self.own(f"importance/{experiment}.json")] if asked else []
 
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
@@ -275,7 +290,7 @@ class Plan:
     def baseline_predictions(self, experiment) -> list[str]:
         """Predictions of the baseline of an experiment, if it has one."""
         baseline = self.baseline(experiment)
-        return [f"results/predictions/{baseline}.{self.suffix}"] if baseline else []
+        return [self.own(f"predictions/{baseline}.{self.suffix}")] if baseline else []
 
     def figures(self) -> list[str]:
         """The figures that the report shows."""
@@ -283,9 +298,9 @@ class Plan:
         for name in self.shown():
             files = [*self.of_task(name, "FIGURES").values()]
             files += ["map.json", "map.png"] if name in self.config.get("maps", []) else []
-            paths += [f"results/figures/{name}/{file}" for file in files]
+            paths += [self.own(f"figures/{name}/{file}") for file in files]
         for name in self.comparisons():
-            paths += [f"results/figures/{name}/{file}" for file in ("comparison.svg", "cka.svg")]
+            paths += [self.own(f"figures/{name}/{file}") for file in ("comparison.svg", "cka.svg")]
         return paths
 
     # ---- tracking -----------------------------------------------------------------
@@ -294,16 +309,16 @@ class Plan:
         """What says where each experiment is tracked; nothing unless that is configured."""
         if "wandb" not in self.config.get("tracking", {}):
             return []
-        return [f"results/tracking/{name}.json" for name in self.experiments()]
+        return [self.own(f"tracking/{name}.json") for name in self.experiments()]
 
     def tracked_model(self, experiment) -> list[str]:
         """The model that is tracked with an experiment, if that is asked for."""
         wanted = self._tracking()["checkpoint"]
-        return [f"results/models/{experiment}.safetensors"] if wanted else []
+        return [self.own(f"models/{experiment}.safetensors")] if wanted else []
 
     def tracked_figures(self, experiment) -> list[str]:
         """Those of the report that a person can look at elsewhere too."""
-        folder = f"results/figures/{experiment}/"
+        folder = self.own(f"figures/{experiment}/")
         return [p for p in self.figures() if p.startswith(folder) and not p.endswith(".json")]
 
     def _tracking(self):
