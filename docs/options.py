@@ -38,13 +38,18 @@ def tables() -> str:
     ]
     for family in plan.FAMILIES:
         for kind in components.kinds(family):
-            sections.append(section(f"`{family}`, kind `{kind}`", from_options(family, kind)))
-    return "\n".join(sections)
+            sections += from_options(f"`{family}`, kind `{kind}`", family, kind)
+    return "\n".join(dict.fromkeys(sections))
 
 
-def section(title, rows):
+def section(title, rows, beside=None):
     lines = [f"| `{key}` | {default} | {text} |" for key, default, text in rows]
-    return "\n".join([f"### {title}\n", "| key | default | meaning |", "|---|---|---|", *lines, ""])
+    if lines:
+        lines = ["| key | default | meaning |", "|---|---|---|", *lines, ""]
+    if beside:
+        link = re.sub(r"[^\w -]", "", beside.lower()).replace(" ", "-")
+        lines = [f"Has the [{beside[0].lower()}{beside[1:]}](#{link}).", "", *lines]
+    return "\n".join([f"### {title}\n", *lines])
 
 
 def from_schema(properties):
@@ -52,20 +57,32 @@ def from_schema(properties):
         yield key, f"`{facts['default']}`" if "default" in facts else "", facts["description"]
 
 
-def from_options(family, kind):
-    rows = {}
-    for options in components.options_classes(family, kind):
-        meaning = described(ast.get_docstring(options))
-        for node in options.body:
-            if isinstance(node, ast.AnnAssign):
-                key, value = node.target.id, node.value
-                default = shortened(f"`{ast.unparse(value)}`") if value else "required"
-                rows[key] = (escaped(default), escaped(meaning[key]))
-    return [(key, *facts) for key, facts in sorted(rows.items(), key=is_optional)]
+def from_options(title, family, kind):
+    """The section of a component, after those of the shared options that it extends."""
+    meaning, beside = {}, None
+    *shared, own = components.options_classes(family, kind)
+    for options in shared:
+        text = ast.get_docstring(options)
+        meaning |= described(text)
+        heading = text.partition(".")[0]
+        yield section(heading, fields(options, meaning), beside)
+        beside = heading
+    yield section(title, fields(own, meaning | described(ast.get_docstring(own))), beside)
+
+
+def fields(options, meaning):
+    """(key, default, meaning) of the fields that a class itself has, those required first."""
+    rows = []
+    for node in options.body:
+        if isinstance(node, ast.AnnAssign):
+            key, value = node.target.id, node.value
+            default = shortened(f"`{ast.unparse(value)}`") if value else "required"
+            rows.append((key, escaped(default), escaped(meaning[key])))
+    return sorted(rows, key=is_optional)
 
 
 def is_optional(row):
-    return row[1][0] != "required"
+    return row[1] != "required"
 
 
 def described(docstring):
@@ -81,7 +98,7 @@ def described(docstring):
 
 def shortened(default):
     found = re.fullmatch(r"`field\(default_factory=(?:lambda: )?(.*)\)`", default)
-    return f"`{found[1]}`".replace("`list`", "`[]`") if found else default
+    return f"`{found[1]}`".replace("`list`", "`[]`").replace("`dict`", "`{}`") if found else default
 
 
 def escaped(text):

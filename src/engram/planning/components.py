@@ -79,15 +79,42 @@ def hyperparameters(spec) -> dict:
 
 
 def options_classes(family, kind) -> list[ast.ClassDef]:
-    """The class `Options` of a component, after the one of a shared module that it extends."""
-    own = _options_class(provenance.ROOT / family / f"{kind}.py")
-    shared = [ast.unparse(base.value) for base in own.bases if isinstance(base, ast.Attribute)]
-    return [*(_options_class(provenance.locate(f"engram.{name}")) for name in shared), own]
+    """The class `Options` of a component, after those that it extends, the furthest first.
+
+    Raises:
+        InputError: a class that is extended stands nowhere.
+    """
+    return _extended(provenance.ROOT / family / f"{kind}.py", "Options")
+
+
+def _extended(path, name):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = _class(tree, name)
+    if own is None:
+        raise InputError(f"{path}: has no class {name}; import the one that `Options` extends")
+    chain = []
+    for base in own.bases:
+        module, _, extends = _full_name(tree, ast.unparse(base)).rpartition(".")
+        chain += _extended(provenance.locate(module) if module else path, extends)
+    return [*chain, own]
+
+
+def _full_name(tree, written):
+    """A dotted name by what the file imports: `stacked.Options` is one of engram.training."""
+    first, dot, rest = written.partition(".")
+    for node in tree.body:
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            if first == (alias.asname or alias.name):
+                return f"{node.module}.{alias.name}{dot}{rest}"
+    return written
 
 
 def _options_class(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
+    return _class(ast.parse(path.read_text(encoding="utf-8")), "Options")
+
+
+def _class(tree, name):
+    found = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     return next(found, None)
 
 

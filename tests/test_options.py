@@ -1,0 +1,86 @@
+"""The options of components: read without importing, and written down for people and editors."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from engram.errors import InputError
+from engram.planning import components, plan, provenance
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "config/README.md").read_text(encoding="utf-8")
+COMPONENTS = [(family, kind) for family in plan.FAMILIES for kind in components.kinds(family)]
+
+
+@pytest.mark.parametrize(("family", "kind"), COMPONENTS)
+def test_options_read_without_importing_are_those_that_python_makes(family, kind):
+    made = dataclasses.fields(components.component(family, kind).Options)
+    found = components.fields(family, kind)
+    assert set(found) == {field.name for field in made}
+    for field in made:
+        missing = dataclasses.MISSING
+        required = field.default is missing and field.default_factory is missing
+        assert found[field.name][1] == required
+
+
+@pytest.mark.parametrize("kind", components.kinds("heads"))
+def test_defaults_read_without_importing_are_those_that_python_makes(kind):
+    made = components.component("heads", kind).Options()
+    assert components.defaults("heads", kind) == dataclasses.asdict(made)
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """Writes modules of a package that stands in for this one, and forgets it afterwards."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "engram")
+    provenance.locate.cache_clear()
+
+    def write(**modules):
+        for name, text in modules.items():
+            path = tmp_path / "engram" / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    yield write
+    provenance.locate.cache_clear()
+
+
+def test_a_chain_of_bases_is_followed_however_it_is_imported(family):
+    family(
+        room__far="class Options:\n    a: int = 1\n    b: int = 2\n",
+        room__near="from engram.room import far as f\nclass Options(f.Options):\n    b: int = 3\n",
+        heads__own=(
+            "from engram.room.near import Options as Shared\n\n\n"
+            "class Between(Shared):\n    c: str\n\n\n"
+            "class Options(Between):\n    d: float = 0.5\n"
+        ),
+    )
+    assert components.defaults("heads", "own") == {"a": 1, "b": 3, "d": 0.5}
+    assert [
+        key for key, (_, required) in components.fields("heads", "own").items() if required
+    ] == ["c"]
+
+
+def test_a_base_that_stands_nowhere_is_refused(family):
+    family(heads__own="class Options(Missing):\n    a: int = 1\n")
+    with pytest.raises(InputError, match="has no class Missing"):
+        components.fields("heads", "own")
+
+
+def test_each_shared_table_stands_once_and_links_lead_to_it():
+    headings = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
+    assert len(headings) == len(set(headings))
+    slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(#([^)]+)\)", PAGE)
+    assert links
+    assert set(links) <= slugs
+
+
+@pytest.mark.parametrize(("family", "kind"), COMPONENTS)
+def test_a_component_repeats_nothing_that_it_inherits(family, kind):
+    *shared, own = components.options_classes(family, kind)
+    inherited = {ast.unparse(node) for one in shared for node in one.body}
+    assert not inherited & {ast.unparse(node) for node in own.body}
