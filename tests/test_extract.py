@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engram import frozen, store
+from engram import store
 from engram.backbones import extract
 from engram.backbones.timm import timm
 from engram.errors import InputError
+from engram.frozen.backbone import Frozen
 from engram.progress import progress
 from engram.store import Rows
 
@@ -59,7 +60,7 @@ def view(tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Number of images of every call of a torch backbone; raises at the call `at`."""
-    seen, forward = [], frozen.Frozen.__call__
+    seen, forward = [], Frozen.__call__
 
     class Calls(list):
         at = None
@@ -72,7 +73,7 @@ def calls(monkeypatch):
         seen.append(len(rows))
         return forward(self, rows)
 
-    monkeypatch.setattr(frozen.Frozen, "__call__", counted)
+    monkeypatch.setattr(Frozen, "__call__", counted)
     return seen
 
 
@@ -187,14 +188,14 @@ def test_parts_of_other_weights_are_not_continued(tmp_path, calls):
 def test_weights_that_change_during_the_extraction_leave_nothing_behind(
     view, tmp_path, monkeypatch
 ):
-    forward = frozen.Frozen.__call__
+    forward = Frozen.__call__
 
     def training(self, rows):
         next(self.model.parameters()).data.mul_(1.0001)
         return forward(self, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(frozen.Frozen, "__call__", training)
+        patch.setattr(Frozen, "__call__", training)
         with pytest.raises(RuntimeError, match="changed while it was used"):
             run(view, tmp_path / "features.h5", kind="timm", model=VIT)
     assert not (tmp_path / "features.h5").exists()

@@ -84,3 +84,21 @@ def test_a_component_repeats_nothing_that_it_inherits(family, kind):
     *shared, own = components.options_classes(family, kind)
     inherited = {ast.unparse(node) for one in shared for node in one.body}
     assert not inherited & {ast.unparse(node) for node in own.body}
+
+
+OF_PICTURES = {"size", "interpolation", "mean", "std", "mode"}
+
+
+def test_options_of_pictures_are_those_of_backbones_that_take_pictures():
+    having = {
+        kind for kind in components.kinds("backbones")
+        if OF_PICTURES & components.fields("backbones", kind).keys()
+    }  # fmt: skip
+    assert having == {"ast", "dalle", "dreamsim", "open_clip", "timm", "torchvision"}
+
+
+@pytest.mark.parametrize("kind", ["bandpower", "pixels"])
+def test_a_backbone_without_torch_weights_does_not_feel_the_room_of_frozen_models(kind):
+    script = ROOT / "workflow/scripts/extract.py"
+    reached = provenance.reached(script, [f"engram.backbones.{kind}"])
+    assert not [path for path in reached if path.parent.name == "frozen"]
