@@ -23,6 +23,7 @@ VIT = "test_vit.r160_in1k"
 FREQUENCIES = np.arange(35, 0.4, -0.75)
 HEADER = {
     "what": "spectrogram",
+    "axes": 2,
     "modality": "eeg",
     "regions": None,
     "frequencies": FREQUENCIES.tolist(),
@@ -120,9 +121,11 @@ def test_every_region_is_encoded(tmp_path):
 
 def test_pictures_are_encoded(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
-    view = write_view(tmp_path / "picture.h5", pixels, {"what": "picture"})
+    view = write_view(tmp_path / "picture.h5", pixels, {"what": "picture", "axes": 3})
     found = run(view, tmp_path / "features.h5", kind="timm", model=VIT)
-    other = write_view(tmp_path / "swapped.h5", pixels[..., ::-1].copy(), {"what": "picture"})
+    other = write_view(
+        tmp_path / "swapped.h5", pixels[..., ::-1].copy(), {"what": "picture", "axes": 3}
+    )
     swapped = run(other, tmp_path / "swapped_features.h5", kind="timm", model=VIT)
     assert found.shape == (5, 64)
     assert np.abs(found[:] - swapped[:]).max() > 1e-3
@@ -230,8 +233,18 @@ def test_power_of_zero_is_refused_as_band_power(tmp_path):
 
 def test_a_view_of_labels_is_refused(tmp_path):
     view = write_view(tmp_path / "state.h5", np.zeros(4, np.int8), {"what": "labels"})
-    with pytest.raises(InputError, match=r"state\.h5: a backbone needs spectrogram or picture"):
+    with pytest.raises(InputError, match=r"state\.h5: a backbone needs .* holds labels"):
         run(view, tmp_path / "features.h5", kind="bandpower")
+
+
+def test_rows_of_a_kind_that_nobody_foresaw_are_cut_by_the_axes_that_the_view_states(tmp_path):
+    array = noise(4, 3)
+    known = run(write_view(tmp_path / "known.h5", array), tmp_path / "a.h5", kind="bandpower")
+    header = HEADER | {"what": "scalogram"}
+    view = write_view(tmp_path / "new.h5", array, header)
+    found = run(view, tmp_path / "b.h5", kind="bandpower")
+    assert found.shape == (4, 3, 7)
+    np.testing.assert_array_equal(found[:], known[:])
 
 
 def test_a_view_without_rows_gives_a_store_without_rows(tmp_path):
