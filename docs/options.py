@@ -44,7 +44,9 @@ def tables() -> str:
 
 def section(title, rows, beside=None):
     lines = [f"| `{key}` | {default} | {text} |" for key, default, text in rows]
-    if lines:
+    if not lines:
+        lines = ["No options of its own.", ""]
+    else:
         lines = ["| key | default | meaning |", "|---|---|---|", *lines, ""]
     if beside:
         link = re.sub(r"[^\w -]", "", beside.lower()).replace(" ", "-")
