@@ -1,22 +1,33 @@
-"""Write the tables of config/README.md from the schema and from the Options of each component.
+"""Write what stands in the schema and in the Options of each component for people and editors.
+
+config/README.md has it as tables, workflow/schemas/config.editor.json as a schema of the whole
+configuration, with which an editor completes keys and marks misspelt ones.
 
 python docs/options.py          write them
 python docs/options.py --check  fail if they are out of date
 """
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
 
 import yaml
 
-from engram.planning import components, plan
+from engram.planning import components, configuration, plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "config/README.md"
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+EDITOR = ROOT / "workflow/schemas/config.editor.json"
 MARK = "<!-- tables: written by docs/options.py -->"
+
+#: Names of types in JSON schemas.
+TYPES = {
+    "float": "number", "int": "integer", "str": "string", "bool": "boolean", "dict": "object",
+    "list": "array", "tuple": "array",
+}  # fmt: skip
 
 
 def tables() -> str:
@@ -107,14 +118,112 @@ def escaped(text):
     return text.replace("|", "\\|")
 
 
+def editor() -> dict:
+    """A schema of the configuration for editors, in words that draft 7 has too.
+
+    A study is an overlay: it may give any part of what the whole has to have.
+    """
+    schema = _without_required(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    for family in plan.FAMILIES:
+        found = schema["$defs"]["backbones" if family == "backbones" else "components"]
+        common = found["additionalProperties"]["properties"]
+        schema["properties"][family] = {
+            "type": "object",
+            "additionalProperties": of_family(family, common),
+        }
+    del schema["$defs"]["backbones"], schema["$defs"]["components"]
+    return schema | {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": "Written by docs/options.py.",
+    }
+
+
+def _without_required(schema):
+    if isinstance(schema, dict):
+        return {k: _without_required(v) for k, v in schema.items() if k != "required"}
+    return [_without_required(v) for v in schema] if isinstance(schema, list) else schema
+
+
+def of_family(family, described_keys):
+    """Schema of a component: its keys are those of its kind, or of any kind where it has none."""
+    kinds = {kind: options_schema(family, kind) for kind in components.kinds(family)}
+    keys = configuration.COMMON_KEYS[family]
+    common = {key: described_keys.get(key, {"type": "string"}) for key in keys}
+    common["kind"] = {"enum": list(kinds), "description": f"a file in `src/engram/{family}`"}
+    either = {}
+    for options in kinds.values():
+        for key, facts in options.items():
+            bare = {k: v for k, v in facts.items() if k not in ("description", "default")}
+            either.setdefault(key, {"anyOf": []})
+            if bare not in either[key]["anyOf"]:
+                either[key]["anyOf"].append(bare)
+    has_kind = {"required": ["kind"]}
+    branches = [{"if": {"not": has_kind}, "then": _only(either, common)}]
+    branches += [
+        {
+            "if": has_kind | {"properties": {"kind": {"const": kind}}},
+            "then": _only(options, common),
+        }
+        for kind, options in kinds.items()
+    ]
+    return {"type": "object", "properties": common, "allOf": branches}
+
+
+def _only(options, common):
+    return {"properties": options | dict.fromkeys(common, True), "additionalProperties": False}
+
+
+def options_schema(family, kind):
+    """The options of a component by name: type, meaning, default."""
+    meaning, found = {}, {}
+    for options in components.options_classes(family, kind):
+        meaning |= described(ast.get_docstring(options))
+        for node in options.body:
+            if isinstance(node, ast.AnnAssign):
+                key = node.target.id
+                found[key] = {"description": meaning[key], **typed(node.annotation)}
+                if isinstance(node.value, ast.Constant):
+                    found[key]["default"] = node.value.value
+    return found
+
+
+def typed(annotation):
+    """JSON schema of the values that `configuration.check` takes for an annotation."""
+    match annotation:
+        case ast.BinOp(left=left, right=right):
+            return {"anyOf": [typed(left), typed(right)]}
+        case ast.Constant(value=None):
+            return {"type": "null"}
+        case ast.Name(id=name):
+            return {"type": TYPES[name]}
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=allowed):
+            return {"enum": list(ast.literal_eval(ast.Tuple(_several(allowed), ast.Load())))}
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return {"type": "array", "items": typed(item)}
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)):
+            n = len(items)
+            return {"type": "array", "items": typed(items[0]), "minItems": n, "maxItems": n}
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            names = {"propertyNames": typed(key)} if isinstance(key, ast.Subscript) else {}
+            return {"type": "object", "additionalProperties": typed(item), **names}
+    raise ValueError(f"no JSON schema for {ast.unparse(annotation)}")
+
+
+def _several(node):
+    return node.elts if isinstance(node, ast.Tuple) else [node]
+
+
 def main():
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-    page = f"{head}{MARK}\n\n{tables()}"
-    if "--check" in sys.argv:
-        if page != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE.name} is out of date: run `make format`")
-    else:
-        PAGE.write_text(page, encoding="utf-8")
+    written = {
+        PAGE: f"{head}{MARK}\n\n{tables()}",
+        EDITOR: json.dumps(editor(), indent=1, sort_keys=True) + "\n",
+    }
+    for path, text in written.items():
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path.relative_to(ROOT)} is out of date: run `make format`")
 
 
 if __name__ == "__main__":

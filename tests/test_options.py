@@ -2,13 +2,16 @@
 
 import ast
 import dataclasses
+import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from engram.errors import InputError
-from engram.planning import components, plan, provenance
+from engram.planning import components, configuration, plan, provenance
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "config/README.md").read_text(encoding="utf-8")
@@ -102,3 +105,79 @@ def test_a_backbone_without_torch_weights_does_not_feel_the_room_of_frozen_model
     script = ROOT / "workflow/scripts/extract.py"
     reached = provenance.reached(script, [f"engram.backbones.{kind}"])
     assert not [path for path in reached if path.parent.name == "frozen"]
+
+
+EDITOR = json.loads((ROOT / "workflow/schemas/config.editor.json").read_text(encoding="utf-8"))
+CONFIGURATIONS = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config/studies").glob("*.yaml")]
+
+
+def wrong(config):
+    """What an editor marks: the path of each value that does not fit."""
+    errors = jsonschema.Draft7Validator(EDITOR).iter_errors(config)
+    return {".".join(map(str, error.absolute_path)) for error in errors}
+
+
+def test_the_schema_for_editors_is_one():
+    jsonschema.Draft7Validator.check_schema(EDITOR)
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
+def test_an_editor_takes_every_shipped_configuration_and_is_told_of_the_schema(path):
+    text = path.read_text(encoding="utf-8")
+    assert wrong(yaml.safe_load(text)) == set()
+    schema = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)[1]
+    assert (path.parent / schema).resolve() == ROOT / "workflow/schemas/config.editor.json"
+
+
+@pytest.mark.parametrize(("family", "kind"), COMPONENTS)
+def test_an_editor_takes_every_default_and_no_other_key(family, kind):
+    made = dataclasses.fields(components.component(family, kind).Options)
+    defaults = {
+        field.name: field.default_factory()
+        if field.default is dataclasses.MISSING
+        else field.default
+        for field in made
+        if (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
+        and field.name not in configuration.COMMON_KEYS[family]
+    }
+    defaults = json.loads(json.dumps(defaults))
+    assert wrong({family: {"one": {"kind": kind, **defaults}}}) == set()
+    assert wrong({family: {"one": defaults}}) == set()
+    assert wrong({family: {"one": {"kind": kind, "optoin": 1}}}) == {f"{family}.one"}
+    assert wrong({family: {"one": {"optoin": 1}}}) == {f"{family}.one"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("tilte", "x"),
+        ("run", "one"),
+        ("views.v", {"kind": "multitapr"}),
+        ("views.v.window", {"kind": "multitaper", "window": "long"}),
+        ("views.v.window", {"window": "long"}),
+        ("views.v.detrend", {"kind": "multitaper", "detrend": "lin"}),
+        ("views.v.size", {"kind": "photograph", "size": [224]}),
+        ("views.v.size.0", {"kind": "photograph", "size": ["224", 224]}),
+        ("backbones.b", {"kind": "clip_text", "mode": "device"}),
+        ("backbones.b", {"kind": "bandpower", "precision": "fp32"}),
+        ("backbones.b.dim", {"kind": "timm", "dim": 0.5}),
+        ("datasets.d.source", {"source": {"ofs": "3jk45"}}),
+        ("datasets.d", {"kind": "things_eeg2", "snr": 1.0}),
+        ("heads.h", {"kind": "linear", "epochs": 3}),
+        ("heads.h.c.1", {"kind": "linear", "c": [1, "2"]}),
+        ("experiments.e", {"dataset": "d", "heads": "h"}),
+    ],
+)
+def test_an_editor_marks_what_the_workflow_refuses(path, value):
+    family, name, *_ = [*path.split("."), None]
+    given = {family: {name: value}} if name else {family: value}
+    marked = wrong(given)
+    assert marked
+    assert all(path.startswith(one) for one in marked)
+
+
+def test_an_overlay_may_give_any_part():
+    assert wrong({"datasets": {"published": {"folder": "/data", "source": None}}}) == set()
+    assert wrong({"experiments": {"known": {"seeds": 1}}}) == set()
+    assert wrong({"datasets": {"known": {"windows": {"step": 2}}}}) == set()
+    assert wrong({}) == set()
