@@ -84,7 +84,6 @@ def test_a_missing_caption_leaves_its_photograph_out(tmp_path):
 
 
 def test_photographs_without_captions_are_refused(tmp_path):
-    given = stimuli()
-    given.table.drop(columns="caption", inplace=True)
+    given = Stimuli("stimuli", stimuli().table.drop(columns="caption"))
     with pytest.raises(InputError, match="stimuli: this dataset has no captions"):
         rendered(tmp_path / "captions.h5", given)

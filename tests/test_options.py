@@ -152,7 +152,7 @@ def test_an_editor_takes_every_default_and_no_other_key(family, kind):
     [
         ("tilte", "x"),
         ("run", "one"),
-        ("views.v", {"kind": "multitapr"}),
+        ("views.v.kind", {"kind": "multitapr"}),
         ("views.v.window", {"kind": "multitaper", "window": "long"}),
         ("views.v.window", {"window": "long"}),
         ("views.v.detrend", {"kind": "multitaper", "detrend": "lin"}),
