@@ -39,7 +39,7 @@ def options(family, spec):
 def kinds(family) -> list[str]:
     """The components of a family, by the files that hold them."""
     files = (provenance.ROOT / family).glob("[!_]*.py")
-    return sorted(path.stem for path in files if _options_class(path))
+    return sorted(path.stem for path in files if _class(path, "Options"))
 
 
 def fields(family, kind) -> dict[str, tuple[ast.expr, bool]]:
@@ -88,41 +88,41 @@ def options_classes(family, kind) -> list[ast.ClassDef]:
 
 
 def _extended(path, name):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    own = _class(tree, name)
+    own = _class(path, name)
     if own is None:
         raise InputError(f"{path}: has no class {name}; import the one that `Options` extends")
     chain = []
     for base in own.bases:
-        module, _, extends = _full_name(tree, ast.unparse(base)).rpartition(".")
+        module, _, extends = _full_name(path, ast.unparse(base)).rpartition(".")
         chain += _extended(provenance.locate(module) if module else path, extends)
     return [*chain, own]
 
 
-def _full_name(tree, written):
+def _full_name(path, written):
     """A dotted name by what the file imports: `stacked.Options` is one of engram.training."""
     first, dot, rest = written.partition(".")
-    for node in tree.body:
+    for node in _statements(path):
         for alias in node.names if isinstance(node, ast.ImportFrom) else ():
             if first == (alias.asname or alias.name):
                 return f"{node.module}.{alias.name}{dot}{rest}"
     return written
 
 
-def _options_class(path):
-    return _class(ast.parse(path.read_text(encoding="utf-8")), "Options")
-
-
-def _class(tree, name):
-    found = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+def _class(path, name):
+    found = (n for n in _statements(path) if isinstance(n, ast.ClassDef) and n.name == name)
     return next(found, None)
 
 
 @cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
-    path = provenance.locate(module)
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _statements(provenance.locate(module)):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     return None
+
+
+@cache
+def _statements(path):
+    """Top level of a file, parsed once a process: thousands of jobs ask about a few files."""
+    return ast.parse(path.read_text(encoding="utf-8")).body
