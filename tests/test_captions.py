@@ -1,17 +1,21 @@
 """Captions of photographs through the stages render and extract, against the text tower itself."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import pandas as pd
 import pytest
 import torch
+import yaml
 
-from engram import backbones, store, views
+from engram import backbones, cli, store, views
 from engram.errors import InputError
+from engram.planning import configuration, plan
 from engram.recording import Stimuli
 
+ROOT = Path(__file__).parents[1]
 CAPTIONS = ["aardvark", "A dog, asleep in the café.", "", "two zebras " * 60, "雪の中の家"]
 NAMES = [f"train/{i:05d}_x/x_01" for i in range(len(CAPTIONS))]
 TINY = {
@@ -65,6 +69,27 @@ def test_captions_become_features_of_the_text_tower(tiny, tmp_path):
     assert found.table.index.tolist() == NAMES
     assert found.table["exclude"].tolist() == ["", "", "no caption", "", ""]
     assert found.header["view"] == {"what": "text", "simulated": True}
+
+
+def test_a_study_names_captions_under_a_text_tower_as_any_other_source():
+    config = cli.configuration([ROOT / "config/studies/things_eeg2.yaml"])
+    targets = ["stimulus/clip_base", "caption/clip_text_vitb32"]
+    this = config["experiments"]["things_clip"] | {"y": targets}
+    config["experiments"] = {
+        "things_pixels": config["experiments"]["things_pixels"], "words": this
+    }  # fmt: skip
+    config["run"] = ["words"]
+    schema = (ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
+    configuration.check(config, yaml.safe_load(schema))
+    found = plan.Plan(config)
+    assert found.y("words")[1] == (
+        "results/features/things_eeg2/stimuli/caption/clip_text_vitb32.h5"
+    )
+    names = {"dataset": "things_eeg2", "unit": "stimuli", "view": "caption"}
+    assert found.modules("render", **names) == [
+        "engram.datasets.things_eeg2",
+        "engram.views.captions",
+    ]
 
 
 def test_rows_are_utf8_padded_with_zeros(tmp_path):
