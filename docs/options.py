@@ -213,11 +213,18 @@ def _several(node):
     return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
+def compact(text):
+    """JSON whose innermost lists and objects, such as an option, stand on one line each."""
+    for innermost in (r"\[[^][{}]*\]", r"\{[^{}]*\}"):
+        text = re.sub(innermost, lambda found: re.sub(r"\n *", " ", found[0]), text)
+    return text
+
+
 def main():
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
     written = {
         PAGE: f"{head}{MARK}\n\n{tables()}",
-        EDITOR: json.dumps(editor(), indent=1, sort_keys=True) + "\n",
+        EDITOR: compact(json.dumps(editor(), indent=1, sort_keys=True)) + "\n",
     }
     for path, text in written.items():
         if "--check" not in sys.argv:
