@@ -77,7 +77,8 @@ def view(folder, n):
     names = [f"sub-01/scan-01/window-{i:06d}" for i in range(n)]
     table = pd.DataFrame({"subject": "sub-01", "exclude": ""}, index=names)
     rows = np.concatenate([rng.normal(0, 8, (1, *SHAPE)).astype(np.float16) for _ in range(n)])
-    header = {"what": "spectrogram", "limits": list(LIMITS), "cmap": "viridis", "simulated": True}
+    header = {"what": "spectrogram", "axes": 2, "limits": list(LIMITS), "cmap": "viridis"}
+    header["simulated"] = True
     store.write(folder / "view.h5", Rows(rows, table, header))
     (folder / "png").mkdir()
     for i, row in enumerate(rows):

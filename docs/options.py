@@ -1,22 +1,33 @@
-"""Write the tables of config/README.md from the schema and from the Options of each component.
+"""Write what stands in the schema and in the Options of each component for people and editors.
+
+config/README.md has it as tables, workflow/schemas/config.editor.json as a schema of the whole
+configuration, with which an editor completes keys and marks misspelt ones.
 
 python docs/options.py          write them
 python docs/options.py --check  fail if they are out of date
 """
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
 
 import yaml
 
-from engram.planning import components, plan
+from engram.planning import components, configuration, plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "config/README.md"
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+EDITOR = ROOT / "workflow/schemas/config.editor.json"
 MARK = "<!-- tables: written by docs/options.py -->"
+
+#: Names of types in JSON schemas.
+TYPES = {
+    "float": "number", "int": "integer", "str": "string", "bool": "boolean", "dict": "object",
+    "list": "array", "tuple": "array",
+}  # fmt: skip
 
 
 def tables() -> str:
@@ -38,13 +49,20 @@ def tables() -> str:
     ]
     for family in plan.FAMILIES:
         for kind in components.kinds(family):
-            sections.append(section(f"`{family}`, kind `{kind}`", from_options(family, kind)))
-    return "\n".join(sections)
+            sections += from_options(f"`{family}`, kind `{kind}`", family, kind)
+    return "\n".join(dict.fromkeys(sections))
 
 
-def section(title, rows):
+def section(title, rows, beside=None):
     lines = [f"| `{key}` | {default} | {text} |" for key, default, text in rows]
-    return "\n".join([f"### {title}\n", "| key | default | meaning |", "|---|---|---|", *lines, ""])
+    if not lines:
+        lines = ["No options of its own.", ""]
+    else:
+        lines = ["| key | default | meaning |", "|---|---|---|", *lines, ""]
+    if beside:
+        link = re.sub(r"[^\w -]", "", beside.lower()).replace(" ", "-")
+        lines = [f"Has the [{beside[0].lower()}{beside[1:]}](#{link}).", "", *lines]
+    return "\n".join([f"### {title}\n", *lines])
 
 
 def from_schema(properties):
@@ -52,20 +70,32 @@ def from_schema(properties):
         yield key, f"`{facts['default']}`" if "default" in facts else "", facts["description"]
 
 
-def from_options(family, kind):
-    rows = {}
-    for options in components.options_classes(family, kind):
-        meaning = described(ast.get_docstring(options))
-        for node in options.body:
-            if isinstance(node, ast.AnnAssign):
-                key, value = node.target.id, node.value
-                default = shortened(f"`{ast.unparse(value)}`") if value else "required"
-                rows[key] = (escaped(default), escaped(meaning[key]))
-    return [(key, *facts) for key, facts in sorted(rows.items(), key=is_optional)]
+def from_options(title, family, kind):
+    """The section of a component, after those of the shared options that it extends."""
+    meaning, beside = {}, None
+    *shared, own = components.options_classes(family, kind)
+    for options in shared:
+        text = ast.get_docstring(options)
+        meaning |= described(text)
+        heading = text.partition(".")[0]
+        yield section(heading, fields(options, meaning), beside)
+        beside = heading
+    yield section(title, fields(own, meaning | described(ast.get_docstring(own))), beside)
+
+
+def fields(options, meaning):
+    """(key, default, meaning) of the fields that a class itself has, those required first."""
+    rows = []
+    for node in options.body:
+        if isinstance(node, ast.AnnAssign):
+            key, value = node.target.id, node.value
+            default = shortened(f"`{ast.unparse(value)}`") if value else "required"
+            rows.append((key, escaped(default), escaped(meaning[key])))
+    return sorted(rows, key=is_optional)
 
 
 def is_optional(row):
-    return row[1][0] != "required"
+    return row[1] != "required"
 
 
 def described(docstring):
@@ -81,21 +111,126 @@ def described(docstring):
 
 def shortened(default):
     found = re.fullmatch(r"`field\(default_factory=(?:lambda: )?(.*)\)`", default)
-    return f"`{found[1]}`".replace("`list`", "`[]`") if found else default
+    return f"`{found[1]}`".replace("`list`", "`[]`").replace("`dict`", "`{}`") if found else default
 
 
 def escaped(text):
     return text.replace("|", "\\|")
 
 
+def editor() -> dict:
+    """A schema of the configuration for editors, in words that draft 7 has too.
+
+    A study is an overlay: it may give any part of what the whole has to have.
+    """
+    schema = _without_required(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    for family in plan.FAMILIES:
+        found = schema["$defs"]["backbones" if family == "backbones" else "components"]
+        common = found["additionalProperties"]["properties"]
+        schema["properties"][family] = {
+            "type": "object",
+            "additionalProperties": of_family(family, common),
+        }
+    del schema["$defs"]["backbones"], schema["$defs"]["components"]
+    return schema | {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": "Written by docs/options.py.",
+    }
+
+
+def _without_required(schema):
+    if isinstance(schema, dict):
+        return {k: _without_required(v) for k, v in schema.items() if k != "required"}
+    return [_without_required(v) for v in schema] if isinstance(schema, list) else schema
+
+
+def of_family(family, described_keys):
+    """Schema of a component: its keys are those of its kind, or of any kind where it has none."""
+    kinds = {kind: options_schema(family, kind) for kind in components.kinds(family)}
+    keys = configuration.COMMON_KEYS[family]
+    common = {key: described_keys.get(key, {"type": "string"}) for key in keys}
+    common["kind"] = {"enum": list(kinds), "description": f"a file in `src/engram/{family}`"}
+    either = {}
+    for options in kinds.values():
+        for key, facts in options.items():
+            bare = {k: v for k, v in facts.items() if k not in ("description", "default")}
+            either.setdefault(key, {"anyOf": []})
+            if bare not in either[key]["anyOf"]:
+                either[key]["anyOf"].append(bare)
+    has_kind = {"required": ["kind"]}
+    branches = [{"if": {"not": has_kind}, "then": _only(either, common)}]
+    branches += [
+        {
+            "if": has_kind | {"properties": {"kind": {"const": kind}}},
+            "then": _only(options, common),
+        }
+        for kind, options in kinds.items()
+    ]
+    return {"type": "object", "properties": common, "allOf": branches}
+
+
+def _only(options, common):
+    return {"properties": options | dict.fromkeys(common, True), "additionalProperties": False}
+
+
+def options_schema(family, kind):
+    """The options of a component by name: type, meaning, default."""
+    meaning, found = {}, {}
+    for options in components.options_classes(family, kind):
+        meaning |= described(ast.get_docstring(options))
+        for node in options.body:
+            if isinstance(node, ast.AnnAssign):
+                key = node.target.id
+                found[key] = {"description": meaning[key], **typed(node.annotation)}
+                if isinstance(node.value, ast.Constant):
+                    found[key]["default"] = node.value.value
+    return found
+
+
+def typed(annotation):
+    """JSON schema of the values that `configuration.check` takes for an annotation."""
+    match annotation:
+        case ast.BinOp(left=left, right=right):
+            return {"anyOf": [typed(left), typed(right)]}
+        case ast.Constant(value=None):
+            return {"type": "null"}
+        case ast.Name(id=name):
+            return {"type": TYPES[name]}
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=allowed):
+            return {"enum": list(ast.literal_eval(ast.Tuple(_several(allowed), ast.Load())))}
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return {"type": "array", "items": typed(item)}
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=items)):
+            n = len(items)
+            return {"type": "array", "items": typed(items[0]), "minItems": n, "maxItems": n}
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
+            names = {"propertyNames": typed(key)} if isinstance(key, ast.Subscript) else {}
+            return {"type": "object", "additionalProperties": typed(item), **names}
+    raise ValueError(f"no JSON schema for {ast.unparse(annotation)}")
+
+
+def _several(node):
+    return node.elts if isinstance(node, ast.Tuple) else [node]
+
+
+def compact(text):
+    """JSON whose innermost lists and objects, such as an option, stand on one line each."""
+    for innermost in (r"\[[^][{}]*\]", r"\{[^{}]*\}"):
+        text = re.sub(innermost, lambda found: re.sub(r"\n *", " ", found[0]), text)
+    return text
+
+
 def main():
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-    page = f"{head}{MARK}\n\n{tables()}"
-    if "--check" in sys.argv:
-        if page != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE.name} is out of date: run `make format`")
-    else:
-        PAGE.write_text(page, encoding="utf-8")
+    written = {
+        PAGE: f"{head}{MARK}\n\n{tables()}",
+        EDITOR: compact(json.dumps(editor(), indent=1, sort_keys=True)) + "\n",
+    }
+    for path, text in written.items():
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path.relative_to(ROOT)} is out of date: run `make format`")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """Compare with libraries in fp32, on processors that have bf16 too."""
-    if frozen := sys.modules.get("engram.frozen"):
-        monkeypatch.setattr(frozen, "multiplies_bf16", lambda device: False)
+    if backbone := sys.modules.get("engram.frozen.backbone"):
+        monkeypatch.setattr(backbone, "multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(scope="session")

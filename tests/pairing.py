@@ -28,7 +28,9 @@ class Simulated(World):
     def photographs(self):
         tests = self.pictures[self.pictures["split"] == "test"]
         pixels = np.random.default_rng(0).integers(0, 255, (len(tests), 12, 12, 3), np.uint8)
-        store.write(self.folder / "stimulus.h5", Rows(pixels, tests, {"what": "picture"}))
+        store.write(
+            self.folder / "stimulus.h5", Rows(pixels, tests, {"what": "picture", "axes": 3})
+        )
         return [self.folder / "stimulus.h5"]
 
     def predict(self, name, **head):

@@ -48,7 +48,7 @@ def photographs(rng, pictures=PICTURES, size=48):
         array[i] = np.clip(rng.uniform(60, 200, 3) + 50 * wave[..., None], 0, 255)
     table = pd.DataFrame({"split": "test", "concept": "x", "exclude": ""},
                          index=["train/other", *names(pictures)])  # fmt: skip
-    return Rows(array, table, {"what": "picture", "simulated": True})
+    return Rows(array, table, {"what": "picture", "axes": 3, "simulated": True})
 
 
 def predictions(

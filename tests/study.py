@@ -51,6 +51,7 @@ def spectrograms(rows, rng, regions=None):
         array = np.stack([array] * len(regions), axis=1)
     header = {
         "what": "spectrogram",
+        "axes": 2,
         "modality": "fmri" if regions else "eeg",
         "regions": regions,
         "frequencies": frequencies.tolist(),

@@ -35,7 +35,7 @@ def made(tmp_path, monkeypatch):
     names = [f"sub-01/scan-01/window-{i:04d}" for i in range(40)]
     table = pd.DataFrame({"subject": "sub-01", "exclude": ""}, index=names)
     rows = np.random.default_rng(0).normal(0, 8, (40, 30, 20)).astype(np.float16)
-    header = {"what": "spectrogram", "limits": [-20, 20], "cmap": "viridis"}
+    header = {"what": "spectrogram", "axes": 2, "limits": [-20, 20], "cmap": "viridis"}
     store.write("results/view.h5", Rows(rows, table, header))
     save_file(timm.create_model(VIT["model"], num_classes=0).state_dict(), "w.safetensors")
     spec = {"backbone": VIT | {"weights": "w.safetensors"}}
@@ -145,7 +145,7 @@ def test_images_become_a_store_of_features(study, capsys):
         ]
     )
     names = list(found.table.index)
-    store.write("view.h5", Rows(view, pd.DataFrame(index=names), {"what": "picture"}))
+    store.write("view.h5", Rows(view, pd.DataFrame(index=names), {"what": "picture", "axes": 3}))
     spec = {"backbone": VIT | {"seed": 4}}
     extract("view.h5", None, "expected.h5", spec, {}, "cpu")
     np.testing.assert_allclose(found[:], store.open("expected.h5")[:], rtol=1e-5, atol=1e-6)

@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from engram import checkpoints
 from engram.backbones.open_clip import STANDARD, _image_tower, configuration, open_clip
 from engram.errors import InputError
-from engram.pickled import _tensor
+from engram.frozen import checkpoints
+from engram.frozen.tensor_pickles import _tensor
 from engram.planning.components import options
 
 PICTURES = {"what": "picture"}
@@ -398,11 +398,6 @@ def test_a_tower_takes_images_of_its_own_size_alone():
 def test_a_tokenizer_from_the_network_is_refused(model):
     with pytest.raises(InputError, match="would be fetched from Hugging Face"):
         backbone("clip_text", TEXTS, None, model=model)
-
-
-def test_options_of_images_are_refused_for_texts():
-    with pytest.raises(InputError, match="texts have no `size`"):
-        backbone("clip_text", TEXTS, None, model=VIT, size=[224, 224])
 
 
 def test_a_caption_that_is_not_utf8_is_refused():

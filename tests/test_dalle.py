@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from engram import checkpoints
 from engram.errors import InputError
+from engram.frozen import checkpoints
 from engram.planning.components import options
 
 PICTURES = {"what": "picture"}

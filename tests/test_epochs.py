@@ -53,7 +53,7 @@ def test_repetitions_are_averaged_and_channels_put_in_order(tmp_path):
 
 def test_the_header_says_what_the_axes_are(tmp_path):
     header = rendered(tmp_path, [trials()], clip=3).header
-    assert header["what"] == "epochs"
+    assert (header["what"], header["axes"]) == ("epochs", 2)
     assert (header["sfreq"], header["channels"]) == (100, ["P3", "P4", "Oz"])
     assert_allclose(header["times"], np.arange(-5, 15) / 100)
     assert (header["unit"], header["clip"], header["dataset"]) == ("noise", 3, "x")
@@ -230,7 +230,7 @@ def test_photographs_are_whole_and_in_colour(tmp_path, stimuli):
         assert_array_equal(row, np.asarray(opened.resize((32, 24), Image.Resampling.BICUBIC)))
     assert (rows.array[1] == rows.array[1][..., :1]).all()
     assert rows.table.index.tolist() == [f"train/thing/{name}" for name in FILES]
-    assert rows.header["what"] == "picture"
+    assert (rows.header["what"], rows.header["axes"]) == ("picture", 3)
     assert rows.header["dataset"] == "x"
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engram import frozen, store
+from engram import store
 from engram.backbones import extract
 from engram.backbones.timm import timm
 from engram.errors import InputError
+from engram.frozen.backbone import Frozen
 from engram.progress import progress
 from engram.store import Rows
 
@@ -22,6 +23,7 @@ VIT = "test_vit.r160_in1k"
 FREQUENCIES = np.arange(35, 0.4, -0.75)
 HEADER = {
     "what": "spectrogram",
+    "axes": 2,
     "modality": "eeg",
     "regions": None,
     "frequencies": FREQUENCIES.tolist(),
@@ -59,7 +61,7 @@ def view(tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Number of images of every call of a torch backbone; raises at the call `at`."""
-    seen, forward = [], frozen.Frozen.__call__
+    seen, forward = [], Frozen.__call__
 
     class Calls(list):
         at = None
@@ -72,7 +74,7 @@ def calls(monkeypatch):
         seen.append(len(rows))
         return forward(self, rows)
 
-    monkeypatch.setattr(frozen.Frozen, "__call__", counted)
+    monkeypatch.setattr(Frozen, "__call__", counted)
     return seen
 
 
@@ -119,9 +121,11 @@ def test_every_region_is_encoded(tmp_path):
 
 def test_pictures_are_encoded(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
-    view = write_view(tmp_path / "picture.h5", pixels, {"what": "picture"})
+    view = write_view(tmp_path / "picture.h5", pixels, {"what": "picture", "axes": 3})
     found = run(view, tmp_path / "features.h5", kind="timm", model=VIT)
-    other = write_view(tmp_path / "swapped.h5", pixels[..., ::-1].copy(), {"what": "picture"})
+    other = write_view(
+        tmp_path / "swapped.h5", pixels[..., ::-1].copy(), {"what": "picture", "axes": 3}
+    )
     swapped = run(other, tmp_path / "swapped_features.h5", kind="timm", model=VIT)
     assert found.shape == (5, 64)
     assert np.abs(found[:] - swapped[:]).max() > 1e-3
@@ -187,14 +191,14 @@ def test_parts_of_other_weights_are_not_continued(tmp_path, calls):
 def test_weights_that_change_during_the_extraction_leave_nothing_behind(
     view, tmp_path, monkeypatch
 ):
-    forward = frozen.Frozen.__call__
+    forward = Frozen.__call__
 
     def training(self, rows):
         next(self.model.parameters()).data.mul_(1.0001)
         return forward(self, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(frozen.Frozen, "__call__", training)
+        patch.setattr(Frozen, "__call__", training)
         with pytest.raises(RuntimeError, match="changed while it was used"):
             run(view, tmp_path / "features.h5", kind="timm", model=VIT)
     assert not (tmp_path / "features.h5").exists()
@@ -229,8 +233,18 @@ def test_power_of_zero_is_refused_as_band_power(tmp_path):
 
 def test_a_view_of_labels_is_refused(tmp_path):
     view = write_view(tmp_path / "state.h5", np.zeros(4, np.int8), {"what": "labels"})
-    with pytest.raises(InputError, match=r"state\.h5: a backbone needs spectrogram or picture"):
+    with pytest.raises(InputError, match=r"state\.h5: a backbone needs .* holds labels"):
         run(view, tmp_path / "features.h5", kind="bandpower")
+
+
+def test_rows_of_a_kind_that_nobody_foresaw_are_cut_by_the_axes_that_the_view_states(tmp_path):
+    array = noise(4, 3)
+    known = run(write_view(tmp_path / "known.h5", array), tmp_path / "a.h5", kind="bandpower")
+    header = HEADER | {"what": "scalogram"}
+    view = write_view(tmp_path / "new.h5", array, header)
+    found = run(view, tmp_path / "b.h5", kind="bandpower")
+    assert found.shape == (4, 3, 7)
+    np.testing.assert_array_equal(found[:], known[:])
 
 
 def test_a_view_without_rows_gives_a_store_without_rows(tmp_path):

@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from engram import checkpoints, frozen
 from engram.backbones.timm import timm
 from engram.errors import InputError
+from engram.frozen import backbone as room
+from engram.frozen import checkpoints
+from engram.frozen.backbone import Frozen, Options
+from engram.frozen.layers import pool
 from engram.planning.components import options
 
 VIEW = {"what": "picture"}
@@ -73,10 +76,10 @@ def test_a_map_is_averaged_over_its_positions(rows):
 
 def test_channels_may_stand_last():
     output = torch.rand(2, 5, 5, 7)
-    close(frozen.pool(output, "mean", 0, ""), output.mean(dim=(1, 2)))
-    close(frozen.pool(output.permute(0, 3, 1, 2), "mean", 0, ""), output.mean(dim=(1, 2)))
+    close(pool(output, "mean", 0, ""), output.mean(dim=(1, 2)))
+    close(pool(output.permute(0, 3, 1, 2), "mean", 0, ""), output.mean(dim=(1, 2)))
     with pytest.raises(InputError, match="does not tell channels from positions"):
-        frozen.pool(torch.rand(2, 5, 5, 5), "mean", 0, "x")
+        pool(torch.rand(2, 5, 5, 5), "mean", 0, "x")
 
 
 def test_nothing_behind_a_layer_is_computed(rows):
@@ -136,9 +139,9 @@ class Fragile(nn.Module):
 
 def test_features_that_bf16_would_spoil_are_computed_in_fp32(rows, capsys):
     wanted = backbone(precision="bf16")
-    chosen = frozen.Options(precision="bf16")
+    chosen = Options(precision="bf16")
     object.__setattr__(chosen, "model", "fragile")
-    this = frozen.Frozen(Fragile(), wanted.preprocessing, chosen, None, "cpu")
+    this = Frozen(Fragile(), wanted.preprocessing, chosen, None, "cpu")
     assert this.facts["precision"] == "fp32"
     assert "cosine" in capsys.readouterr().out
     close(this(rows), Fragile()(seen_by(this, rows)))
@@ -159,9 +162,9 @@ class Blurred(nn.Module):
 
 
 def test_a_cosine_of_less_than_0_999_is_too_little(rows):
-    chosen = frozen.Options(precision="bf16")
+    chosen = Options(precision="bf16")
     object.__setattr__(chosen, "model", "blurred")
-    this = frozen.Frozen(Blurred(), backbone().preprocessing, chosen, None, "cpu")
+    this = Frozen(Blurred(), backbone().preprocessing, chosen, None, "cpu")
     probe = this.preprocessing.probe()
     half = Blurred().to(torch.bfloat16)(probe.to(torch.bfloat16)).float()
     cosine = torch.cosine_similarity(half, Blurred()(probe)).min()
@@ -170,7 +173,7 @@ def test_a_cosine_of_less_than_0_999_is_too_little(rows):
 
 
 def test_auto_is_fp32_where_the_processor_has_no_bf16(monkeypatch):
-    monkeypatch.setattr(frozen, "multiplies_bf16", lambda device: False)
+    monkeypatch.setattr(room, "multiplies_bf16", lambda device: False)
     assert backbone().facts["precision"] == "fp32"
-    monkeypatch.setattr(frozen, "multiplies_bf16", lambda device: True)
+    monkeypatch.setattr(room, "multiplies_bf16", lambda device: True)
     assert backbone().facts["precision"] == "bf16"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from engram import images
 from engram.errors import InputError
-from engram.images import Preprocessing
+from engram.frozen import pictures
+from engram.frozen.pictures import Preprocessing
 
 LIMITS = (-20.0, 20.0)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +38,7 @@ def by_hand(rows, size):
 @pytest.mark.parametrize("cmap", ["viridis", "gray", "jet"])
 def test_colours_are_those_of_matplotlib(cmap):
     rows = np.concatenate([noise((3, 40, 50)), np.full((1, 40, 50), np.inf, np.float16)])
-    ours = images.to_rgb(torch.from_numpy(rows), LIMITS, cmap).numpy()
+    ours = pictures.to_rgb(torch.from_numpy(rows), LIMITS, cmap).numpy()
     scaled = (rows.astype(np.float32) - LIMITS[0]) / (LIMITS[1] - LIMITS[0])
     theirs = matplotlib.colormaps[cmap](np.clip(scaled, 0, 1), bytes=True)[..., :3]
     np.testing.assert_array_equal(ours, theirs)
@@ -67,9 +67,10 @@ def test_batches_differ_from_the_reference_by_two_grey_levels_at_most(shape):
 
 @pytest.mark.parametrize("shape", [(65, 100), (300, 260)])
 def test_the_way_of_a_gpu_stays_within_the_same_bounds(shape):
-    rgb = images.to_rgb(torch.from_numpy(noise((8, *shape))), LIMITS, "viridis").permute(0, 3, 1, 2)
-    ours = images.resize_by_matrix(rgb, (224, 224)).int()
-    pillow = images.resize_with_pillow(rgb, (224, 224)).int()
+    coloured = pictures.to_rgb(torch.from_numpy(noise((8, *shape))), LIMITS, "viridis")
+    rgb = coloured.permute(0, 3, 1, 2)
+    ours = pictures.resize_by_matrix(rgb, (224, 224)).int()
+    pillow = pictures.resize_with_pillow(rgb, (224, 224)).int()
     assert (ours - pillow).abs().max() <= 2
     assert (ours - pillow).abs().float().mean() / 255 / min(STD) < 1e-4
 
@@ -93,12 +94,12 @@ def test_every_way_resizes_horizontally_first(name, shape):
         matrix = cubic_average(shape[axis - 2], 224)
         exact = np.moveaxis(np.moveaxis(exact, axis, -1) @ matrix.T, -1, axis)
         exact = exact.round().clip(0, 255)
-    ours = getattr(images, name)(torch.from_numpy(pixels), (224, 224)).numpy()
+    ours = getattr(pictures, name)(torch.from_numpy(pixels), (224, 224)).numpy()
     assert np.abs(ours - exact).max() <= 2
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("way", [images.resize, images.resize_by_matrix])
+@pytest.mark.parametrize("way", [pictures.resize, pictures.resize_by_matrix])
 @pytest.mark.parametrize("shape", [(300, 260), (65, 100), (100, 500)])
 def test_every_interpolation_is_that_of_pillow(way, interpolation, shape):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *shape), np.uint8)

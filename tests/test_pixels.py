@@ -9,7 +9,7 @@ from engram.backbones import extract, pixels
 from engram.errors import InputError
 from engram.store import Rows
 
-PICTURE = {"what": "picture"}
+PICTURE = {"what": "picture", "axes": 3}
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(24, 16, 8), (64, 64, 1), (30, 50, 10)])

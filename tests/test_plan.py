@@ -57,6 +57,11 @@ def merge(base, over):
         ("views.spectrogram.kind", "multitapr", r"kind: no 'multitapr'; did you mean 'multitaper'"),
         ("backbones.clip.wieghts", "random", r"backbones.clip.wieghts: .*did you mean 'weights'"),
         ("backbones.new", {"kind": "open_clip"}, r"backbones.new: `model` is missing"),
+        (
+            "backbones.new",
+            {"kind": "clip_text", "model": "ViT-B-32", "mode": "device"},
+            r"backbones.new.mode: unknown key of kind 'clip_text'",
+        ),
         ("datasets.simulated.unts", [], r"datasets.simulated.unts: .*did you mean 'units'"),
         ("experiments.eeg_clip.hed", "x", r"experiments.eeg_clip.hed: .* did you mean 'head'"),
         ("experiments.eeg_clip.head", "adaptor", r"no head 'adaptor'; did you mean 'adapter'"),

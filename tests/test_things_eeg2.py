@@ -443,12 +443,12 @@ SHOWN = [
 
 def test_any_number_of_sessions_makes_epochs(tmp_path):
     files = sessions(tmp_path, SHOWN, noise=0.01)
-    train, test = found(tmp_path, "sub-01", files, source="raw")
+    train, test = found(tmp_path, "sub-01", files, recordings="raw")
     assert train.table.index[6] == "train/00004_zoo/zoo_09s"
     assert train.table["repetitions"].tolist() == [4, 2, 2, 2, 2, 2, 2, 2]
     assert test.table["repetitions"].tolist() == [4, 4, 4]
     assert train.channels == tuple(ORDER)
-    (one, two) = found(tmp_path, "sub-01", [*files[:2], files[-1]], source="raw")
+    (one, two) = found(tmp_path, "sub-01", [*files[:2], files[-1]], recordings="raw")
     assert [name.split("/")[-1] for name in one.table.index] == [
         "aardvark_09s", "abacus_09s", "ant_09s", "zoo_09s"
     ]  # fmt: skip
@@ -464,7 +464,7 @@ def test_pulses_stand_where_and_with_the_image_they_were_planted(tmp_path, cut, 
     """Image k has a pulse of height k 200 ms after it: position and order at once."""
     shown = [([3, 8, 1, 99999, 5, 2, 7, 7, 6, 4, 8, 2, 1, 6, 5, 3, 4], [2, 3, 1, 2, 1, 3])]
     files = sessions(tmp_path, shown, noise=0.02, gap=1.2)
-    given = found(tmp_path, "sub-01", files, source="raw", cut=cut)
+    given = found(tmp_path, "sub-01", files, recordings="raw", cut=cut)
     rows = rendered(tmp_path, given, channels=["Oz"], tmax=0.3)
     assert given[0].data.shape[2:] == ((17 if cut == "original" else 63), samples)
     times = np.array(rows.header["times"])
@@ -478,7 +478,7 @@ def test_pulses_stand_where_and_with_the_image_they_were_planted(tmp_path, cut, 
 
 def whitened(folder, shown, mix, **options):
     files = sessions(folder, shown, mixes=[mix] * len(shown))
-    return found(folder, "sub-01", files, source="raw", **options)
+    return found(folder, "sub-01", files, recordings="raw", **options)
 
 
 def test_test_trials_do_not_touch_the_training_trials_unless_asked(tmp_path):
@@ -519,7 +519,7 @@ def test_each_session_is_whitened_on_its_own(tmp_path):
     files = sessions(tmp_path, shown, mixes=[mix, 10 * mix])
     for i in (0, 1):
         used = [*files[2 * i : 2 * i + 2], files[-1]]
-        train, _ = found(tmp_path, "sub-01", used, source="raw", cut="nice")
+        train, _ = found(tmp_path, "sub-01", used, recordings="raw", cut="nice")
         noise = train.data[..., 60:].transpose(2, 0, 1, 3).reshape(63, -1)
         oz = train.channels.index("Oz")
         variance = np.delete(noise.var(1), oz)
@@ -539,7 +539,7 @@ def test_each_session_is_whitened_on_its_own(tmp_path):
 def test_recordings_that_do_not_fit_are_named(tmp_path, shown, said):
     files = sessions(tmp_path, shown)
     with pytest.raises(InputError, match=said):
-        found(tmp_path, "sub-01", files, source="raw")
+        found(tmp_path, "sub-01", files, recordings="raw")
 
 
 def test_channels_that_a_recording_lacks_are_named(tmp_path):
@@ -548,7 +548,7 @@ def test_channels_that_a_recording_lacks_are_named(tmp_path):
     content["ch_names"][content["ch_names"].index("PO8")] = "EMG"
     saved(tmp_path / files[0], content)
     with pytest.raises(InputError, match=r"training.npy: no channel PO8; there is Fp1"):
-        found(tmp_path, "sub-01", files, source="raw")
+        found(tmp_path, "sub-01", files, recordings="raw")
 
 
 # ---- in a plan ----------------------------------------------------------------------------

@@ -287,7 +287,7 @@ def test_the_header_says_how_it_was_made_and_survives_json():
     origin = {"simulated": True}
     header = render(recording(noise(1, 12000), origin=origin), WINDOWS, Options()).header
     assert json.loads(json.dumps(header))["settings"]["nfft"] == 512
-    assert header["what"] == "spectrogram"
+    assert (header["what"], header["axes"]) == ("spectrogram", 2)
     assert header["modality"] == "eeg"
     assert header["unit"] == "dB re 1 uV^2/Hz"
     assert header["limits"] == [-20, 40]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from published import backbone, dino_vit, drawn, pictures, save
 
-from engram import frozen
 from engram.backbones.timm import timm
 from engram.backbones.torchvision import models
 from engram.errors import InputError
+from engram.frozen.layers import Layer, pool
 
 DINO = "vit_base_patch16_224.dino"
 DINOV2 = "vit_base_patch14_dinov2.lvd142m"
@@ -132,7 +132,7 @@ def test_sam_without_prompts_and_masks(tmp_path):
     assert_equal(loaded, model, rows)
     images = loaded.preprocessing(rows)
     with torch.no_grad():
-        found = frozen.pool(frozen.Layer(loaded.model, "blocks.1", SAM)(images), "mean", 0, SAM)
+        found = pool(Layer(loaded.model, "blocks.1", SAM)(images), "mean", 0, SAM)
         table = model.pos_embed.permute(0, 3, 1, 2)
         table = torch.nn.functional.interpolate(table, (16, 16), mode="bicubic", antialias=True)
         x = model.blocks[:2](model.patch_embed(images) + table.permute(0, 2, 3, 1))
@@ -162,7 +162,7 @@ def test_sam2_without_memory_prompts_and_masks(tmp_path):
     with torch.no_grad():
         last = model.forward_features(loaded.preprocessing(pictures(1)))
     assert last.shape == (1, 7, 7, 896)
-    pooled = frozen.pool(last, "mean", 0, SAM2)
+    pooled = pool(last, "mean", 0, SAM2)
     np.testing.assert_allclose(pooled, last.mean(dim=(1, 2)), rtol=1e-4, atol=1e-4)
 
 

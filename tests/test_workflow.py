@@ -16,8 +16,9 @@ import pytest
 from safetensors.torch import save_file
 from wandb_runs import Offline
 
-from engram import checkpoints, store
+from engram import store
 from engram.backbones.timm import timm
+from engram.frozen import checkpoints
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
@@ -421,6 +422,6 @@ def test_workflows_share_features_until_the_code_that_makes_them_changes(
     assert second.read_bytes() == first.read_bytes()
 
     second.unlink()
-    with (other / "src/engram/images.py").open("a") as file:
+    with (other / "src/engram/frozen/pictures.py").open("a") as file:
         file.write("\nCHANGED = True\n")
     assert run(other).resolve() != first.resolve()

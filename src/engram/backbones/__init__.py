@@ -18,9 +18,6 @@ from engram.planning import components
 from engram.progress import progress
 from engram.store.overlap import Overlap
 
-#: Axes of one image or text, by what a view holds.
-AXES = {"spectrogram": 2, "picture": 3, "text": 1}
-
 #: Facts about the view that those who use its features need.
 INHERITED = ("what", "modality", "regions", "simulated", "lag_s", "support_s")
 
@@ -77,8 +74,11 @@ def load(source, spec, weights, device):
     Raises:
         InputError: the rows are of another kind, or model or weights do not fit.
     """
-    if source.header.get("what") not in AXES:
-        raise InputError(f"{source.path}: a backbone needs {' or '.join(AXES)} rows")
+    if "axes" not in source.header:
+        raise InputError(
+            f"{source.path}: a backbone needs spectrograms, pictures, texts or others that state "
+            f"their `axes`, but the view holds {source.header.get('what')}; choose another view"
+        )
     module, options = components.options("backbones", spec["backbone"])
     return module.load(options, Path(weights) if weights else None, source.header, device)
 
@@ -87,12 +87,13 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
     """Write the features of any rows that can be read like those of a store.
 
     Args:
-        source: has `path`, `header`, `table`, `shape`, and gives rows by slice.
+        source: has `path`, `header`, `table`, `shape`, and gives rows by slice; `axes` in its
+            header is the number of axes of one image, at the end of `shape`.
         backbone: what `load` gives.
         features, spec, made_by, cost: as for `extract`.
         made_from: paths of the `view` and the `weights`, for the header.
     """
-    lead = source.shape[1 : len(source.shape) - AXES[source.header["what"]]]
+    lead = source.shape[1 : len(source.shape) - source.header["axes"]]
     header = {
         "what": "features",
         "kind": spec["backbone"]["kind"],
@@ -111,7 +112,7 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
 
 def images_of(source, rows) -> np.ndarray:
     """Images (m, ...) of rows (n, ...) of a source: those of every region, one after the other."""
-    return rows.reshape(-1, *source.shape[len(source.shape) - AXES[source.header["what"]] :])
+    return rows.reshape(-1, *source.shape[len(source.shape) - source.header["axes"] :])
 
 
 def _part_rows(backbone, lead):

@@ -18,21 +18,21 @@ import torch
 from transformers import ASTConfig, ASTModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
-from engram import checkpoints, frozen
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints, pictures
 
 #: What the names of the encoder begin with in files of the whole classifier.
 ENCODER = "audio_spectrogram_transformer."
 
 PREFIX_TOKENS = 2  # class and distillation token
 
-PUBLISHED = frozen.Published(
+PUBLISHED = pictures.Published(
     size=(128, 1024), mean=(0.5,), std=(0.5,), interpolation="bilinear", grey=True
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
+class Options(pictures.Options):
     """Options.
 
     Attributes:
@@ -43,7 +43,7 @@ class Options(frozen.Options):
     model: str = "ast-base"
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The encoder, ready to encode rows of a view of spectrograms.
 
     Its features (768) are the mean of the class and the distillation token.
@@ -58,18 +58,18 @@ def load(options, weights, view, device) -> frozen.Frozen:
         InputError: the view holds no spectrograms, the input is to have another size, or the
             checkpoint does not fit.
     """
-    frozen.known_name(options.model, ["ast-base"], "AST")
+    backbone.known_name(options.model, ["ast-base"], "AST")
     if view["what"] != "spectrogram":
         raise InputError(f"backbone ast needs a view of spectrograms, not of {view['what']}s")
     if options.size and tuple(options.size) != PUBLISHED.size:
         raise InputError(f"backbone ast: its input is {list(PUBLISHED.size)}; leave out `size`")
-    model = frozen.build(lambda: ASTModel(ASTConfig()), options, weights)
+    model = backbone.build(lambda: ASTModel(ASTConfig()), options, weights)
     if weights:
         tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
         checkpoints.load_strictly(model, _converted(model, tensors), weights, "AST")
     encoder = Spectrogram(model)
-    preprocessing = frozen.preprocessing(options, PUBLISHED, view, device)
-    return frozen.Frozen(
+    preprocessing = pictures.preprocessing(options, PUBLISHED, view, device)
+    return backbone.Frozen(
         encoder,
         preprocessing,
         options,

@@ -13,20 +13,17 @@ import torch
 # Private, but the public way builds the image tower too.
 from open_clip.model import _build_text_tower as build_text_tower
 
-from engram import checkpoints, frozen
 from engram.backbones.open_clip import configuration
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints
 
 #: What else stands in the checkpoint of a whole model.
 NO_TEXT = ("visual", "logit_scale", "logit_bias")
 
-#: Options that speak of images.
-OF_IMAGES = ("size", "interpolation", "mean", "std")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
-    """Options; those of images are refused.  Weights are files of OpenCLIP or of OpenAI.
+class Options(backbone.Options):
+    """Options.  Weights are files of OpenCLIP or of OpenAI.
 
     `pooling: tokens` gives every position of the padded caption after the last LayerNorm,
     projected, e.g. (77, 768) of ViT-L-14; the features by default are the one of them that ends
@@ -39,7 +36,7 @@ class Options(frozen.Options):
     model: str
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The text tower, ready to encode rows of a view of texts; the image tower is never built.
 
     Args:
@@ -52,17 +49,14 @@ def load(options, weights, view, device) -> frozen.Frozen:
         InputError: OpenCLIP has no such model, its tokenizer is not part of OpenCLIP, the
             checkpoint does not fit it, or the view holds no texts.
     """
-    frozen.takes(("text",), view, options.model)
-    for key in OF_IMAGES:
-        if getattr(options, key) is not None:
-            raise InputError(f"backbone {options.model}: texts have no `{key}`; leave it out")
+    backbone.takes(("text",), view, options.model)
     config = configuration(options.model)
     captions = Captions(_tokenizer(options.model, config["text_cfg"]), device)
-    tower = frozen.build(lambda: _text_tower(config), options, weights)
+    tower = backbone.build(lambda: _text_tower(config), options, weights)
     if weights:
         tensors = _of_text(checkpoints.below(checkpoints.read(weights), options.prefix))
         checkpoints.load_strictly(tower, tensors, weights, f"the text tower of {options.model}")
-    return frozen.Frozen(
+    return backbone.Frozen(
         tower, captions, options, weights, device, tokens=lambda tokens: _projected(tower, tokens)
     )
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from engram import checkpoints, frozen
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints, pictures
 
 #: Channels of the input convolution; the four groups have 1, 2, 4 and 8 times as many.
 WIDTH = 256
@@ -22,13 +22,13 @@ BLOCKS = 2
 VOCABULARY = 8192
 
 #: Pixels x on the scale 0..1 go in as 0.8 x + 0.1.
-PUBLISHED = frozen.Published(
+PUBLISHED = pictures.Published(
     size=(256, 256), mean=(-0.125,) * 3, std=(1.25,) * 3, interpolation="lanczos"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
+class Options(pictures.Options):
     """Options.  Weights are OpenAI's `encoder.pkl`.
 
     The features are the mean over positions of what goes into the output convolution (2048);
@@ -45,7 +45,7 @@ class Options(frozen.Options):
     batch: int = 8
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The encoder, ready to encode rows of a view.
 
     Args:
@@ -59,12 +59,12 @@ def load(options, weights, view, device) -> frozen.Frozen:
     """
     if any(length % 8 or length <= 0 for length in options.size or ()):
         raise InputError(f"backbone dalle: `size` is {options.size}; give multiples of 8")
-    preprocessing = frozen.preprocessing(options, PUBLISHED, view, device)
-    encoder = frozen.build(Encoder, options, weights)
+    preprocessing = pictures.preprocessing(options, PUBLISHED, view, device)
+    encoder = backbone.build(Encoder, options, weights)
     if weights:
         tensors = checkpoints.below(checkpoints.read(weights), options.prefix)
         checkpoints.load_strictly(encoder, tensors, weights, "the encoder of DALL-E")
-    return frozen.Frozen(
+    return backbone.Frozen(
         encoder,
         preprocessing,
         options,

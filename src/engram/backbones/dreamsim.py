@@ -23,8 +23,8 @@ import timm
 import torch
 from torch.nn.functional import interpolate
 
-from engram import checkpoints, frozen
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints, pictures
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = {
@@ -97,7 +97,7 @@ LORA = re.compile(r"(?:.*\.)?(blocks\.\d+\.attn\.qkv)\.lora_([AB])(?:\.default)?
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
+class Options(pictures.Options):
     """Options.
 
     Attributes:
@@ -113,7 +113,7 @@ class Options(frozen.Options):
     final_norm: bool = False
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The model, ready to encode rows of a view.
 
     Its features are those that DreamSim compares, not normalised: for DINO, DINOv2 and SynCLR
@@ -130,26 +130,26 @@ def load(options, weights, view, device) -> frozen.Frozen:
     Raises:
         InputError: there is no such type, a file is missing or damaged, or does not fit.
     """
-    frozen.known_name(options.model, TYPES, "DreamSim")
+    backbone.known_name(options.model, TYPES, "DreamSim")
     if options.size and tuple(options.size) != SIZE:
         raise InputError(f"backbone {options.model}: its input is {list(SIZE)}; leave out `size`")
     base = TYPES[options.model]
-    model = frozen.build(lambda: DreamSim(base), options, weights)
+    model = backbone.build(lambda: DreamSim(base), options, weights)
     if weights:
         model.load(weights, options, base)
     model.finish(options.final_norm)
-    published = frozen.Published(size=SIZE, **base.colours)
-    backbone = frozen.Frozen(
+    published = pictures.Published(size=SIZE, **base.colours)
+    loaded = backbone.Frozen(
         model,
-        frozen.preprocessing(options, published, view, device),
+        pictures.preprocessing(options, published, view, device),
         options,
         weights,
         device,
         tokens=model.vit.forward_features,
         prefix=1,
     )
-    backbone.facts["aligned"] = bool(weights) and options.aligned
-    return backbone
+    loaded.facts["aligned"] = bool(weights) and options.aligned
+    return loaded
 
 
 class DreamSim(torch.nn.Module):

@@ -18,8 +18,8 @@ from open_clip.model import _build_vision_tower as build_image_tower
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 
-from engram import checkpoints, frozen
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints, pictures
 
 #: How images are prepared for weights that no tag describes.
 STANDARD = {
@@ -30,7 +30,7 @@ STANDARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
+class Options(pictures.Options):
     """Options.  Weights are files of OpenCLIP or of OpenAI.
 
     `pooling: tokens` gives every position after the last LayerNorm, projected like the class
@@ -47,7 +47,7 @@ class Options(frozen.Options):
     model: str
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The image tower, ready to encode rows of a view; the text tower is never built.
 
     Args:
@@ -62,13 +62,13 @@ def load(options, weights, view, device) -> frozen.Frozen:
     """
     config = configuration(options.model)
     published = _published(options, config["image_size"])
-    tower = frozen.build(lambda: _image_tower(config), options, weights)
+    tower = backbone.build(lambda: _image_tower(config), options, weights)
     if weights:
         tensors = checkpoints.below(checkpoints.read(weights), options.prefix + "visual.")
         checkpoints.load_strictly(tower, tensors, weights, f"the image tower of {options.model}")
-    preprocessing = frozen.preprocessing(options, published, view, device)
+    preprocessing = pictures.preprocessing(options, published, view, device)
     tokens, prefix = _tokens(tower)
-    return frozen.Frozen(
+    return backbone.Frozen(
         tower, preprocessing, options, weights, device, tokens=tokens, prefix=prefix
     )
 
@@ -80,7 +80,7 @@ def configuration(model) -> dict:
         InputError: OpenCLIP has no such model.
     """
     names = [*open_clip.list_models(), *open_clip.list_pretrained(as_str=True)]
-    frozen.known_name(model, names, "OpenCLIP")
+    backbone.known_name(model, names, "OpenCLIP")
     architecture, _, tag = model.partition(":")
     config = open_clip.get_model_config(architecture)
     size = config["vision_cfg"].get("image_size", 224)
@@ -118,7 +118,7 @@ def _published(options, size):
                 f"name yours: {', '.join(f'{options.model}:{tag}' for tag in tags)}"
             )
         found[key] = values.pop()
-    return frozen.Published(size=size, **found)
+    return pictures.Published(size=size, **found)
 
 
 def _tokens(tower):

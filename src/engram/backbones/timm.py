@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import timm
 
-from engram import checkpoints, frozen
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints, pictures
 
 #: What the names of the encoder begin with in files that hold more, by timm's module.
 ENCODER = {"vision_transformer_sam": "image_encoder.", "hieradet_sam2": "image_encoder.trunk."}
@@ -75,7 +75,7 @@ FAILURES = (AttributeError, AssertionError, KeyError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
+class Options(pictures.Options):
     """Options.
 
     Attributes:
@@ -86,7 +86,7 @@ class Options(frozen.Options):
     model: str
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The model, ready to encode rows of a view.
 
     The position table of the weights file has to be that of the published size; where `size`
@@ -103,14 +103,16 @@ def load(options, weights, view, device) -> frozen.Frozen:
             cannot have `size`, or not with that `pooling`.
     """
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
-    frozen.known_name(options.model, names, "timm")
-    model = frozen.build(lambda: timm.create_model(options.model, num_classes=0), options, weights)
+    backbone.known_name(options.model, names, "timm")
+    model = backbone.build(
+        lambda: timm.create_model(options.model, num_classes=0), options, weights
+    )
     published = model.pretrained_cfg
     if weights:
         tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
         tensors = _converted(model, tensors, published["classifier"])
         checkpoints.load_strictly(model, tensors, weights, options.model)
-    expected = frozen.Published(
+    expected = pictures.Published(
         size=tuple(published["input_size"][1:]),
         mean=published["mean"],
         std=published["std"],
@@ -119,9 +121,9 @@ def load(options, weights, view, device) -> frozen.Frozen:
     if options.size and tuple(options.size) != expected.size:
         _set_size(model, options)
     _refuse_ambiguous(model, options)
-    return frozen.Frozen(
+    return backbone.Frozen(
         model,
-        frozen.preprocessing(options, expected, view, device),
+        pictures.preprocessing(options, expected, view, device),
         options,
         weights,
         device,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torchvision import models
 
-from engram import checkpoints, frozen
 from engram.errors import InputError
+from engram.frozen import backbone, checkpoints, pictures
 
 #: Modules that published files hold beside the encoder: classifiers that only training uses
 #: (Inception, GoogLeNet), the projection head and the prototypes of SwAV.
@@ -30,7 +30,7 @@ ARGUMENTS = {"inception_v3": RESCALING, "googlenet": RESCALING}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(frozen.Options):
+class Options(pictures.Options):
     """Options.
 
     Attributes:
@@ -42,7 +42,7 @@ class Options(frozen.Options):
     model: str
 
 
-def load(options, weights, view, device) -> frozen.Frozen:
+def load(options, weights, view, device) -> backbone.Frozen:
     """The model, ready to encode rows of a view.
 
     Args:
@@ -55,9 +55,9 @@ def load(options, weights, view, device) -> frozen.Frozen:
         InputError: torchvision has no such model, or the checkpoint does not fit it.
     """
     name, _, tag = options.model.partition(":")
-    frozen.known_name(name, models.list_models(module=models), "torchvision")
+    backbone.known_name(name, models.list_models(module=models), "torchvision")
     published = _published(name, tag)
-    model = frozen.build(
+    model = backbone.build(
         lambda: models.get_model(name, weights=None, **ARGUMENTS.get(name, {})), options, weights
     )
     classifier = _remove_classifier(model, name)
@@ -66,17 +66,17 @@ def load(options, weights, view, device) -> frozen.Frozen:
         tensors = checkpoints.without(tensors, (classifier, *BESIDE))
         tensors = checkpoints.with_counters(model, tensors)
         checkpoints.load_strictly(model, tensors, weights, options.model)
-    preprocessing = frozen.preprocessing(options, published, view, device)
-    return frozen.Frozen(model, preprocessing, options, weights, device)
+    preprocessing = pictures.preprocessing(options, published, view, device)
+    return backbone.Frozen(model, preprocessing, options, weights, device)
 
 
 def _published(name, tag):
     """How the weights of a model expect their images, without the resize before the crop."""
     every = models.get_model_weights(name)
     if tag:
-        frozen.known_name(tag, [one.name for one in every], f"torchvision's {name}")
+        backbone.known_name(tag, [one.name for one in every], f"torchvision's {name}")
     found = {
-        frozen.Published(
+        pictures.Published(
             size=tuple(transforms.crop_size) * 2,
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),

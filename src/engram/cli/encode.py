@@ -10,7 +10,7 @@ from engram.errors import InputError
 from engram.job import digest, versions
 from engram.planning.configuration import did_you_mean
 from engram.planning.plan import Plan
-from engram.readers.folders import Images, Texts
+from engram.readers.folders import PICTURE, TEXT, Images, Texts
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def encode_files(config, name, inputs, output, weights=None, device="cpu"):
             f"`snakemake --cores 1 {file}`, or give --weights"
         )
     text = Path(inputs[0]).suffix == ".txt"
-    kind = Kind(Path(inputs[0]), {"what": "text" if text else "picture"})
+    kind = Kind(Path(inputs[0]), TEXT if text else PICTURE)
     backbone = load(kind, spec, file, device)
     rows = Texts(inputs) if text else _images(inputs, backbone.preprocessing)
     made_by = {

@@ -12,7 +12,7 @@ SCORES = ("mrr", "top5_200", "top1")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `fit`.
+    """Options of contrastive training.
 
     Attributes:
         encoder: name for `engram.models.eeg_encoders.make`.

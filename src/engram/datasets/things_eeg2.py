@@ -8,7 +8,7 @@ published zip archives, or the folders that were in them.
             image_metadata.npy]
     shared: {stimuli: [image_metadata.npy, training_images.zip, test_images.zip]}
 
-With `source: raw` epochs are made here from the recordings, see `engram.signals.epoching`:
+With `recordings: raw` epochs are made here from the recordings, see `engram.signals.epoching`:
 
     sessions: [ses-01, ses-02, ses-03, ses-04]
     files: ["{unit}/{sessions}/raw_eeg_training.npy", "{unit}/{sessions}/raw_eeg_test.npy",
@@ -57,7 +57,7 @@ class Options:
     """Options.
 
     Attributes:
-        source: "preprocessed" reads published epochs, "raw" makes them from recordings.
+        recordings: "preprocessed" reads published epochs, "raw" makes them from recordings.
         cut: of raw recordings. "original": 17 posterior channels, -0.2 to 0.8 s, 100 Hz, noise
             covariance across repetitions; "nice": 63 channels, 0 to 1 s, 250 Hz, across time.
         whiten_with: trials that the noise covariance of raw recordings is estimated from;
@@ -66,7 +66,7 @@ class Options:
         sessions: names of the sessions, for `files`; any number of them.
     """
 
-    source: Literal["preprocessed", "raw"] = "preprocessed"
+    recordings: Literal["preprocessed", "raw"] = "preprocessed"
     cut: Literal["original", "nice"] = "original"
     whiten_with: Literal["training", "both"] = "training"
     seed: int = 20200220
@@ -85,7 +85,7 @@ def read(unit, rows, options) -> list[Trials] | list[Stimuli]:
     images = _images(_only(unit, paths, METADATA))
     if any("training_images" in file for file in paths):
         return [_stimuli(unit, paths, images)]
-    if options.source == "raw":
+    if options.recordings == "raw":
         return _from_raw(unit, paths, images, options)
     found = [
         _preprocessed(unit, _only(unit, paths, f"preprocessed_eeg_{name}.npy"), split, images)

@@ -25,25 +25,16 @@ SLOPE = 0.1
 BYTES_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 28}
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(stacked.Options):
     """Options of the head.
 
     Attributes:
         reduction: the adapter's bottleneck has 1/reduction of the features.
         ratio: share of the adapter in the fused features; 0 leaves them as they are.
         hidden: widths of the MLP's layers (linear, batch norm, LeakyReLU 0.1, dropout).
-        dropout: share of hidden units dropped.
         standardize: subtract the mean of each feature and divide by its standard deviation,
             both over the training rows of the fold.
-        epochs, batch_size: passes over the training rows, rows a step at most.
-        base_lr, warm_lr, final_lr: learning rate at its peak, in the first, in the last step.
-        warmup: share of the steps that warm up.
-        weight_decay: decoupled (AdamW), never on biases and batch norm.
-        clip_gradient: largest L2 norm of a model's gradient; 0 = no clipping.
-        label_smoothing: share of the target spread over all classes.
-        class_weights: weigh classes so that each counts the same in training.
-        l2: times the sum of squares of the trained parameters, added to the loss.
         fmri_prediction_weight: weight of a second cross-entropy, `loss_fmri_prediction`, of
             classes predicted by a linear layer from the fused fMRI features alone; 0 = none.
             With fMRI as the only kind of source there is one prediction, and this weight
@@ -53,19 +44,7 @@ class Options:
     reduction: int = 2
     ratio: float = 0.2
     hidden: list[int] = field(default_factory=lambda: [64, 32, 16])
-    dropout: float = 0.2
     standardize: bool = True
-    epochs: int = 20
-    batch_size: int = 64
-    base_lr: float = 5e-4
-    warm_lr: float = 1e-6
-    final_lr: float = 1e-6
-    warmup: float = 0.1
-    weight_decay: float = 0.1
-    clip_gradient: float = 0.1
-    label_smoothing: float = 0.0
-    class_weights: bool = True
-    l2: float = 0.0
     fmri_prediction_weight: float = 0.1
 
 

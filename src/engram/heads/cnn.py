@@ -16,8 +16,8 @@ from engram.training import stacked
 TASKS = ("classes",)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(stacked.Options):
     """Options of the head.
 
     Attributes:
@@ -27,30 +27,17 @@ class Options:
         pool: rows and columns of the image that are averaged before the first block; the
             bins of a multitaper spectrogram are finer than its resolution.
         dropout: share of channels dropped.
-        epochs, batch_size: passes over the training rows, rows a step at most.
-        base_lr, warm_lr, final_lr: learning rate at its peak, in the first, in the last step.
-        warmup: share of the steps that warm up.
-        weight_decay: decoupled (AdamW), never on biases and batch norm.
-        clip_gradient: largest L2 norm of a model's gradient; 0 = no clipping.
-        label_smoothing: share of the target spread over all classes.
-        class_weights: weigh classes so that each counts the same in training.
-        l2: times the sum of squares of the trained parameters, added to the loss.
     """
 
     channels: list[int] = field(default_factory=lambda: [8, 16, 32])
     pool: list[int] = field(default_factory=lambda: [4, 2])
     dropout: float = 0.1
     epochs: int = 12
-    batch_size: int = 64
     base_lr: float = 5e-3
     warm_lr: float = 1e-5
     final_lr: float = 1e-5
-    warmup: float = 0.1
     weight_decay: float = 0.01
     clip_gradient: float = 1.0
-    label_smoothing: float = 0.0
-    class_weights: bool = True
-    l2: float = 0.0
 
 
 def fit(task, options, device) -> training.Fit:

@@ -39,7 +39,7 @@ def options(family, spec):
 def kinds(family) -> list[str]:
     """The components of a family, by the files that hold them."""
     files = (provenance.ROOT / family).glob("[!_]*.py")
-    return sorted(path.stem for path in files if _options_class(path))
+    return sorted(path.stem for path in files if _class(path, "Options"))
 
 
 def fields(family, kind) -> dict[str, tuple[ast.expr, bool]]:
@@ -79,23 +79,50 @@ def hyperparameters(spec) -> dict:
 
 
 def options_classes(family, kind) -> list[ast.ClassDef]:
-    """The class `Options` of a component, after the one of a shared module that it extends."""
-    own = _options_class(provenance.ROOT / family / f"{kind}.py")
-    shared = [ast.unparse(base.value) for base in own.bases if isinstance(base, ast.Attribute)]
-    return [*(_options_class(provenance.locate(f"engram.{name}")) for name in shared), own]
+    """The class `Options` of a component, after those that it extends, the furthest first.
+
+    Raises:
+        InputError: a class that is extended stands nowhere.
+    """
+    return _extended(provenance.ROOT / family / f"{kind}.py", "Options")
 
 
-def _options_class(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
+def _extended(path, name):
+    own = _class(path, name)
+    if own is None:
+        raise InputError(f"{path}: has no class {name}; import the one that `Options` extends")
+    chain = []
+    for base in own.bases:
+        module, _, extends = _full_name(path, ast.unparse(base)).rpartition(".")
+        chain += _extended(provenance.locate(module) if module else path, extends)
+    return [*chain, own]
+
+
+def _full_name(path, written):
+    """A dotted name by what the file imports: `stacked.Options` is one of engram.training."""
+    first, dot, rest = written.partition(".")
+    for node in _statements(path):
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            if first == (alias.asname or alias.name):
+                return f"{node.module}.{alias.name}{dot}{rest}"
+    return written
+
+
+def _class(path, name):
+    found = (n for n in _statements(path) if isinstance(n, ast.ClassDef) and n.name == name)
     return next(found, None)
 
 
 @cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
-    path = provenance.locate(module)
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _statements(provenance.locate(module)):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     return None
+
+
+@cache
+def _statements(path):
+    """Top level of a file, parsed once a process: thousands of jobs ask about a few files."""
+    return ast.parse(path.read_text(encoding="utf-8")).body

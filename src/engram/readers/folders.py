@@ -9,6 +9,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from engram.errors import InputError
 
+#: Headers of views of such rows.
+PICTURE = {"what": "picture", "axes": 3}
+TEXT = {"what": "text", "axes": 1}
+
 #: Suffixes of the files that a folder of images is searched for.
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -29,7 +33,7 @@ class Images:
 
     Attributes:
         path: for messages.
-        header: of a view of pictures.
+        header: that of a view of pictures.
         table: path and digest of each file, indexed by file name, or by path if names repeat.
         shape: (n, height, width, 3).
 
@@ -42,7 +46,7 @@ class Images:
         self.files = list(dict.fromkeys(found))
         if not self.files:
             raise InputError(f"{', '.join(map(str, paths))}: no image; known are {sorted(IMAGES)}")
-        self.path, self.header = self.files[0].parent, {"what": "picture"}
+        self.path, self.header = self.files[0].parent, PICTURE
         self.method = Image.Resampling[interpolation.upper()]
         self.shape = (len(self.files), *size, 3)
         self.table = _table(self.files, [_digest(file) for file in self.files])
@@ -83,15 +87,13 @@ class Texts:
     """
 
     def __init__(self, paths):
-        self.path, self.header = Path(paths[0]), {"what": "text"}
+        self.path, self.header = Path(paths[0]), TEXT
         lines = {f"{path}:{i}": line for path in paths for i, line in enumerate(_lines(path), 1)}
         encoded = [line.encode() for line in lines.values()]
         width = max(map(len, encoded), default=0)
         if not lines or width > TEXT_BYTES:
             raise InputError(f"{self.path}: needs lines of text, each at most {TEXT_BYTES} bytes")
-        self.rows = np.frombuffer(
-            b"".join(line.ljust(max(width, 1), b"\0") for line in encoded), np.uint8
-        ).reshape(len(lines), -1)
+        self.rows = np.array(encoded, bytes).view(np.uint8).reshape(len(lines), -1)
         self.shape = self.rows.shape
         self.table = pd.DataFrame({"text": list(lines.values())}, index=list(lines))
 

@@ -22,6 +22,36 @@ from engram.progress import progress
 from engram.training import Fit, balanced_accuracy, class_weights, metrics, schedule, seed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every head whose networks train side by side.
+
+    Attributes:
+        dropout: share of units dropped in training.
+        epochs, batch_size: passes over the training rows, rows a step at most.
+        base_lr, warm_lr, final_lr: learning rate at its peak, in the first, in the last step.
+        warmup: share of the steps that warm up.
+        weight_decay: decoupled (AdamW), never on biases and batch norm.
+        clip_gradient: largest L2 norm of a model's gradient; 0 = no clipping.
+        label_smoothing: share of the target spread over all classes.
+        class_weights: weigh classes so that each counts the same in training.
+        l2: times the sum of squares of the trained parameters, added to the loss.
+    """
+
+    dropout: float = 0.2
+    epochs: int = 20
+    batch_size: int = 64
+    base_lr: float = 5e-4
+    warm_lr: float = 1e-6
+    final_lr: float = 1e-6
+    warmup: float = 0.1
+    weight_decay: float = 0.1
+    clip_gradient: float = 0.1
+    label_smoothing: float = 0.0
+    class_weights: bool = True
+    l2: float = 0.0
+
+
 @dataclass(frozen=True)
 class Model:
     """One model of a stack.
@@ -67,8 +97,7 @@ def fit(task, x, build, options, at_once) -> Fit:
             are real (None: all) and `keep` bool (models, batch, width) which of its `width`
             dropout units stay; `latent(inputs) -> (models, batch, d)`; and `weights`, the
             share of each output's cross-entropy in the loss.
-        options: of the head; has epochs, batch_size, base_lr, warm_lr, warmup, final_lr,
-            weight_decay, clip_gradient, dropout, label_smoothing, class_weights, l2.
+        options: of the head, which extend `Options`.
         at_once: models in one computation.
     """
     every = sorted(models(task), key=lambda model: _steps(model, options))

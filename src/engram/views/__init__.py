@@ -4,6 +4,10 @@ A component has `render(recording, windows, options) -> Rows`; the table comes f
 `windows.table`, so that rows of the same window have the same name in every view.  A view of
 something else than a Recording says so, `OF = Trials` or `OF = Stimuli`; rows then take the names
 of its table, and `windows` is None.
+
+What a backbone may see says in its header `what` one row is, and how many of the last axes of the
+array are its own, `axes`: 2 of a spectrogram (frequency, time), 3 of a picture, 1 of a text. Axes
+between the first and these, such as regions, hold rows of their own.
 """
 
 import hashlib

@@ -173,6 +173,7 @@ def _table(trials, counts, rows, clipped, flat):
 def _header(trials, times, options):
     return {
         "what": "epochs",
+        "axes": 2,
         "sfreq": trials.sfreq,
         "channels": list(options.channels or trials.order),
         "times": trials.times[times].round(6).tolist(),

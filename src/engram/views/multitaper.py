@@ -277,6 +277,7 @@ def _header(recording, signal, freqs, grid, limits, options):
     size = round(grid.support * signal.sfreq)
     return {
         "what": "spectrogram",
+        "axes": 2,
         "modality": options.signal,
         "regions": options.regions,
         "frequencies": rows.tolist(),

@@ -54,6 +54,7 @@ def render(stimuli, windows, options) -> Rows:
     table = stimuli.table[[c for c in COLUMNS if c in stimuli.table]].assign(exclude="")
     header = {
         "what": "picture",
+        "axes": 3,
         "blur": options.blur,
         "interpolation": options.interpolation,
         **stimuli.origin,

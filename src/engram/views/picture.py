@@ -48,6 +48,7 @@ def render(recording, windows, options) -> Rows:
     cut = np.stack([pixels[:, :, i * step : i * step + width] for i in range(len(table))])
     header = {
         "what": "picture",
+        "axes": 3,
         "modality": options.modality,
         "regions": options.regions,
         "seconds_per_column": seconds,

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from engram import pickled
 from engram.errors import InputError
+from engram.frozen import tensor_pickles
 
 #: Keys under which training checkpoints keep the state dict of the model.
 WRAPPERS = ("state_dict", "model")
@@ -54,7 +54,7 @@ def _unpickled(path):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # a damaged pickle may raise anything
-            return pickled.read(path)
+            return tensor_pickles.read(path)
 
 
 def below(tensors, prefix) -> dict[str, torch.Tensor]:

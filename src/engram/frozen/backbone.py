@@ -1,15 +1,14 @@
 """A torch model as a backbone: its features, or those of a layer, its weights unchanged."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch.nn.functional import cosine_similarity
 
-from engram import checkpoints
 from engram.errors import InputError
-from engram.images import Preprocessing
+from engram.frozen import checkpoints
+from engram.frozen.layers import Layer, closest, pool
 from engram.precision import multiplies_bf16
 
 #: Least cosine between features in bf16 and in fp32; below it a backbone stays in fp32.
@@ -18,7 +17,7 @@ AGREEMENT = 0.999
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options that every torch backbone has.
+    """Options of every torch backbone.
 
     Attributes:
         weights: `published`, the file that `checkpoint` names; another file; or `random`.
@@ -30,11 +29,7 @@ class Options:
             averages over positions, `tokens` keeps every position, `flatten` keeps every value.
             By default the model's own features, of a layer its class token or else the mean.
         dim: length of a feature vector; checked if given.
-        size: height and width of the model's input in pixels; by default as published.
-        interpolation: how images are resized; by default as published.
-        mean, std: of each colour on the scale 0..1; by default as published.
-        batch: images that go through the model at once.
-        mode: resize batches on the `device`, or one by one with Pillow as `reference`.
+        batch: rows that go through the model at once.
         precision: of the forward pass.  `auto` is bf16 where the hardware multiplies it natively
             and the features agree with fp32 (cosine above 0.999), and fp32 elsewhere.
         dtype: number format in the store.
@@ -46,51 +41,9 @@ class Options:
     layer: str = ""
     pooling: Literal["default", "cls", "mean", "tokens", "flatten"] = "default"
     dim: int | None = None
-    size: list[int] | None = None
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
     batch: int = 32
-    mode: Literal["device", "reference"] = "device"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     dtype: Literal["float32", "float16"] = "float32"
-
-
-@dataclass(frozen=True)
-class Published:
-    """How a model expects its images, where the configuration does not say otherwise.
-
-    Attributes:
-        size: (height, width), pixels.
-        mean, std: of each channel on the scale 0..1.
-        interpolation: "bicubic", "bilinear" or "lanczos".
-        grey: the model takes one channel, (n, 1, h, w), instead of three.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    grey: bool = False
-
-
-def preprocessing(options, published, view, device) -> Preprocessing:
-    """What happens to the rows of a view before a model: as published, or as `options` say.
-
-    Raises:
-        InputError: the view holds no images.
-    """
-    takes(("spectrogram", "picture"), view, options.model)
-    return Preprocessing.of(
-        view,
-        size=tuple(options.size or published.size),
-        mean=tuple(options.mean or published.mean),
-        std=tuple(options.std or published.std),
-        interpolation=options.interpolation or published.interpolation,
-        grey=published.grey,
-        mode=options.mode,
-        device=device,
-    )
 
 
 def takes(whats, view, name):
@@ -194,11 +147,11 @@ class Frozen:
         if checkpoints.digest(self.model) != self._loaded:
             raise RuntimeError(f"the weights of {self.name} changed while it was used")
 
-    def _forward(self, images):
+    def _forward(self, inputs):
         with torch.inference_mode():
-            if images.is_floating_point():
-                images = images.to(self.number)
-            return self.features(images).float()
+            if inputs.is_floating_point():
+                inputs = inputs.to(self.number)
+            return self.features(inputs).float()
 
     def _choose_precision(self, wanted, device):
         """Put the model into the precision it will run in, and name it."""
@@ -235,88 +188,10 @@ class Frozen:
         else:
             source = tokens
 
-        def pooled(images):
-            return pool(source(images), pooling, prefix, self.name)
+        def pooled(inputs):
+            return pool(source(inputs), pooling, prefix, self.name)
 
         return pooled
-
-
-class Layer:
-    """The output of one module inside a model; what comes after that module is not computed.
-
-    Raises:
-        InputError: the model has no module of that name.
-    """
-
-    def __init__(self, model, name, model_name):
-        modules = dict(model.named_modules())
-        if name not in modules:
-            raise InputError(
-                f"backbone {model_name}: no layer {name!r}; {_closest(name, list(modules)[1:])}"
-            )
-        self.model = model
-        modules[name].register_forward_hook(self._caught)
-
-    def __call__(self, images):
-        try:
-            self.model(images)
-        except _Reached as reached:
-            return reached.output
-        raise RuntimeError("the model does not use this layer when it encodes images")
-
-    @staticmethod
-    def _caught(module, inputs, output):
-        raise _Reached(output[0] if isinstance(output, tuple | list) else output)
-
-
-class _Reached(Exception):
-    def __init__(self, output):
-        self.output = output
-
-
-def pool(output, pooling, prefix, name) -> torch.Tensor:
-    """Features of each row from the output of a layer.
-
-    Args:
-        output: vectors (b, d), tokens (b, n, d), or a map (b, d, h, w) or (b, h, w, d): if its
-            first two axes are equal they are the positions, otherwise the last two.
-        pooling: see `Options.pooling`.
-        prefix: number of tokens before those of the positions.
-        name: of the model, for messages.
-
-    Returns:
-        (b, d); for `tokens` (b, n, d), the prefix tokens included.
-
-    Raises:
-        InputError: there is nothing to pool in that way.
-    """
-    if pooling == "flatten" or (pooling == "default" and output.ndim == 2):
-        return output.flatten(1)
-    if output.ndim == 4:
-        output, prefix = _positions(output, name), 0
-    if output.ndim != 3:
-        raise InputError(
-            f"backbone {name}: the layer gives {list(output.shape[1:])} a row, which has no "
-            f"`pooling: {pooling}`; use `flatten`"
-        )
-    if pooling == "tokens":
-        return output
-    if pooling == "cls":
-        if not prefix:
-            raise InputError(f"backbone {name}: it has no class token; use `pooling: mean`")
-        return output[:, 0]
-    return output[:, prefix:].mean(dim=1)
-
-
-def _positions(output, name):
-    """Tokens (b, h * w, d) of a map (b, d, h, w) or (b, h, w, d)."""
-    first, last = output.shape[1] == output.shape[2], output.shape[2] == output.shape[3]
-    if first and last:
-        raise InputError(
-            f"backbone {name}: a map of {list(output.shape[1:])} does not tell channels from "
-            "positions; use `pooling: flatten`"
-        )
-    return output.flatten(1, 2) if first else output.flatten(2).transpose(1, 2)
 
 
 def build(make, options, weights) -> torch.nn.Module:
@@ -339,9 +214,4 @@ def build(make, options, weights) -> torch.nn.Module:
 def known_name(name, names, library):
     """Refuse a model name that `library` does not have, with a suggestion."""
     if name not in names:
-        raise InputError(f"{library} has no model {name!r}; {_closest(name, names)}")
-
-
-def _closest(name, names):
-    close = difflib.get_close_matches(name, names, n=3)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else "check the spelling"
+        raise InputError(f"{library} has no model {name!r}; {closest(name, names)}")

@@ -1,4 +1,4 @@
-"""From the rows of a view to the tensor that an image model sees: in batches, on the device.
+"""What is particular to backbones of pictures: from rows to the tensor that a model sees.
 
 A row fills the whole input of the model: it is resized to the model's height and width, its
 aspect ratio is not kept and nothing is cropped.  The usual short-side resize with a centre
@@ -9,6 +9,7 @@ frequencies.
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,44 @@ from PIL import Image
 from torch.nn.functional import embedding, interpolate
 
 from engram.errors import InputError
+from engram.frozen import backbone
 from engram.signals.image import colour_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(backbone.Options):
+    """Options of every torch backbone of pictures.
+
+    Attributes:
+        size: height and width of the model's input in pixels; by default as published.
+        interpolation: how images are resized; by default as published.
+        mean, std: of each colour on the scale 0..1; by default as published.
+        mode: resize batches on the `device`, or one by one with Pillow as `reference`.
+    """
+
+    size: list[int] | None = None
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    mode: Literal["device", "reference"] = "device"
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a model expects its images, where the configuration does not say otherwise.
+
+    Attributes:
+        size: (height, width), pixels.
+        mean, std: of each channel on the scale 0..1.
+        interpolation: "bicubic", "bilinear" or "lanczos".
+        grey: the model takes one channel, (n, 1, h, w), instead of three.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    grey: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +146,25 @@ class Preprocessing:
             "grey": self.grey,
             "mode": self.mode,
         }
+
+
+def preprocessing(options, published, view, device) -> Preprocessing:
+    """What happens to the rows of a view before a model: as published, or as `options` say.
+
+    Raises:
+        InputError: the view holds no images.
+    """
+    backbone.takes(("spectrogram", "picture"), view, options.model)
+    return Preprocessing.of(
+        view,
+        size=tuple(options.size or published.size),
+        mean=tuple(options.mean or published.mean),
+        std=tuple(options.std or published.std),
+        interpolation=options.interpolation or published.interpolation,
+        grey=published.grey,
+        mode=options.mode,
+        device=device,
+    )
 
 
 def to_rgb(rows, limits, cmap) -> torch.Tensor:
