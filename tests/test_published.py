@@ -206,9 +206,8 @@ UNITS = ["sub01-scan01", "sub02-scan02", "sub11-scan01"]
 SMALL = {
     "run": ["osf_fmri_clip"],
     "maps": [],
-    "backbones": {"clip": {"like": "pixels", "seed": 1}},
     "heads": {"adapter": {"epochs": 2}},
-    "experiments": {"osf_fmri_clip": {"seeds": 1, "baseline": "none"}},
+    "experiments": {"osf_fmri_clip": {"x": "fmri_picture/pixels", "seeds": 1, "baseline": "none"}},
     "evaluation": {"bootstrap": 200, "permutations": 200},
 }
 
