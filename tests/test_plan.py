@@ -31,12 +31,70 @@ def test_the_default_configuration_is_accepted(config):
     configuration.check(config, SCHEMA)
 
 
-def test_every_study_is_accepted(config):
-    studies = sorted((ROOT / "config/studies").glob("*.yaml"))
-    assert studies
-    for study in studies:
-        merged = merge(copy.deepcopy(config), yaml.safe_load(study.read_text()))
-        configuration.check(merged, SCHEMA)
+STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml"))
+
+
+@pytest.fixture
+def study(config):
+    """Lays a study of the repository over the vocabulary."""
+
+    def read(name):
+        text = (ROOT / f"config/studies/{name}.yaml").read_text()
+        return merge(copy.deepcopy(config), yaml.safe_load(text))
+
+    return read
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_accepted(study, name):
+    configuration.check(study(name), SCHEMA)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_study_of_real_recordings_is_about_random_weights(study, name):
+    this = study(name)
+    for dataset in this["datasets"].values():  # local copies too, as if they were fetched
+        if not dataset["kind"].startswith("simulated") and not dataset.get("source"):
+            del dataset["folder"]
+            dataset["source"] = {"osf": "abcde"}
+    configuration.check(this, SCHEMA)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_random_weights_are_called_random(study, name):
+    this = plan.Plan(study(name))
+    drawn = {one for name in this.known for one in this.drawn(name)}
+    titles = {this._backbone_title(one).lower() for one in drawn}
+    assert [one for one in drawn if "random" not in one] == []
+    assert [one for one in titles if "random" not in one] == []
+
+
+def test_random_weights_on_published_recordings_are_refused_but_as_a_control(study):
+    this = study("vigilance")
+    for name in ("eeg-clip_random", "fmri-sam_random"):
+        this["run"].append(name)  # beside its twin it is a control, wherever it shows
+    configuration.check(this, SCHEMA)
+
+    this["comparisons"]["eeg"]["backbones"].remove("clip_vitb32")
+    this["run"].remove("eeg-clip_vitb32")
+    this["maps"].remove("eeg-clip_vitb32")
+    refuse(this, r"experiment 'eeg-clip_random': backbone 'clip_random' has random .*'osf' is real")
+    this["datasets"]["osf"] = this["datasets"]["simulated"]  # which holds what nobody measured
+    configuration.check(this, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbones": {"clip_vitb32": {"weights": "random"}}},
+        {"backbones": {"clip_random": {"precision": "bf16"}}},
+        {"experiments": {"eeg_pixels": {"x": "eeg_picture/tiny", "head": "linear"}}},
+        {"experiments": {"both_pixels": {"x": ["eeg_picture/pixels", "fmri_picture/tiny"]}}},
+    ],
+)
+def test_no_random_weights_pass_for_published_ones(study, change):
+    tiny = {"backbones": {"tiny": {"kind": "timm", "model": "test_vit.r160_in1k"}}}
+    refuse(merge(merge(study("vigilance"), tiny), change), r"has random weights, and dataset 'osf'")
 
 
 def merge(base, over):
@@ -170,13 +228,49 @@ def test_what_a_comparison_measures(compared):
     assert [m["control_of"] for m in spec] == [None, "vision-dinov2", None, None]
     paths = iter(this.compared_features("vision"))
     for member in spec:
-        for _ in range(member["stores"]):
-            assert next(paths).endswith(f"/{member['source']}.h5")
+        for source, stores in member["sources"]:
+            assert all(next(paths).endswith(f"/{source}.h5") for _ in range(stores))
     assert next(paths, None) is None
 
 
+def test_views_of_a_comparison_stand_side_by_side(compared):
+    compared["comparisons"]["vision"]["view"] = ["spectrogram", "fmri_spectrogram"]
+    configuration.check(compared, SCHEMA)
+    jsonschema.validate(compared, SCHEMA)
+    this = plan.Plan(compared)
+    both = ["spectrogram/dinov2", "fmri_spectrogram/dinov2"]
+    assert this.known["vision-dinov2"]["x"] == both
+    first = this.spec("compare", comparison="vision")["members"][0]
+    assert first["sources"] == [[source, 6] for source in both]
+    assert first["control_of"] is None
+    expected = [p for source in both for p in this.stores("vision-dinov2", source)]
+    assert this.compared_features("vision")[:12] == expected
+    compared["comparisons"]["vision"]["view"] = ["spectrogram", "fmri"]
+    refuse(compared, "comparisons.vision: no view 'fmri'")
+
+
+def test_an_experiment_is_the_guest_of_a_comparison(compared):
+    compared["comparisons"]["vision"]["experiments"] = ["eeg_cnn", "eeg_clip"]
+    configuration.check(compared, SCHEMA)
+    jsonschema.validate(compared, SCHEMA)
+    this = plan.Plan(compared)
+    assert this.experiments()[-2:] == ["eeg_cnn", "eeg_clip"]
+    assert "experiments" not in this.known["vision-dinov2"]
+    *_, cnn, clip = this.spec("compare", comparison="vision")["members"]
+    assert (cnn["experiment"], cnn["sources"]) == ("eeg_cnn", [])
+    assert clip["sources"] == [["spectrogram/clip_random", 6]]
+    for guest, message in (
+        ("eeg_cn", "vision.experiments: no experiment 'eeg_cn'; did you mean 'eeg_cnn'"),
+        ("eeg_bandpower", "vision.experiments: 'eeg_bandpower' is the baseline"),
+        ("fmri_clip", "vision.experiments: 'fmri_clip' has another `baseline` than the comparison"),
+    ):
+        compared["comparisons"]["vision"]["experiments"] = [guest]
+        refuse(compared, message)
+
+
 def test_a_baseline_without_features_of_its_own_is_not_measured(compared):
-    for key, value in (("x", "spectrogram"), ("y", "vigall"), ("x", ["spectrogram/clip_random"])):
+    choice = {"choose": ["spectrogram/bandpower", "spectrogram/clip_random"]}
+    for key, value in (("x", "spectrogram"), ("y", "vigall"), ("x", choice)):
         changed = copy.deepcopy(compared)
         changed["experiments"]["eeg_bandpower"][key] = value
         assert "eeg_bandpower" not in plan.Plan(changed).compared_sources("vision")
