@@ -237,7 +237,8 @@ def _summary(groups, retrievals, comparisons):
 def _compared(comparison):
     members = [m for m in comparison["members"] if not m["is_baseline"]]
     values = [m["value"] for m in members if number(m["value"])]
-    text = f"{len(members)} backbones on {comparison['config']['dataset_title']}"
+    backbones = sum(m["cost"] is not None for m in members)
+    text = f"{backbones} backbones on {comparison['config']['dataset_title']}"
     if values:
         text += f": {title(members[0]['metric']).lower()} {min(values):.2f} to {max(values):.2f}"
     gains = [m["gain"]["difference"] for m in members if m["gain"]]
