@@ -12,10 +12,11 @@ from engram.store import Rows
 def member(backbone, value=0.7, *, state=1.0, subject=1.0, d=8, of=None, baseline=False, **facts):
     """What the spec of stage `compare` says of one member, and what its files shall show."""
     name = backbone if baseline else f"vision-{backbone}"
+    views = facts.pop("views", ["spectrogram"])
     spec = {
         "experiment": name,
         "title": facts.pop("title", backbone),
-        "source": f"spectrogram/{backbone}",
+        "sources": [f"{view}/{backbone}" for view in views],
         "is_baseline": baseline,
         "control_of": f"vision-{of}" if of else None,
     }
@@ -35,16 +36,18 @@ def write(folder, members, subjects=6, windows=20):
         labels = rows.loc[own.index, "y"].to_numpy(np.int8)
         store.write(paths["y"][-1], Rows(labels, own, header))
     for spec, made in members:
-        values = features(rows, made, rng)
-        spec["stores"] = subjects
-        for name, own in facts.groupby("subject"):
-            path = folder / f"features/{name}/{spec['source']}.h5"
-            at = rows.index.get_indexer(own.index)
-            header = {"what": "features", "weights": made["weights"]}
-            store.write(path, Rows(values[at], own, header))
-            paths["features"].append(path)
-            paths["costs"].append(path.with_suffix(".json"))
-            paths["costs"][-1].write_text(json.dumps(cost(made, len(own))))
+        for source in spec["sources"]:
+            values = features(rows, made, rng)
+            for name, own in facts.groupby("subject"):
+                path = folder / f"features/{name}/{source}.h5"
+                at = rows.index.get_indexer(own.index)
+                header = {"what": "features", "weights": made["weights"]}
+                header["precision"] = made.get("precision", "fp32")
+                store.write(path, Rows(values[at], own, header))
+                paths["features"].append(path)
+                paths["costs"].append(path.with_suffix(".json"))
+                paths["costs"][-1].write_text(json.dumps(cost(made, len(own))))
+        spec["sources"] = [[source, subjects] for source in spec["sources"]]
         flags = ["simulated", *["random_weights"] * (made["weights"] == "random")]
         baseline = None if spec["is_baseline"] else "bandpower"
         scored = study.scores(spec["experiment"], rows, made["value"], rng, baseline, flags)

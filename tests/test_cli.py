@@ -108,7 +108,7 @@ def test_backbones_names_dimension_licence_and_place(capsys, monkeypatch):
     status, out, _ = engram(capsys, "backbones")
     assert status == 0
     lines = {line.split()[0]: line for line in out.splitlines()}
-    assert "random" in lines["clip"]
+    assert "random" in lines["clip_random"]
     for word in ("512", "224x224", "MIT", "https://"):
         assert word in lines["clip_vitb32"]
 

@@ -7,6 +7,7 @@ import comparing
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import study
 from sklearn.metrics import silhouette_score
 
@@ -156,9 +157,10 @@ def test_the_cost_of_all_units_is_added_up():
     part = {"peak_mib": 10.0, "device": "cpu", "precision": "fp32", "bytes_per_row": 8}
     parts = [part | {"images": 10, "seconds": 1.0}]
     parts.append(part | {"images": 30, "seconds": 4.0, "peak_mib": 30.0, "device": "cuda"})
-    found = comparison.cost(parts)
+    found = comparison.cost([parts])
     assert (found["images"], found["seconds"], found["rate"]) == (40, 5.0, 8.0)
     assert (found["peak_mib"], found["device"], found["bytes_per_row"]) == (30.0, "cpu, cuda", 8)
+    assert comparison.cost([parts[:1], parts[1:]]) == found | {"bytes_per_row": 16}
 
 
 # ---- stores ---------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def rewritten(path, change):
 
 def test_rows_are_the_same_for_all_and_matched_by_name(tmp_path, members):
     files = comparing.write(tmp_path, members)
-    features = [files["features"][i : i + 6] for i in range(0, 24, 6)]
+    features = [[files["features"][i : i + 6]] for i in range(0, 24, 6)]
     before, spaces, facts = comparison.load(features, files["y"])
     assert len(before) == 120
     assert [f["dim"] for f in facts] == [8, 8, 12, 5]
@@ -195,7 +197,7 @@ def test_rows_are_the_same_for_all_and_matched_by_name(tmp_path, members):
         order = np.random.default_rng(2).permutation(len(rows))[:-1]
         return array[order], rows.iloc[order]
 
-    rewritten(features[1][0], spoilt)
+    rewritten(features[1][0][0], spoilt)
     dropped = np.random.default_rng(2).permutation(20)[-1]
     after, again, _ = comparison.load(features, files["y"])
     names = [f"sub-01/scan-01/window-{i:04d}" for i in {3, 5, int(dropped)}]
@@ -208,7 +210,7 @@ def test_rows_are_the_same_for_all_and_matched_by_name(tmp_path, members):
 def test_many_rows_are_sampled(tmp_path, members, monkeypatch):
     monkeypatch.setattr(comparison, "ROWS", 30)
     files = comparing.write(tmp_path, members[:1])
-    found, spaces, _ = comparison.load([files["features"]], files["y"])
+    found, spaces, _ = comparison.load([[files["features"]]], files["y"])
     assert len(found) == len(spaces[0]) == 30
     counts = found.groupby(["subject", "state"]).size()
     assert counts.between(2, 3).all()
@@ -218,7 +220,7 @@ def test_too_few_usable_rows_are_refused(tmp_path, members):
     files = comparing.write(tmp_path, members[:1], subjects=1)
     rewritten(files["features"][0], lambda array, rows: (array * np.nan, rows))
     with pytest.raises(InputError, match=r"clip\.h5: 0 rows are usable in all"):
-        comparison.load([files["features"]], files["y"])
+        comparison.load([[files["features"]]], files["y"])
 
 
 def test_the_stage_writes_what_it_found(tmp_path, members):
@@ -250,6 +252,111 @@ def test_the_stage_writes_what_it_found(tmp_path, members):
     assert {name: path.read_bytes() for name, path in paths.items()} == first
 
 
+def differences(found, of, control):
+    """What the scores of a comparison say of two members, paired by subject by hand."""
+    subjects = {m["experiment"]: m["subjects"] for m in found["members"]}
+    return np.array([subjects[of][s] - subjects[control][s] for s in sorted(subjects[of])])
+
+
+@pytest.mark.parametrize("subjects", [6, 12])
+def test_published_minus_random_weights_is_paired_by_subject(tmp_path, members, subjects):
+    members[2:2] = [comparing.member("dino_random", 0.76, weights="random", of="dino", d=12)]
+    files = comparing.write(tmp_path, members, subjects)
+    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    gains = {m["experiment"]: m["gain"] for m in found["members"] if m["gain"]}
+    assert set(gains) == {"vision-clip", "vision-dino"}
+    raw = []
+    for name, gain in gains.items():
+        gained = differences(found, name, f"{name}_random")
+        assert gain["difference"] == pytest.approx(gained.mean())
+        assert list(gain["subjects"].values()) == pytest.approx(gained)
+        test = scipy.stats.permutation_test(
+            (gained,), np.mean, permutation_type="samples", n_resamples=np.inf
+        )
+        assert gain["p"] == pytest.approx(test.pvalue)
+        raw.append(test.pvalue)
+        whole = scipy.stats.ttest_1samp(gained, 0).confidence_interval(0.95)
+        if subjects < 10:
+            assert (gain["low"], gain["high"]) == pytest.approx(tuple(whole))
+        else:
+            drawn = scipy.stats.bootstrap((gained,), np.mean, method="percentile", rng=1)
+            expected = drawn.confidence_interval
+            assert (gain["low"], gain["high"]) == pytest.approx(tuple(expected), abs=0.005)
+    assert [gain["p_holm"] for gain in gains.values()] == pytest.approx(holm(raw))
+
+
+def test_a_subject_without_a_score_is_in_no_pair():
+    settings = {"confidence": 0.95, "bootstrap": 200}
+    mine, theirs = {"a": 0.9, "b": None, "c": 0.5, "d": 0.7}, {"c": 0.6, "a": 0.6, "b": 0.1}
+    found = comparison.paired_gain(mine, theirs, settings)
+    assert found["subjects"] == pytest.approx({"a": 0.3, "c": -0.1})
+    assert found["difference"] == pytest.approx(0.1)
+    alone = comparison.paired_gain({"a": 0.9}, {"a": 0.6}, settings)
+    assert alone["difference"] == pytest.approx(0.3)
+    assert np.isnan([alone["low"], alone["high"], alone["p"]]).all()
+    assert np.isnan(comparison.paired_gain({"a": 0.9}, {"b": 0.6}, settings)["difference"])
+
+
+@pytest.mark.parametrize("format_", ["bf16", "fp32"])
+def test_a_model_and_its_control_run_at_one_precision(tmp_path, members, format_):
+    for spec, made in members:
+        made["precision"] = "fp32" if spec["control_of"] else "bf16"
+    members[1][1]["precision"] = format_
+    files = comparing.write(tmp_path, members)
+    if format_ == "bf16":
+        compare(**files, **comparing.outputs(tmp_path))
+        return
+    message = r"vision-clip ran in bf16, its control vision-clip_random in fp32: .*`precision`"
+    with pytest.raises(InputError, match=message):
+        compare(**files, **comparing.outputs(tmp_path))
+
+
+def test_a_model_that_ran_at_two_precisions_is_not_compared_with_its_control(tmp_path, members):
+    files = comparing.write(tmp_path, members)
+    for path in (files["features"][0], files["features"][6]):
+        rows = store.open(path).load()
+        store.write(path, Rows(rows.array, rows.table, rows.header | {"precision": "bf16"}))
+    with pytest.raises(InputError, match=r"in bf16 and fp32, its control .* in bf16 and fp32"):
+        compare(**files, **comparing.outputs(tmp_path))
+
+
+def test_sources_side_by_side_are_one_space(tmp_path, members):
+    both = comparing.member("clip", 0.9, d=4, views=["spectrogram", "fmri"])
+    files = comparing.write(tmp_path, [both, members[3]])
+    one, other = files["features"][:6], files["features"][6:12]
+    table, (space, _), (facts, _) = comparison.load([[one, other], [one]], files["y"])
+    expected = [
+        pd.concat([pd.DataFrame(s[:], s.table.index) for s in map(store.open, paths)])
+        for paths in (one, other)
+    ]
+    np.testing.assert_array_equal(space, pd.concat(expected, axis=1).loc[table.index])
+    assert facts == {"dim": 8, "weights": "x.safetensors", "precision": ["fp32"]}
+    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    member = json.loads(paths["comparison"].read_text())["members"][0]
+    assert (member["dim"], member["cost"]["images"], member["cost"]["bytes_per_row"]) == (
+        8,
+        240,
+        32,
+    )
+
+
+def test_a_guest_stands_in_the_table_by_its_scores_alone(tmp_path, members):
+    guest = comparing.member("cnn", 0.9, views=[], weights="none", title="CNN end to end")
+    files = comparing.write(tmp_path, [*members, guest])
+    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    first = found["members"][0]
+    assert (first["experiment"], first["value"], first["cost"]) == ("vision-cnn", 0.9, None)
+    assert first["difference_p_holm"] == pytest.approx(holm([0.03125] * 4)[0])
+    assert "vision-cnn" not in found["cka"]["experiments"]
+    assert len(found["cka"]["values"]) == 4
+    assert "CNN end to end" in paths["figure"].read_text()
+    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
+    line = page.render({}, {}, {}, spec, {"vision": found}).partition("CNN end to end")[2]
+    assert "0.900" in line.partition("</tr>")[0]
+
+
 def test_a_control_stands_below_the_member_it_belongs_to(tmp_path, members):
     files = comparing.write(tmp_path, members)
     compare(**files, **(paths := comparing.outputs(tmp_path)))
@@ -274,13 +381,15 @@ def shown(tmp_path, members):
 
 def test_the_report_has_a_line_for_every_member(shown):
     text = page.render(*shown)
+    (gain,) = [m["gain"] for m in shown[-1]["vision"]["members"] if m["gain"]]
+    gained = f"{gain['difference']:+.3f}<small>{gain['low']:+.3f} to {gain['high']:+.3f}</small>"
     lines = text.partition('class="compared"')[2].partition("</table>")[0].split("<tr")[2:]
     assert len(lines) == 4
     for line, words in zip(
         lines,
         (
             ("DINO", "0.800", "0.740 to 0.860", "+0.090", "p 0.094", "48 B", "12 values"),
-            ("clip", "0.780", "random 0.600", "x.safetensors", "40"),
+            ("clip", "0.780", "random 0.600", "x.safetensors", "40", gained),
             ("bandpower", "baseline", "0.710", "20 B"),
             ("clip_random", "control of clip", "random weights", "20", "cpu, fp32"),
         ),
@@ -288,7 +397,8 @@ def test_the_report_has_a_line_for_every_member(shown):
     ):
         assert [word for word in words if word not in line] == []
     assert "random weights" not in lines[0]
-    assert "3 backbones on Simulated vigilance: balanced accuracy 0.60 to 0.80." in text
+    assert "3 backbones on Simulated vigilance: balanced accuracy 0.60 to 0.80; published" in text
+    assert f"published minus random weights {gain['difference']:+.2f}." in text
     assert text.count("data:image/svg+xml;base64,") == 2
 
 
@@ -314,4 +424,6 @@ def test_undefined_values_are_a_dash(shown):
         member["purity"] = {"state": [None, None], "subject": [None, None]}
         member["silhouette"] = dict.fromkeys(member["silhouette"])
         member["cost"]["rate"] = None
+        if member["gain"]:
+            member["gain"] |= dict.fromkeys(("difference", "low", "high", "p", "p_holm"))
     assert page.render(*shown).count("– (–)") == 12

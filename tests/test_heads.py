@@ -303,6 +303,8 @@ def test_images_are_scaled_by_the_limits_of_the_view_and_averaged():
     picture = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
     found = cnn._scaled(picture, {"what": "picture"}, [1, 1])
     np.testing.assert_allclose(found, np.moveaxis(picture, -1, 1) / 255.0, rtol=1e-6)
+    regions = cnn._scaled(np.stack([picture, 255 - picture], 1), {"what": "picture"}, [1, 1])
+    np.testing.assert_allclose(regions, np.concatenate([found, 1 - found], 1), rtol=1e-5, atol=1e-6)
 
 
 def test_the_cnn_takes_images_of_any_small_size_and_two_sources_as_channels():

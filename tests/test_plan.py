@@ -31,12 +31,70 @@ def test_the_default_configuration_is_accepted(config):
     configuration.check(config, SCHEMA)
 
 
-def test_every_study_is_accepted(config):
-    studies = sorted((ROOT / "config/studies").glob("*.yaml"))
-    assert studies
-    for study in studies:
-        merged = merge(copy.deepcopy(config), yaml.safe_load(study.read_text()))
-        configuration.check(merged, SCHEMA)
+STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*.yaml"))
+
+
+@pytest.fixture
+def study(config):
+    """Lays a study of the repository over the vocabulary."""
+
+    def read(name):
+        text = (ROOT / f"config/studies/{name}.yaml").read_text()
+        return merge(copy.deepcopy(config), yaml.safe_load(text))
+
+    return read
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_accepted(study, name):
+    configuration.check(study(name), SCHEMA)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_study_of_real_recordings_is_about_random_weights(study, name):
+    this = study(name)
+    for dataset in this["datasets"].values():  # local copies too, as if they were fetched
+        if not dataset["kind"].startswith("simulated") and not dataset.get("source"):
+            del dataset["folder"]
+            dataset["source"] = {"osf": "abcde"}
+    configuration.check(this, SCHEMA)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_random_weights_are_called_random(study, name):
+    this = plan.Plan(study(name))
+    drawn = {one for name in this.known for one in this.drawn(name)}
+    titles = {this._backbone_title(one).lower() for one in drawn}
+    assert [one for one in drawn if "random" not in one] == []
+    assert [one for one in titles if "random" not in one] == []
+
+
+def test_random_weights_on_published_recordings_are_refused_but_as_a_control(study):
+    this = study("vigilance")
+    for name in ("eeg-clip_random", "fmri-sam_random"):
+        this["run"].append(name)  # beside its twin it is a control, wherever it shows
+    configuration.check(this, SCHEMA)
+
+    this["comparisons"]["eeg"]["backbones"].remove("clip_vitb32")
+    this["run"].remove("eeg-clip_vitb32")
+    this["maps"].remove("eeg-clip_vitb32")
+    refuse(this, r"experiment 'eeg-clip_random': backbone 'clip_random' has random .*'osf' is real")
+    this["datasets"]["osf"] = this["datasets"]["simulated"]  # which holds what nobody measured
+    configuration.check(this, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbones": {"clip_vitb32": {"weights": "random"}}},
+        {"backbones": {"clip_random": {"precision": "bf16"}}},
+        {"experiments": {"eeg_pixels": {"x": "eeg_picture/tiny", "head": "linear"}}},
+        {"experiments": {"both_pixels": {"x": ["eeg_picture/pixels", "fmri_picture/tiny"]}}},
+    ],
+)
+def test_no_random_weights_pass_for_published_ones(study, change):
+    tiny = {"backbones": {"tiny": {"kind": "timm", "model": "test_vit.r160_in1k"}}}
+    refuse(merge(merge(study("vigilance"), tiny), change), r"has random weights, and dataset 'osf'")
 
 
 def merge(base, over):
@@ -55,7 +113,7 @@ def merge(base, over):
         ("views.spectrogram.window", "long", r"views.spectrogram.window: expected .*, got 'long'"),
         ("views.spectrogram.detrend", "lin", r"views.spectrogram.detrend: expected Literal.*'lin'"),
         ("views.spectrogram.kind", "multitapr", r"kind: no 'multitapr'; did you mean 'multitaper'"),
-        ("backbones.clip.wieghts", "random", r"backbones.clip.wieghts: .*did you mean 'weights'"),
+        ("backbones.clip_random.wieghts", "random", r"random.wieghts: .*did you mean 'weights'"),
         ("backbones.new", {"kind": "open_clip"}, r"backbones.new: `model` is missing"),
         (
             "backbones.new",
@@ -67,10 +125,14 @@ def merge(base, over):
         ("experiments.eeg_clip.head", "adaptor", r"no head 'adaptor'; did you mean 'adapter'"),
         (
             "experiments.eeg_clip.x",
-            "spectogram/clip",
+            "spectogram/clip_random",
             r"no view 'spectogram'; did you mean 'spectr",
         ),
-        ("experiments.eeg_clip.x", "spectrogram/clop", r"no backbone 'clop'; did you mean 'clip'"),
+        (
+            "experiments.eeg_clip.x",
+            "spectrogram/clip_rndm",
+            r"no backbone 'clip_rndm'; did you mean 'clip_random'",
+        ),
         ("experiments.eeg_clip.dataset", "simulate", r"no dataset 'simulate'; did you mean"),
         ("experiments.eeg_clip.folds", "leave_one_out", r"did you mean 'leave_one_subject_out'"),
         ("experiments.eeg_clip.folds", "random_windows", r"i_know_this_leaks"),
@@ -119,7 +181,7 @@ def compared(config):
             "y": "state",
             "head": "linear",
             "baseline": "eeg_bandpower",
-            "backbones": ["dinov2", "dinov2_random", "clip"],
+            "backbones": ["dinov2", "dinov2_random", "clip_random"],
             "seeds": 1,
             "folds": "group_kfold",
         }
@@ -131,7 +193,7 @@ def compared(config):
 
 def test_a_comparison_is_an_ordinary_experiment_a_backbone(compared):
     this = plan.Plan(compared)
-    names = ["vision-dinov2", "vision-dinov2_random", "vision-clip"]
+    names = ["vision-dinov2", "vision-dinov2_random", "vision-clip_random"]
     assert list(this.members("vision")) == names
     assert this.known["vision-dinov2"] == {
         "title": "DINOv2",
@@ -143,12 +205,14 @@ def test_a_comparison_is_an_ordinary_experiment_a_backbone(compared):
         "seeds": 1,
         "folds": "group_kfold",
     }
-    assert this.known["vision-clip"]["title"] == "CLIP ViT-B/32, random"
+    assert this.known["vision-clip_random"]["title"] == "CLIP ViT-B/32, random"
     assert this.experiments() == ["eeg_bandpower", *names]
-    written = compared["experiments"] | {"alone": this.known["vision-clip"]}
+    written = compared["experiments"] | {"alone": this.known["vision-clip_random"]}
     alone = plan.Plan(compared | {"experiments": written})
     for stage in ("train", "evaluate"):
-        member, ordinary = (alone.spec(stage, experiment=n) for n in ("vision-clip", "alone"))
+        member, ordinary = (
+            alone.spec(stage, experiment=n) for n in ("vision-clip_random", "alone")
+        )
         assert member | {"experiment": None} == ordinary | {"experiment": None}
 
 
@@ -157,28 +221,64 @@ def test_members_stand_in_the_comparison_and_not_beside_it(compared):
     assert this.shown() == []
     files = ("comparison.svg", "cka.svg")
     assert this.figures() == [f"results/demo/figures/vision/{file}" for file in files]
-    compared["run"] = ["vision-clip"]
+    compared["run"] = ["vision-clip_random"]
     configuration.check(compared, SCHEMA)
-    assert plan.Plan(compared).shown() == ["eeg_bandpower", "vision-clip"]
+    assert plan.Plan(compared).shown() == ["eeg_bandpower", "vision-clip_random"]
 
 
 def test_what_a_comparison_measures(compared):
     this = plan.Plan(compared)
     spec = this.spec("compare", comparison="vision")["members"]
     assert [m["experiment"] for m in spec] == [
-        "vision-dinov2", "vision-dinov2_random", "vision-clip", "eeg_bandpower",
+        "vision-dinov2", "vision-dinov2_random", "vision-clip_random", "eeg_bandpower",
     ]  # fmt: skip
     assert [m["is_baseline"] for m in spec] == [False, False, False, True]
     assert [m["control_of"] for m in spec] == [None, "vision-dinov2", None, None]
     paths = iter(this.compared_features("vision"))
     for member in spec:
-        for _ in range(member["stores"]):
-            assert next(paths).endswith(f"/{member['source']}.h5")
+        for source, stores in member["sources"]:
+            assert all(next(paths).endswith(f"/{source}.h5") for _ in range(stores))
     assert next(paths, None) is None
 
 
+def test_views_of_a_comparison_stand_side_by_side(compared):
+    compared["comparisons"]["vision"]["view"] = ["spectrogram", "fmri_spectrogram"]
+    configuration.check(compared, SCHEMA)
+    jsonschema.validate(compared, SCHEMA)
+    this = plan.Plan(compared)
+    both = ["spectrogram/dinov2", "fmri_spectrogram/dinov2"]
+    assert this.known["vision-dinov2"]["x"] == both
+    first = this.spec("compare", comparison="vision")["members"][0]
+    assert first["sources"] == [[source, 6] for source in both]
+    assert first["control_of"] is None
+    expected = [p for source in both for p in this.stores("vision-dinov2", source)]
+    assert this.compared_features("vision")[:12] == expected
+    compared["comparisons"]["vision"]["view"] = ["spectrogram", "fmri"]
+    refuse(compared, "comparisons.vision: no view 'fmri'")
+
+
+def test_an_experiment_is_the_guest_of_a_comparison(compared):
+    compared["comparisons"]["vision"]["experiments"] = ["eeg_cnn", "eeg_clip"]
+    configuration.check(compared, SCHEMA)
+    jsonschema.validate(compared, SCHEMA)
+    this = plan.Plan(compared)
+    assert this.experiments()[-2:] == ["eeg_cnn", "eeg_clip"]
+    assert "experiments" not in this.known["vision-dinov2"]
+    *_, cnn, clip = this.spec("compare", comparison="vision")["members"]
+    assert (cnn["experiment"], cnn["sources"]) == ("eeg_cnn", [])
+    assert clip["sources"] == [["spectrogram/clip_random", 6]]
+    for guest, message in (
+        ("eeg_cn", "vision.experiments: no experiment 'eeg_cn'; did you mean 'eeg_cnn'"),
+        ("eeg_bandpower", "vision.experiments: 'eeg_bandpower' is the baseline"),
+        ("fmri_clip", "vision.experiments: 'fmri_clip' has another `baseline` than the comparison"),
+    ):
+        compared["comparisons"]["vision"]["experiments"] = [guest]
+        refuse(compared, message)
+
+
 def test_a_baseline_without_features_of_its_own_is_not_measured(compared):
-    for key, value in (("x", "spectrogram"), ("y", "vigall"), ("x", ["spectrogram/clip"])):
+    choice = {"choose": ["spectrogram/bandpower", "spectrogram/clip_random"]}
+    for key, value in (("x", "spectrogram"), ("y", "vigall"), ("x", choice)):
         changed = copy.deepcopy(compared)
         changed["experiments"]["eeg_bandpower"][key] = value
         assert "eeg_bandpower" not in plan.Plan(changed).compared_sources("vision")
@@ -197,11 +297,23 @@ def test_the_title_of_a_backbone_reruns_no_extraction(compared):
     ("path", "value", "message"),
     [
         ("compare", ["visoin"], r"compare: no comparison 'visoin'; did you mean 'vision'"),
-        ("run", ["vision-clop"], r"run: no experiment 'vision-clop'; did you mean 'vision-clip'"),
+        (
+            "run",
+            ["vision-clop"],
+            r"run: no experiment 'vision-clop'; did you mean 'vision-clip_random'",
+        ),
         ("comparisons.vision.backbnes", [], r"vision.backbnes: .* did you mean 'backbones'"),
-        ("comparisons.vision.backbones", ["clop"], r"no backbone 'clop'; did you mean 'clip'"),
-        ("comparisons.vision.backbones", ["clip", "clip"], r"'clip' is listed twice"),
-        ("comparisons.vision.backbones", "clip", r"vision.backbones: needs a list"),
+        (
+            "comparisons.vision.backbones",
+            ["clip_rndm"],
+            r"no backbone 'clip_rndm'; did you mean 'clip_random'",
+        ),
+        (
+            "comparisons.vision.backbones",
+            ["clip_random", "clip_random"],
+            r"'clip_random' is listed twice",
+        ),
+        ("comparisons.vision.backbones", "clip_random", r"vision.backbones: needs a list"),
         ("comparisons.vision.view", "spectogram", r"comparisons.vision: no view 'spectogram'"),
         ("comparisons.vision.head", "liner", r"vision.head: no head 'liner'; did you mean"),
         ("comparisons.vision.baseline", "eeg_bandpwer", r"did you mean 'eeg_bandpower'"),
@@ -224,29 +336,29 @@ def test_a_comparison_needs_what_its_members_share(compared, missing):
     refuse(compared, rf"comparisons.vision.*{missing}")
 
 
-@pytest.mark.parametrize("taken", ["vision", "vision-clip"])
+@pytest.mark.parametrize("taken", ["vision", "vision-clip_random"])
 def test_no_name_stands_for_two_things(compared, taken):
     compared["experiments"][taken] = compared["experiments"]["eeg_clip"]
     refuse(compared, f"comparisons.vision: '{taken}' is a name in experiments.{taken} already")
 
 
 def test_two_comparisons_may_not_make_the_same_member(compared):
-    compared["backbones"]["b-clip"] = compared["backbones"]["clip"]
+    compared["backbones"]["b-clip_random"] = compared["backbones"]["clip_random"]
     vision = compared["comparisons"].pop("vision")
-    compared["comparisons"]["a"] = vision | {"backbones": ["b-clip"]}
-    compared["comparisons"]["a-b"] = vision | {"backbones": ["clip"]}
-    refuse(compared, "comparisons.a-b: 'a-b-clip' is a name in comparisons.a already")
+    compared["comparisons"]["a"] = vision | {"backbones": ["b-clip_random"]}
+    compared["comparisons"]["a-b"] = vision | {"backbones": ["clip_random"]}
+    refuse(compared, "comparisons.a-b: 'a-b-clip_random' is a name in comparisons.a already")
 
 
 def test_paths_are_the_names_in_the_configuration(config):
     this = plan.Plan(config)
     assert this.store("simulated", "sub-01", "state") == "results/views/simulated/sub-01/state.h5"
-    assert this.store("simulated", "sub-01", "spectrogram/clip") == (
-        "results/features/simulated/sub-01/spectrogram/clip.h5"
+    assert this.store("simulated", "sub-01", "spectrogram/clip_random") == (
+        "results/features/simulated/sub-01/spectrogram/clip_random.h5"
     )
     assert this.raw("simulated", "sub-02") == ["resources/raw/simulated/sub-02.npz"]
     assert len(this.x("both_clip")) == 12
-    assert this.sources("both_clip") == ["spectrogram/clip", "fmri_spectrogram/clip"]
+    assert this.sources("both_clip") == ["spectrogram/clip_random", "fmri_spectrogram/clip_random"]
 
 
 def test_a_unit_does_not_depend_on_the_others(config):
@@ -438,10 +550,10 @@ def test_a_mistake_in_a_backbone_is_named(published, change, message):
 
 
 def test_two_names_for_one_backbone_in_use_are_refused(published):
-    published["backbones"]["twin"] = {"like": "clip", "title": "Another name"}
+    published["backbones"]["twin"] = {"like": "clip_random", "title": "Another name"}
     configuration.check(published, SCHEMA)
     published["experiments"]["eeg_cnn"]["x"] = "spectrogram/twin"
-    refuse(published, "backbones.twin: the same as 'clip'; use one name")
+    refuse(published, "backbones.twin: the same as 'clip_random'; use one name")
 
 
 def test_the_format_of_stores_is_chosen_in_one_place(config):
@@ -460,8 +572,8 @@ def test_a_head_goes_with_what_it_learns(config):
     config["heads"]["nice"] = {"kind": "nice"}
     config["experiments"]["eeg_clip"]["head"] = "nice"
     refuse(config, "eeg_clip: head 'nice' learns pictures, but y is state")
-    config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip"}
-    refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip")
+    config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip_random"}
+    refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip_random")
 
 
 # ---- tracking --------------------------------------------------------------------------

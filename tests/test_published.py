@@ -25,6 +25,7 @@ COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 STUDY = yaml.safe_load((ROOT / "config/studies/vigilance.yaml").read_text())
 OSF = STUDY["datasets"]["osf"]
+REGIONS = ["Thalamus", "Calcarine cortex posterior"]  # of 64
 
 HEIGHT, WIDTH, WINDOWS = 570, 2070, 45  # 690 units of time, windows of 30 every 15
 LABELS = "vigall_out/sub01-scan01_vigall.npy"
@@ -66,7 +67,7 @@ def scan(number, unit):
     """The files of one scan, by path."""
     truth = labels(number)
     files = {f"eeg_spectrograms/{unit}_eeg_spectrogram.png": picture([number, 0], truth)}
-    for region, name in enumerate(OSF["regions"], start=1):
+    for region, name in enumerate(REGIONS, start=1):
         path = f"fmri_spectrograms/{unit}_{name}_fmri_spectrogram.png"
         files[path] = picture([number, region], truth)
     return files | {f"vigall_out/{unit}_vigall.npy": array(truth)}
@@ -120,7 +121,7 @@ class Published:
     def configure(self, study=None, **dataset):
         """Lay a study over that of the repository; the dataset with these keys."""
         source = {"osf": "hxaz4", "base": f"{self.api.url}/v2"}
-        dataset = {"source": source, "units": OSF["units"][:1]} | dataset
+        dataset = {"source": source, "units": OSF["units"][:1], "regions": REGIONS} | dataset
         study = (study or {}) | {"datasets": {"osf": dataset}}
         (self.folder / "overlay.yaml").write_text(yaml.safe_dump(study))
 
@@ -204,11 +205,11 @@ def project(tmp_path, servers):
 
 UNITS = ["sub01-scan01", "sub02-scan02", "sub11-scan01"]
 SMALL = {
-    "run": ["osf_fmri_clip"],
+    "run": ["fmri_pixels"],
     "maps": [],
-    "backbones": {"clip": {"like": "pixels", "seed": 1}},
-    "heads": {"adapter": {"epochs": 2}},
-    "experiments": {"osf_fmri_clip": {"seeds": 1, "baseline": "none"}},
+    "compare": [],
+    "views": {"fmri_picture": {"regions": REGIONS}},
+    "experiments": {"fmri_pixels": {"seeds": 1}},
     "evaluation": {"bootstrap": 200, "permutations": 200},
 }
 
@@ -227,7 +228,7 @@ def test_the_study_ends_in_a_report_that_names_the_data(finished):
     page = (finished.folder / "results/overlay/report.html").read_text()
     assert STUDY["title"] in page
     assert OSF["title"] in page
-    assert STUDY["experiments"]["osf_fmri_clip"]["title"] in page
+    assert STUDY["experiments"]["fmri_pixels"]["title"] in page
     assert "simulated" not in page.lower()
 
 

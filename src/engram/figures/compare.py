@@ -15,25 +15,28 @@ def compare(scores, features, costs, y, comparison, figure, cka, spec):
 
     Args:
         scores: JSON files of `evaluate`, one a member, in the order of the members.
-        features: feature stores of all members, one member after the other.
+        features: feature stores of all members, source by source, one member after the other.
         costs: JSON files of `extract`, one a feature store.
         y: label stores.
         comparison: JSON file to write; what it holds says `comparison.build`.
         figure: SVG to write, scores and neighbours of each member.
         cka: SVG to write, how alike the spaces are.
-        spec: dict with `members`, each with experiment, title, source, stores (how many),
-            is_baseline and control_of.
+        spec: dict with `members`, each with experiment, title, sources (name and number of
+            stores of each; none if it is compared by its scores alone), is_baseline and
+            control_of.
 
     Raises:
-        InputError: the stores share too few usable rows.
+        InputError: the stores share too few usable rows, or a model and its control ran at
+            different precisions.
     """
     members = spec["members"]
-    counts = [member["stores"] for member in members]
+    counts = [[count for _, count in member["sources"]] for member in members]
+    features, costs = iter(features), map(_read, costs)
     found = build(
-        [{key: member[key] for key in member if key != "stores"} for member in members],
+        [member | {"sources": [source for source, _ in member["sources"]]} for member in members],
         [_read(path) for path in scores],
-        _grouped(features, counts),
-        _grouped(map(_read, costs), counts),
+        [_grouped(features, of_sources) for of_sources in counts],
+        [_grouped(costs, of_sources) for of_sources in counts],
         y,
     )
     json_file.write(found, comparison)
@@ -48,6 +51,5 @@ def _read(path):
 
 
 def _grouped(items, counts):
-    """The first of `items`, as many as `counts` says, then the next, and so on."""
-    items = iter(items)
+    """The next of `items`, as many as the first of `counts` says, then those after, and so on."""
     return [list(itertools.islice(items, count)) for count in counts]

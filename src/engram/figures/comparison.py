@@ -5,7 +5,7 @@ import pandas as pd
 
 from engram import store
 from engram.errors import InputError
-from engram.measures.inference import holm
+from engram.measures.inference import holm, interval, sign_flip
 from engram.measures.neighbours import purity, silhouette
 from engram.measures.similarity import linear_cka, stratified
 
@@ -24,10 +24,11 @@ def build(members, scores, features, costs, y) -> dict:
     """Everything that table and figures of a comparison show.
 
     Args:
-        members: dicts with experiment, title, source, is_baseline and control_of.
+        members: dicts with experiment, title, sources, is_baseline and control_of; a member
+            without sources has scores and nothing else.
         scores: for each member, its scores as `evaluate` writes them.
-        features: for each member, the paths of its feature stores.
-        costs: for each member, what the extraction of each of its stores took.
+        features: for each member and each of its sources, the paths of the feature stores.
+        costs: for each member and each of its sources, what the extraction of each store took.
         y: paths of the label stores.
 
     Returns:
@@ -35,18 +36,20 @@ def build(members, scores, features, costs, y) -> dict:
         and `cka` (experiments in the order given, and the matrix).
 
     Raises:
-        InputError: the stores share fewer than 4 rows that are usable in all of them.
+        InputError: the stores share fewer than 4 rows that are usable in all of them, or a
+            model and its control ran at different precisions.
     """
     table, spaces, facts = load(features, y)
+    _refuse_unlike_twins(members, facts)
     described = [
         {
             **member,
             **facts_of,
             **_scored(scored),
             **separability(space, table),
-            "cost": cost(parts),
+            "cost": cost(sources) if sources else None,
         }
-        for member, facts_of, scored, space, parts in zip(
+        for member, facts_of, scored, space, sources in zip(
             members, facts, scores, spaces, costs, strict=True
         )
     ]
@@ -54,6 +57,8 @@ def build(members, scores, features, costs, y) -> dict:
     raw = [np.nan if m["difference_p"] is None else m["difference_p"] for m in rivals]
     for member, p in zip(rivals, holm(raw), strict=True):
         member["difference_p_holm"] = p
+    _weigh_weights(described, scores[0]["settings"])
+    spaced = [i for i, space in enumerate(spaces) if space is not None]
     return {
         "rows": {
             "measured": len(table),
@@ -63,10 +68,62 @@ def build(members, scores, features, costs, y) -> dict:
         },
         "members": sorted(described, key=_rank),
         "cka": {
-            "experiments": [m["experiment"] for m in members],
-            "titles": [m["title"] for m in members],
-            "values": linear_cka(spaces),
+            "experiments": [members[i]["experiment"] for i in spaced],
+            "titles": [members[i]["title"] for i in spaced],
+            "values": linear_cka([spaces[i] for i in spaced]),
         },
+    }
+
+
+def _refuse_unlike_twins(members, facts):
+    """A number format must not pass for what published weights gain over random ones."""
+    by_name = {m["experiment"]: (m, f["precision"]) for m, f in zip(members, facts, strict=True)}
+    for control, ran in by_name.values():
+        of, other = by_name.get(control["control_of"], (None, ran))
+        if of and (ran != other or len(ran) > 1):
+            raise InputError(
+                f"{of['experiment']} ran in {' and '.join(other)}, its control "
+                f"{control['experiment']} in {' and '.join(ran)}: their difference would not be "
+                "that of their weights; set the same `precision`, fp32 or bf16, for both backbones"
+            )
+
+
+def _weigh_weights(described, settings):
+    """Give each member that has a control what its weights gain over random ones, as `gain`."""
+    by_name = {member["experiment"]: member for member in described}
+    pairs = [(by_name[c["control_of"]], c) for c in described if c["control_of"] in by_name]
+    for member in described:
+        member["gain"] = None
+    for member, control in pairs:
+        member["gain"] = paired_gain(member["subjects"], control["subjects"], settings)
+    raw = [member["gain"]["p"] for member, _ in pairs]
+    for (member, _), p in zip(pairs, holm(raw), strict=True):
+        member["gain"]["p_holm"] = p
+
+
+def paired_gain(mine, theirs, settings) -> dict:
+    """What one experiment gains over another, paired by subject.
+
+    Args:
+        mine, theirs: score by subject, averaged over seeds; None where it is undefined.
+        settings: of the evaluation, with `confidence` and `bootstrap`.
+
+    Returns:
+        difference, the mean over the subjects that both have; low, high, its interval, as
+        `inference.interval` makes it; p, of flipping signs of subjects; subjects,
+        {subject: difference}.  NaN where fewer than two subjects (interval, p) or none are left.
+    """
+    both = [s for s in mine if s in theirs and None not in (mine[s], theirs[s])]
+    gained = np.array([mine[subject] - theirs[subject] for subject in both])
+    low, high, _ = interval(
+        gained, (-2, 2), settings["confidence"], settings["bootstrap"], np.random.default_rng(0)
+    )
+    return {
+        "difference": gained.mean() if both else np.nan,
+        "low": low,
+        "high": high,
+        "p": sign_flip(gained) if len(both) > 1 else np.nan,
+        "subjects": dict(zip(both, gained.tolist(), strict=True)),
     }
 
 
@@ -90,19 +147,21 @@ def load(features, y) -> tuple[pd.DataFrame, list[np.ndarray], list[dict]]:
     Where there are more, the share of every subject and state is kept.
 
     Args:
-        features: for each space, the paths of its stores.
+        features: for each space and each source side by side in it, the paths of the stores.
         y: paths of the label stores.
 
     Returns:
-        (table with subject, scan and state, n rows; for each space float32 (n, d); for each
-        space dim, d, and weights, what its header says of them).
+        (table with subject, scan and state, n rows; for each space float32 (n, d), None if it
+        has no sources; for each space dim, d, and what the headers say of its weights, a text,
+        and of its precision, a list).
 
     Raises:
         InputError: fewer than 4 such rows.
     """
     labels = store.load(y)
-    stores = [[store.open(path) for path in paths] for paths in features]
-    tables = [labels.table, *(pd.concat([s.table for s in these]) for these in stores)]
+    stores = [[[store.open(path) for path in paths] for paths in space] for space in features]
+    sources = [these for space in stores for these in space]
+    tables = [labels.table, *(pd.concat([s.table for s in these]) for these in sources)]
     at = store.align(*tables)
     excluded = [t["exclude"].to_numpy(str)[i] != "" for t, i in zip(tables, at, strict=True)]
     usable = at[0][~np.logical_or.reduce(excluded)]
@@ -110,18 +169,33 @@ def load(features, y) -> tuple[pd.DataFrame, list[np.ndarray], list[dict]]:
     classes = np.array(labels.header["classes"])
     table["state"] = classes[labels.array[usable].astype(int)]
     table = table.iloc[stratified(table["subject"] + "/" + table["state"], ROWS)]
-    spaces = [_values(these, table.index) for these in stores]
-    finite = np.logical_and.reduce([np.isfinite(space).all(axis=1) for space in spaces])
+    spaces = [_side_by_side(space, table.index) for space in stores]
+    spaced = [space for space in spaces if space is not None]
+    finite = np.logical_and.reduce([np.isfinite(space).all(axis=1) for space in spaced])
     if np.count_nonzero(finite) < 4:
         raise InputError(
-            f"{features[0][0]}: {np.count_nonzero(finite)} rows are usable in all features that "
-            "are compared, too few to measure"
+            f"{sources[0][0].path}: {np.count_nonzero(finite)} rows are usable in all features "
+            "that are compared, too few to measure"
         )
-    facts = [
-        {"dim": space.shape[1], "weights": these[0].header.get("weights", "none")}
-        for space, these in zip(spaces, stores, strict=True)
-    ]
-    return table[finite], [space[finite] for space in spaces], facts
+    facts = [_facts(space, these) for space, these in zip(spaces, stores, strict=True)]
+    return table[finite], [None if s is None else s[finite] for s in spaces], facts
+
+
+def _facts(space, sources):
+    headers = [this.header for these in sources for this in these]
+    weights = dict.fromkeys(header.get("weights", "none") for header in headers)
+    return {
+        "dim": None if space is None else space.shape[1],
+        "weights": ", ".join(weights) or "none",
+        "precision": sorted({header.get("precision", "fp64") for header in headers}),
+    }
+
+
+def _side_by_side(sources, names):
+    """The rows `names` of several sources, float32 (n, d of all); None of no sources."""
+    if not sources:
+        return None
+    return np.concatenate([_values(these, names) for these in sources], axis=1)
 
 
 def _values(stores, names):
@@ -149,15 +223,18 @@ def separability(space, table) -> dict:
     whose windows overlap; by subject every other row counts.
 
     Args:
-        space: (n, d).
+        space: (n, d), or None.
         table: n rows with subject, scan and state.
 
     Returns:
         `silhouette`: state; state_within, mean over subjects of the value within each; subject.
         `purity`: for state and subject, (value, chance), the shares of the 10 nearest rows
         that carry the row's own label, and of all rows that could have been among them.
-        NaN where there is nothing to tell apart.
+        NaN where there is nothing to tell apart, or no space.
     """
+    if space is None:
+        nothing = dict.fromkeys(("state", "state_within", "subject"), np.nan)
+        return {"silhouette": nothing, "purity": dict.fromkeys(("state", "subject"), (np.nan,) * 2)}
     x = standardised(space)
     state, subject = (table[key].to_numpy(str) for key in ("state", "subject"))
     scan = (table["subject"] + "/" + table["scan"]).to_numpy(str)
@@ -186,12 +263,14 @@ def standardised(space) -> np.ndarray:
     return np.divide(x, spread, out=np.zeros_like(x), where=spread > rounding)
 
 
-def cost(parts) -> dict:
+def cost(sources) -> dict:
     """What the features of all units took together.
 
     Args:
-        parts: one dict a store: images, seconds, peak_mib, device, precision, bytes_per_row.
+        sources: for each source one dict a store: images, seconds, peak_mib, device, precision,
+            bytes_per_row.
     """
+    parts = [part for source in sources for part in source]
     images, seconds = (sum(part[key] for part in parts) for key in ("images", "seconds"))
     return {
         "images": images,
@@ -200,7 +279,7 @@ def cost(parts) -> dict:
         "peak_mib": max(part["peak_mib"] for part in parts),
         "device": _each(parts, "device"),
         "precision": _each(parts, "precision"),
-        "bytes_per_row": parts[0]["bytes_per_row"],
+        "bytes_per_row": sum(source[0]["bytes_per_row"] for source in sources),
     }
 
 

@@ -1,4 +1,4 @@
-"""A comparison as figures: a row a backbone with scores and neighbours; likeness of spaces."""
+"""A comparison as figures: a row a backbone with scores, gains, neighbours; likeness of spaces."""
 
 import numpy as np
 
@@ -13,17 +13,22 @@ def comparison_figure(found):
     """Figure of two panels: the score of each member, and the neighbours of its rows.
 
     A member with random weights is hollow, and stands below the member whose control it is.
+    Where there are controls, a panel between the two shows what published weights gain over them.
 
     Args:
         found: a comparison, as `comparison.build` makes it, read back from JSON.
     """
     rows = places(found["members"])
     names = [m for m in found["members"] if rows[m["experiment"]] % 1 == 0]
-    made = style.figure(9.6, 1.35 + 0.42 * len(names))
-    left, right = made.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    weighed = any(m["gain"] for m in found["members"])
+    made = style.figure(12.0 if weighed else 9.6, 1.35 + 0.42 * len(names))
+    panels = made.subplots(1, 2 + weighed, sharey=True, width_ratios=(3, 2, 2)[: 2 + weighed])
+    left, right = panels[0], panels[-1]
     _scores(left, found["members"], rows)
+    if weighed:
+        _gains(panels[1], found["members"], rows)
     _neighbours(right, found["members"], rows, found["rows"]["neighbours"])
-    for axes in (left, right):
+    for axes in panels:
         axes.grid(axis="x", color=style.FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
@@ -61,6 +66,21 @@ def _scores(axes, members, rows):
         if member["is_baseline"] and number(member["value"]):
             axes.axvline(member["value"], color=style.ORANGE, linewidth=1, zorder=1)
     axes.set_title(title(members[0]["metric"]) if members else "")
+
+
+def _gains(axes, members, rows):
+    height = heights({name for m in members for name in m["subjects"]})
+    for member in members:
+        row, gain = rows[member["experiment"]], member["gain"]
+        if not gain or not number(gain["difference"]):
+            continue
+        dots = [(v, row + 0.2 * height[s]) for s, v in gain["subjects"].items()]
+        axes.scatter(*zip(*dots, strict=True), s=9, color=style.GREY, alpha=0.55, linewidths=0)
+        if number(gain["low"]) and number(gain["high"]):
+            axes.plot([gain["low"], gain["high"]], [row, row], color=style.BLUE, linewidth=2.4)
+        axes.scatter(gain["difference"], row, s=40, zorder=3, color=style.BLUE, linewidths=0)
+    axes.axvline(0, color=style.INK, linewidth=1)
+    axes.set_title("Published minus random weights")
 
 
 def _neighbours(axes, members, rows, k):

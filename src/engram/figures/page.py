@@ -136,9 +136,16 @@ def _joined(source):
 def _compared(comparison):
     members = [m for m in comparison["members"] if not m["is_baseline"]]
     values = [m["value"] for m in members if number(m["value"]) and not inflated(m["flags"])]
-    text = f"{len(members)} backbones on {comparison['config']['dataset_title']}"
+    backbones = sum(m["cost"] is not None for m in members)
+    text = f"{backbones} backbones on {comparison['config']['dataset_title']}"
     if values:
         text += f": {title(members[0]['metric']).lower()} {min(values):.2f} to {max(values):.2f}"
+    gains = [m["gain"]["difference"] for m in members if m["gain"]]
+    gains = [_signed(gain) for gain in sorted(gains) if number(gain)]
+    if gains:
+        text += (
+            f"; published minus random weights {' to '.join(dict.fromkeys([gains[0], gains[-1]]))}"
+        )
     return f"{text}."
 
 

@@ -80,10 +80,14 @@ def _pieces(values, rows=256):
 
 
 def _scaled(values, header, pool):
-    """Channels first, dB between the limits of the view or RGB to 0..1, averaged over `pool`."""
+    """Channels first, dB between the limits of the view or RGB to 0..1, averaged over `pool`.
+
+    The colours of each region are channels, region by region.
+    """
     low, high = header["limits"] if header["what"] == "spectrogram" else (0, 255)
     if header["what"] == "picture":
-        values = np.moveaxis(values, -1, 1)
+        values = np.moveaxis(values, -1, -3)
+        values = values.reshape(len(values), -1, *values.shape[-2:])
     elif values.ndim == 3:
         values = values[:, None]
     images = (torch.as_tensor(np.asarray(values, np.float32)) - low) / (high - low)

@@ -58,6 +58,7 @@ def check(config, schema):
         _check_name("compare", name, config.get("comparisons", {}), "comparison")
     if not config["run"] and not config.get("compare"):
         raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
+    _check_weights(config)
 
 
 def _check_keys(value, schema, path):
@@ -144,6 +145,18 @@ def _check_comparison(config, name):
         if backbones.count(backbone) > 1:
             raise InputError(f"{where}.backbones: {backbone!r} is listed twice")
     _check_experiment(config, where, next(iter(plan.Plan(config).members(name).values())))
+    for guest in this.get("experiments", []):
+        _check_name(f"{where}.experiments", guest, config["experiments"], "experiment")
+        if guest == this["baseline"]:
+            raise InputError(
+                f"{where}.experiments: {guest!r} is the baseline, which is shown anyway"
+            )
+        for key in ("dataset", "y", "baseline"):
+            if config["experiments"][guest].get(key) != this[key]:
+                raise InputError(
+                    f"{where}.experiments: {guest!r} has another `{key}` than the comparison, so "
+                    "that their scores do not compare"
+                )
 
 
 def _check_names_differ(config):
@@ -221,6 +234,22 @@ def _check_encoded_once(config):
             raise InputError(
                 f"backbones.{backbone}: the same as {twin!r}; use one name for both, so that "
                 "nothing is encoded twice"
+            )
+
+
+def _check_weights(config):
+    """On published recordings random weights are the control of published ones, or refused."""
+    this = plan.Plan(config)
+    fetched = [name for name, spec in config["datasets"].items() if spec.get("source")]
+    names = [name for name in this.experiments() if this.known[name]["dataset"] in fetched]
+    twins = this.twins(names)
+    for name in names:
+        drawn = this.drawn(name)
+        if drawn and name not in twins:
+            raise InputError(
+                f"experiment {name!r}: backbone {drawn[0]!r} has random weights, and dataset "
+                f"{this.known[name]['dataset']!r} is real data; use the published weights, or run "
+                "the same with them too, in one comparison: then this is its control"
             )
 
 

@@ -39,7 +39,7 @@ STUDY = "demo"
 SHARED = ("views", "features", "logs", "benchmarks")
 
 #: Keys of a comparison that its members do not share with an experiment.
-COMPARISON_KEYS = ("title", "view", "backbones")
+COMPARISON_KEYS = ("title", "view", "backbones", "experiments")
 
 #: `tracking.wandb` where it says nothing else.
 TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
@@ -278,7 +278,9 @@ class Plan:
 
     def experiments(self) -> list[str]:
         """What to run, each after its baseline: `run`, then the members of comparisons."""
-        members = [name for one in self.comparisons() for name in self.members(one)]
+        members = [
+            name for one in self.comparisons() for name in (*self.members(one), *self.guests(one))
+        ]
         return self._after_baselines([*self.config["run"], *members])
 
     def _after_baselines(self, experiments):
@@ -337,11 +339,22 @@ class Plan:
         return {
             f"{comparison}-{backbone}": {
                 "title": self._backbone_title(backbone),
-                "x": f"{this['view']}/{backbone}",
+                "x": self._seen_by(backbone, this["view"]),
                 **shared,
             }
             for backbone in this["backbones"]
         }
+
+    def guests(self, comparison) -> list[str]:
+        """Experiments of their own that stand in the table of a comparison too."""
+        return list(self.config["comparisons"][comparison].get("experiments", []))
+
+    @staticmethod
+    def _seen_by(backbone, views):
+        """The source of one backbone over a view, or those over several views side by side."""
+        if isinstance(views, str):
+            return f"{views}/{backbone}"
+        return [f"{view}/{backbone}" for view in views]
 
     def _backbone_title(self, name):
         """Its own title; of one that is like another that one's title and its own name."""
@@ -350,39 +363,69 @@ class Plan:
             return this.get("title", name)
         return f"{self._backbone_title(this['like'])}, {name}"
 
-    def compared_sources(self, comparison) -> dict[str, str]:
+    def compared_sources(self, comparison) -> dict[str, list[str]]:
         """The features that a comparison measures, by experiment.
 
-        Beside the members it is the baseline, if its x is the features of one backbone.
+        Beside the members it is the baseline, if its x is features, and the guests, of which
+        those whose x is no features stand there by their scores alone.
         """
-        members = self.members(comparison)
-        found = {name: member["x"] for name, member in members.items()}
+        found = {name: self._features(name) for name in self.members(comparison)}
         this = self.config["comparisons"][comparison]
         baseline = self.known.get(this["baseline"], {})
         alike = all(baseline.get(key) == this[key] for key in ("dataset", "y"))
-        if alike and isinstance(baseline["x"], str) and "/" in baseline["x"]:
-            found[this["baseline"]] = baseline["x"]
-        return found
+        if alike and (features := self._features(this["baseline"])):
+            found[this["baseline"]] = features
+        return found | {name: self._features(name) for name in self.guests(comparison)}
+
+    def _features(self, experiment):
+        """The sources that make the x of an experiment, if all are features and none is chosen."""
+        first, *others = self.candidates(experiment)
+        return [] if others or not all("/" in source for source in first) else first
 
     def compared_features(self, comparison) -> list[str]:
         """The feature stores of all experiments that a comparison measures, in their order."""
-        sources = self.compared_sources(comparison)
-        return [p for name, source in sources.items() for p in self.stores(name, source)]
+        return [
+            path
+            for name, sources in self.compared_sources(comparison).items()
+            for source in sources
+            for path in self.stores(name, source)
+        ]
 
     def controls(self, comparison) -> dict[str, str]:
         """Members with random weights, each with the member whose model has published ones."""
-        models = {"drawn": {}, "published": {}}
-        for backbone in self.config["comparisons"][comparison]["backbones"]:
-            spec = self._options("backbones", backbone)
-            drawn = spec.pop("weights", "random") == "random"
-            spec.pop("seed", None)
-            models["drawn" if drawn else "published"][f"{comparison}-{backbone}"] = spec
-        return {
-            name: twin
-            for name, spec in models["drawn"].items()
-            for twin, other in models["published"].items()
-            if other == spec
-        }
+        return self.twins(self.members(comparison))
+
+    def twins(self, experiments) -> dict[str, str]:
+        """Those with random weights, each with the one that is the same but for published ones."""
+        asked = {name: self._but_for_weights(name) for name in experiments}
+        drawn = [name for name in experiments if self.drawn(name)]
+        published = {asked[name]: name for name in experiments if name not in drawn}
+        return {name: published[asked[name]] for name in drawn if asked[name] in published}
+
+    def drawn(self, experiment) -> list[str]:
+        """The backbones of an experiment whose weights are drawn at random."""
+        backbones = [s.partition("/")[2] for s in self.sources(experiment)]
+        backbones += [s.partition("/")[2] for s in self.targets(experiment)]
+        return [name for name in dict.fromkeys(backbones) if name and self._draws(name)]
+
+    def _draws(self, backbone):
+        spec = self._options("backbones", backbone)
+        if "weights" in spec:
+            return spec["weights"] == "random"
+        return "weights" in components.fields("backbones", spec["kind"])
+
+    def _but_for_weights(self, experiment):
+        """What an experiment asks and of which models, whatever their weights are; a text."""
+
+        def bare(source):
+            view, _, backbone = source.partition("/")
+            spec = self._options("backbones", backbone) if backbone else {}
+            return view, {key: spec[key] for key in spec if key not in ("weights", "seed")}
+
+        this = self.known[experiment]
+        x = [[bare(source) for source in one] for one in self.candidates(experiment)]
+        y = [bare(source) for source in self.targets(experiment)]
+        return str(_canonical([this["dataset"], this["head"], this.get("folds"), x, y]))
 
     # ---- what a job depends on ------------------------------------------------------
 
@@ -483,12 +526,11 @@ class Plan:
                 {
                     "experiment": name,
                     "title": self.known[name].get("title", name),
-                    "source": source,
-                    "stores": len(self.stores(name, source)),
+                    "sources": [[s, len(self.stores(name, s))] for s in sources],
                     "is_baseline": name == self.config["comparisons"][comparison]["baseline"],
                     "control_of": controls.get(name),
                 }
-                for name, source in self.compared_sources(comparison).items()
+                for name, sources in self.compared_sources(comparison).items()
             ],
         }
 
