@@ -5,6 +5,7 @@ Standard library only: a dry run reads the options of a component without import
 
 import ast
 import importlib
+from functools import cache
 
 from engram.errors import InputError
 from engram.planning import provenance
@@ -80,15 +81,19 @@ def options_classes(family, kind) -> list[ast.ClassDef]:
 
 
 def _options_class(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Options")
+    found = (n for n in _statements(path) if isinstance(n, ast.ClassDef) and n.name == "Options")
     return next(found, None)
 
 
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
-    path = provenance.locate(module)
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _statements(provenance.locate(module)):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     return None
+
+
+@cache
+def _statements(path):
+    """Top level of a file, parsed once a process: thousands of jobs ask about a few files."""
+    return ast.parse(path.read_text(encoding="utf-8")).body

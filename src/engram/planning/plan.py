@@ -8,8 +8,8 @@ import csv
 import difflib
 import re
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property, wraps
 from pathlib import Path
 
 from engram.errors import InputError
@@ -54,6 +54,19 @@ RETRIEVAL_FOLDS = {
 }
 
 
+def kept(method):
+    """A method whose answers an instance keeps: thousands of jobs ask the same of a plan."""
+
+    @wraps(method)
+    def asked(self, *arguments):
+        answers = vars(self).setdefault(f"_{method.__name__}_answers", {})
+        if arguments not in answers:
+            answers[arguments] = method(self, *arguments)
+        return answers[arguments]
+
+    return asked
+
+
 @dataclass(frozen=True)
 class Plan:
     """The graph of one configuration.
@@ -63,10 +76,10 @@ class Plan:
     """
 
     config: dict
-    _files: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # ---- datasets -----------------------------------------------------------------
 
+    @kept
     def units(self, dataset) -> list[str]:
         """Names of the units of a dataset: what one store holds, e.g. a subject."""
         this = self.config["datasets"][dataset]
@@ -87,6 +100,7 @@ class Plan:
             return self._manifest(dataset).get(unit, [])
         return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
 
+    @kept
     def _manifest(self, dataset):
         """The lines of a manifest, by unit."""
         this = self.config["datasets"][dataset]
@@ -167,6 +181,7 @@ class Plan:
         """Suffix of every store, its format."""
         return self.config.get("store", STORES[0])
 
+    @kept
     def backbone(self, name) -> dict:
         """Keys of a backbone, those of the one it is `like` included.
 
@@ -212,7 +227,10 @@ class Plan:
 
     def stores(self, experiment, source) -> list[str]:
         """The stores of one source, all units of the experiment's dataset."""
-        dataset = self.known[experiment]["dataset"]
+        return self._stores_of(self.known[experiment]["dataset"], source)
+
+    @kept
+    def _stores_of(self, dataset, source):
         paths = [self.store(dataset, unit, source) for unit in self.units(dataset)]
         return list(dict.fromkeys(paths))
 
@@ -388,15 +406,15 @@ class Plan:
         named = {"file", *re.findall(r"{(\w+)}", source.get("archive", ""))}
         return {"source": source, "row": {key: row[key] for key in row if key in named}}
 
+    @kept
     def _rows_by_file(self, dataset):
         """The first row that names each raw file of a dataset, as its `file` or its `labels`."""
-        if dataset not in self._files:
-            found = self._files[dataset] = {}
-            for unit in (*self.shared(dataset), *self.units(dataset)):
-                for row in self.rows(dataset, unit):
-                    for file in filter(None, (row["file"], row.get("labels"))):
-                        found.setdefault(file, row)
-        return self._files[dataset]
+        found = {}
+        for unit in (*self.shared(dataset), *self.units(dataset)):
+            for row in self.rows(dataset, unit):
+                for file in filter(None, (row["file"], row.get("labels"))):
+                    found.setdefault(file, row)
+        return found
 
     def _render_spec(self, dataset, unit, view):
         return {
@@ -539,7 +557,7 @@ def fold_kind(experiment) -> str:
 @cache
 def _read_manifest(path, changed):
     """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache."""
-    rows = [dict(row) for row in csv.DictReader(path.read_text("utf-8-sig").splitlines())]
+    rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
     if not rows:
         raise InputError(f"{path}: the manifest lists no recording")
     for column in ("subject", "scan", "file"):
@@ -551,8 +569,8 @@ def _read_manifest(path, changed):
         raise InputError(f"{path}: listed twice: subject {twice[0][0]}, scan {twice[0][1]}")
     units = {}
     for row in rows:
-        unit = row.get("unit") or row["subject"]
-        units.setdefault(unit, []).append({**row, "unit": unit})
+        row["unit"] = row.get("unit") or row["subject"]
+        units.setdefault(row["unit"], []).append(row)
     return units
 
 
