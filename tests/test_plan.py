@@ -466,6 +466,13 @@ def test_nothing_is_tracked_unless_that_is_configured(config):
     assert this.tracked() == [f"results/tracking/{name}.json" for name in this.experiments()]
     assert this.spec("track", experiment="eeg_clip") == {
         "experiment": "eeg_clip",
+        "configured": {
+            "dataset": "simulated",
+            "x": "spectrogram/clip",
+            "y": "state",
+            "head": "adapter",
+            "seeds": 2,
+        },
         "group": config["title"],
         "wandb": {"checkpoint": False, "entity": None, "mode": "online", "project": "engram"},
     }

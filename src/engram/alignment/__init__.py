@@ -86,7 +86,7 @@ def align(x, y, model, predictions, spec, made_by, device):
     store.write(predictions, scored)
     with store.replaced(model) as temporary:
         facts = {key: header[key] for key in ("runs", "protocol", "sources", "made_by")}
-        save_file(tensors, temporary, {"engram": store.canonical(facts | {"spec": spec})})
+        save_file(tensors, temporary, {"engram": store.canonical(facts)})
 
 
 def _subject(path):

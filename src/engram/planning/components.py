@@ -28,7 +28,7 @@ def component(family, kind):
 def options(family, spec):
     """(module, Options instance) of the component that `spec`, a dict with a `kind`, asks for."""
     module = component(family, spec["kind"])
-    return module, module.Options(**{key: spec[key] for key in spec if key not in ("kind", "unit")})
+    return module, module.Options(**{key: spec[key] for key in spec if key != "kind"})
 
 
 def kinds(family) -> list[str]:

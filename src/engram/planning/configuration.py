@@ -13,12 +13,7 @@ from engram.planning import components, plan
 PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
 
 #: Keys that any component of a family may have, beside the options of its kind.
-COMMON_KEYS = {
-    "datasets": plan.DATASET_KEYS,
-    "views": ("kind", "unit"),
-    "backbones": plan.BACKBONE_KEYS,
-    "heads": ("kind",),
-}
+COMMON_KEYS = {family: ("kind", *plan.KEYS.get(family, ())) for family in plan.FAMILIES}
 
 
 def check(config, schema):

@@ -29,6 +29,9 @@ DATASET_KEYS = (
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
 BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
 
+#: Keys of every family that are no options of a kind, `kind` apart.
+KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS}
+
 #: Suffixes of stores: their formats.
 STORES = ("h5", "zarr")
 
@@ -420,10 +423,17 @@ class Plan:
         return {
             "dataset": self._options("datasets", dataset),
             "windows": self.config["datasets"][dataset].get("windows"),
-            "view": self.config["views"][view],
+            "view": self._options("views", view),
             "unit": unit,
-            "rows": self.rows(dataset, unit),
+            "rows": self._read_rows(dataset, unit),
         }
+
+    def _read_rows(self, dataset, unit):
+        """The raw files of a unit, each with those columns of a manifest that are read."""
+        rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
+        columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
+        read = {"file", *(columns or rows[0]), *(this.get("conditions") or [])} - {"unit"}
+        return [{key: row[key] for key in row if key in read} for row in rows]
 
     def _extract_spec(self, backbone, **_):
         return {"backbone": self._options("backbones", backbone)}
@@ -431,7 +441,7 @@ class Plan:
     def _train_spec(self, experiment):
         this = self.known[experiment]
         return {
-            "experiment": {key: this[key] for key in this if key not in ("baseline", "title")},
+            "experiment": {key: this[key] for key in ("folds", "seeds") if key in this},
             "sources": self._counted_sources(experiment),
             "candidates": self.candidates(experiment),
             "head": self.config["heads"][this["head"]],
@@ -440,7 +450,7 @@ class Plan:
     def _align_spec(self, experiment):
         this = self.known[experiment]
         return {
-            "experiment": {key: this[key] for key in this if key not in ("baseline", "title")},
+            "experiment": {key: this[key] for key in ("folds", "seeds") if key in this},
             "sources": [[s, len(self.stores(experiment, s))] for s in self.targets(experiment)],
             "head": self.config["heads"][this["head"]],
         }
@@ -472,8 +482,10 @@ class Plan:
     _map_spec = _gallery_spec = _plot_spec
 
     def _track_spec(self, experiment):
+        this = self.known[experiment]
         return {
             "experiment": experiment,
+            "configured": {key: this[key] for key in this if key not in ("baseline", "title")},
             "group": self.config.get("title", "Engram"),
             "wandb": self._tracking(),
         }
@@ -513,7 +525,7 @@ class Plan:
     def _options(self, family, name):
         """Kind and options of a component, without what the plan alone reads."""
         this = self.backbone(name) if family == "backbones" else self.config[family][name]
-        skipped = {"datasets": DATASET_KEYS, "backbones": BACKBONE_KEYS}.get(family, ())
+        skipped = KEYS.get(family, ())
         return {key: this[key] for key in this if key == "kind" or key not in skipped}
 
     def modules(self, stage, **names) -> list[str]:
