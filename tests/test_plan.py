@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from engram import downloads, store
+from engram import store
 from engram.errors import InputError
-from engram.planning import configuration, plan
+from engram.planning import components, configuration, plan
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -384,7 +384,7 @@ def test_how_a_dataset_is_read_is_no_reason_to_fetch_it_again(config):
         return this.spec("download", **file), this.modules("download", **file)
 
     expected = {"file": "sub-01/test.npy", "unit": "sub-01"}  # the archive is named by the unit
-    assert made_of() == ({"source": things["source"], "row": expected}, [])
+    assert made_of() == ({"source": things["source"], "row": expected}, ["engram.sources.osf"])
     assert made_of(whiten_with="both", seed=1) == made_of()
     assert made_of(source={"osf": "fghij"}) != made_of()
 
@@ -445,7 +445,7 @@ def test_the_format_of_stores_is_chosen_in_one_place(config):
 
 def test_every_publisher_is_a_module_of_sources():
     modules = {path.stem for path in (ROOT / "src/engram/sources").glob("[!_]*.py")}
-    assert set(configuration.PUBLISHERS) == set(downloads.PUBLISHERS) == modules
+    assert set(components.PUBLISHERS) == modules
 
 
 def test_a_head_goes_with_what_it_learns(config):

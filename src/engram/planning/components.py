@@ -12,6 +12,14 @@ from engram.planning import provenance
 
 CODE_VERSION = 1  # every stage imports this; raise when what it loads changes
 
+#: Where data can be published; each a module of `engram.sources`.
+PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
+
+
+def publisher(source) -> str:
+    """Which of `PUBLISHERS` the `source` of a dataset names."""
+    return next(name for name in PUBLISHERS if name in source)
+
 
 def component(family, kind):
     """The module of a component: the only dynamic import of the package.

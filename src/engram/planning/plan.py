@@ -532,7 +532,9 @@ class Plan:
         """Modules of the components that one job loads by name."""
         spec = self.spec(stage, **names)
         parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads"}
-        return [
+        source = spec.get("source")
+        published = [f"engram.sources.{components.publisher(source)}"] if source else []
+        return published + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()
             if "kind" in spec.get(part, {})
