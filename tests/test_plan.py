@@ -456,6 +456,26 @@ def test_a_head_goes_with_what_it_learns(config):
     refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip")
 
 
+def test_another_name_of_a_head_or_of_an_experiment_trains_nothing_again(config):
+    before = plan.Plan(config).spec("train", experiment="eeg_clip")
+    config["heads"]["renamed"] = config["heads"]["adapter"]
+    config["experiments"]["renamed"] = config["experiments"]["eeg_clip"] | {"head": "renamed"}
+    assert plan.Plan(config).spec("train", experiment="renamed") == before
+    config["heads"]["renamed"] = config["heads"]["adapter"] | {"epochs": 3}
+    assert plan.Plan(config).spec("train", experiment="renamed") != before
+    config["experiments"]["eeg_clip"]["folds"] = "blocked"
+    assert plan.Plan(config).spec("train", experiment="eeg_clip") != before
+
+
+def test_a_unit_that_the_manifest_lacks_has_no_rows(config, tmp_path):
+    (tmp_path / "m.csv").write_text("subject,scan,file\nsub-01,scan-01,a.edf\n")
+    config["datasets"]["here"] = {
+        "kind": "eeg_recordings", "folder": str(tmp_path), "manifest": "m.csv", "units": ["sub-02"],
+    }  # fmt: skip
+    given = {"dataset": "here", "unit": "sub-02", "view": "state"}
+    assert plan.Plan(config).spec("render", **given)["rows"] == []
+
+
 # ---- tracking --------------------------------------------------------------------------
 
 

@@ -432,8 +432,11 @@ class Plan:
         """The raw files of a unit, each with those columns of a manifest that are read."""
         rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
         columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
-        read = {"file", *(columns or rows[0]), *(this.get("conditions") or [])} - {"unit"}
-        return [{key: row[key] for key in row if key in read} for row in rows]
+        named = {"file", *(columns or ()), *(this.get("conditions") or [])}
+        return [
+            {key: row[key] for key in row if (key in named if columns else key != "unit")}
+            for row in rows
+        ]
 
     def _extract_spec(self, backbone, **_):
         return {"backbone": self._options("backbones", backbone)}
