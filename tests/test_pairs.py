@@ -255,10 +255,8 @@ def test_the_model_file_gives_the_model_back(tmp_path, within):
     assert facts["runs"] == found.header["runs"]
     assert {len(values) for values in state.values()} == {2}
     x = {"epochs": [folder / f"{subject}/epochs.h5" for subject in SUBJECTS]}
-    task, _ = pairs.load(
-        x, {"picture/net": [folder / "picture/net.h5"]}, facts["spec"]["experiment"]
-    )
-    options = nice.Options(**{k: v for k, v in facts["spec"]["head"].items() if k != "kind"})
+    task, _ = pairs.load(x, {"picture/net": [folder / "picture/net.h5"]}, specified()["experiment"])
+    options = nice.Options(**{k: v for k, v in specified()["head"].items() if k != "kind"})
     for f, fold in enumerate(task.folds):
         model = nice.restored(task, state, f, 1, options, "cpu")
         again = nice.predicted(model, task.x[0][fold.test], task, f, fold.test)

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from engram import downloads, store
+from engram import store
 from engram.errors import InputError
-from engram.planning import configuration, plan
+from engram.planning import components, configuration, plan
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -504,7 +504,7 @@ def test_how_a_dataset_is_read_is_no_reason_to_fetch_it_again(config):
         return this.spec("download", **file), this.modules("download", **file)
 
     expected = {"file": "sub-01/test.npy", "unit": "sub-01"}  # the archive is named by the unit
-    assert made_of() == ({"source": things["source"], "row": expected}, [])
+    assert made_of() == ({"source": things["source"], "row": expected}, ["engram.sources.osf"])
     assert made_of(whiten_with="both", seed=1) == made_of()
     assert made_of(source={"osf": "fghij"}) != made_of()
 
@@ -565,7 +565,7 @@ def test_the_format_of_stores_is_chosen_in_one_place(config):
 
 def test_every_publisher_is_a_module_of_sources():
     modules = {path.stem for path in (ROOT / "src/engram/sources").glob("[!_]*.py")}
-    assert set(configuration.PUBLISHERS) == set(downloads.PUBLISHERS) == modules
+    assert set(components.PUBLISHERS) == modules
 
 
 def test_a_head_goes_with_what_it_learns(config):
@@ -574,6 +574,26 @@ def test_a_head_goes_with_what_it_learns(config):
     refuse(config, "eeg_clip: head 'nice' learns pictures, but y is state")
     config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip_random"}
     refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip_random")
+
+
+def test_another_name_of_a_head_or_of_an_experiment_trains_nothing_again(config):
+    before = plan.Plan(config).spec("train", experiment="eeg_clip")
+    config["heads"]["renamed"] = config["heads"]["adapter"]
+    config["experiments"]["renamed"] = config["experiments"]["eeg_clip"] | {"head": "renamed"}
+    assert plan.Plan(config).spec("train", experiment="renamed") == before
+    config["heads"]["renamed"] = config["heads"]["adapter"] | {"epochs": 3}
+    assert plan.Plan(config).spec("train", experiment="renamed") != before
+    config["experiments"]["eeg_clip"]["folds"] = "blocked"
+    assert plan.Plan(config).spec("train", experiment="eeg_clip") != before
+
+
+def test_a_unit_that_the_manifest_lacks_has_no_rows(config, tmp_path):
+    (tmp_path / "m.csv").write_text("subject,scan,file\nsub-01,scan-01,a.edf\n")
+    config["datasets"]["here"] = {
+        "kind": "eeg_recordings", "folder": str(tmp_path), "manifest": "m.csv", "units": ["sub-02"],
+    }  # fmt: skip
+    given = {"dataset": "here", "unit": "sub-02", "view": "state"}
+    assert plan.Plan(config).spec("render", **given)["rows"] == []
 
 
 # ---- tracking --------------------------------------------------------------------------
@@ -586,6 +606,13 @@ def test_nothing_is_tracked_unless_that_is_configured(config):
     assert this.tracked() == [f"results/demo/tracking/{name}.json" for name in this.experiments()]
     assert this.spec("track", experiment="eeg_clip") == {
         "experiment": "eeg_clip",
+        "configured": {
+            "dataset": "simulated",
+            "x": "spectrogram/clip",
+            "y": "state",
+            "head": "adapter",
+            "seeds": 2,
+        },
         "group": config["title"],
         "wandb": {"checkpoint": False, "entity": None, "mode": "online", "project": "engram"},
     }

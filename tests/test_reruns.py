@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from engram.planning import provenance
+from engram.planning import components, provenance
+from engram.planning.plan import FAMILIES, OF_TASK, Plan
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
+PUBLISHERS = components.PUBLISHERS
+TARGETS = {"classes": "vigall", "pairs": "picture/clip"}
 TABLE = Path(__file__).parent / "data" / "reruns.txt"
 
 
@@ -12,13 +15,51 @@ def name(path):
     return ".".join(path.relative_to(provenance.ROOT).with_suffix("").parts)
 
 
+def every_component():
+    """A plan in which each component has an entry, called by its kind, and each head a use."""
+    config = {family: {k: {"kind": k} for k in components.kinds(family)} for family in FAMILIES}
+    published = {one: {"kind": "eeg_recordings", "source": {one: "x"}} for one in PUBLISHERS}
+    config["datasets"] |= published
+    for this in config["datasets"].values():
+        this |= {"units": ["unit"], "files": ["file"]}
+    config["experiments"] = {
+        f"{head}-{task}": {"dataset": "osf", "x": "epochs", "y": TARGETS[task], "head": head}
+        for head in config["heads"]
+        for task in components.constant(f"engram.heads.{head}", "TASKS")
+    }
+    return Plan(config)
+
+
+def simulates(kind):
+    return "\ndef make(" in provenance.locate(f"engram.datasets.{kind}").read_text("utf-8")
+
+
+def jobs():
+    """(stage, names of one job), so that each component is loaded by each stage that may."""
+    plan = every_component()
+    datasets, views = plan.config["datasets"], plan.config["views"]
+    yield from (("listing", {"dataset": one}) for one in PUBLISHERS)
+    fetched = [one for one in datasets if one in PUBLISHERS or simulates(one)]
+    yield from (("download", {"shelf": "raw", "name": one, "file": "file"}) for one in fetched)
+    for dataset, view in [*((one, "vigall") for one in datasets), *(("osf", one) for one in views)]:
+        yield "render", {"dataset": dataset, "unit": "unit", "view": view}
+    yield from (("extract", {"backbone": one}) for one in plan.config["backbones"])
+    for experiment in plan.known:
+        of_task = [stage for stage in OF_TASK if stage != "occlude"]
+        of_task += ["occlude"] * plan.of_task(experiment, "OCCLUDED")
+        yield from ((stage, {"experiment": experiment}) for stage in of_task)
+
+
 def felt_by():
-    """Stages whose script reaches each module, whatever components a job then loads by name."""
-    table = {name(path): set() for path in provenance.ROOT.rglob("*.py")}
-    for script in SCRIPTS.glob("*.py"):
-        for path in provenance.reached(script):
+    """Stages that reach each module, by their script or by a component that a job loads by name."""
+    table, plan = {name(path): set() for path in provenance.ROOT.rglob("*.py")}, every_component()
+    loaded = {script.stem: set() for script in SCRIPTS.glob("*.py")}
+    for stage, names in jobs():
+        loaded[stage] |= set(plan.modules(stage, **names))
+    for stage, modules in loaded.items():
+        for path in provenance.reached(SCRIPTS / f"{stage}.py", modules):
             if path.is_relative_to(provenance.ROOT):
-                table[name(path)].add(script.stem)
+                table[name(path)].add(stage)
     return table
 
 

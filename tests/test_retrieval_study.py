@@ -145,7 +145,8 @@ def shipped(tmp_path_factory):
             simulated_things.make(path, row, simulated_things.Options())
         paths = [str(folder / row["file"]) for row in rows]
         spec = {"unit": unit, "rows": rows, "dataset": {"kind": things["kind"]}}
-        spec |= {"view": STUDY["views"][view], "windows": None}
+        options = {key: STUDY["views"][view][key] for key in STUDY["views"][view] if key != "unit"}
+        spec |= {"view": options, "windows": None}
         rendered[view] = folder / f"{view}.h5"
         views.render(datasets.read(spec, paths), rendered[view], spec, {})
     features = folder / "stimulus/pixels.h5"

@@ -59,6 +59,7 @@ def arguments(name, out="tracking", mode="offline", checkpoint=False, figures=Tr
         "tracking": f"{out}/{name}.json",
         "spec": {
             "experiment": name,
+            "configured": {"x": "spectrogram/clip", "head": "adapter"},
             "group": "A study",
             "wandb": {"project": "brain", "entity": None, "mode": mode, "checkpoint": checkpoint},
         },
@@ -142,6 +143,7 @@ def test_hyperparameters_flags_and_names_stand_in_the_run(made, offline):
     retrieval = name == "things_nice"
     assert run.config["task"] == ("pairs" if retrieval else "classes")
     assert run.config["head"].items() >= {"kind": "adapter", "dropout": 0.2, "epochs": 20}.items()
+    assert run.config["experiment"] == {"x": "spectrogram/clip", "head": "adapter"}
     assert run.config["versions"] == study.MADE_BY["versions"]
     assert run.config["sample"]["subjects"] == (4 if retrieval else 6)
     assert run.config["generalises_to"].startswith("new")

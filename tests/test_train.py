@@ -164,7 +164,6 @@ def test_the_model_file_is_safetensors_that_explain_themselves(study):
         facts = json.loads(file.metadata()["engram"])
         weight = file.get_tensor("layers.0.weight")
     assert weight.shape == (5, 3, 6, 8)
-    assert facts["spec"]["head"] == QUICK["adapter"]
     assert facts["folds"] == SUBJECTS
     assert facts["made_by"]["inputs"] == {"a": "1"}
     assert facts["runs"] == predictions.header["runs"]

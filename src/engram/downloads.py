@@ -20,9 +20,6 @@ from engram.web.transfer import fetch
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
-#: Where data and weights are published; each a module of `engram.sources`.
-PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
-
 #: Keys of a dataset's `source` that say how to read its files, not where they are.
 READING = ("archive",)
 
@@ -38,7 +35,7 @@ def listing(lock, spec):
     Args:
         lock: CSV file with path, size, checksums, version and address of each file; to be
             committed, so that later downloads get the same files.
-        spec: dict with `source`: one of `PUBLISHERS` and what it needs.
+        spec: dict with `source`: a publisher, one of `components.PUBLISHERS`, and what it needs.
 
     Raises:
         InputError: the publisher cannot be reached, has no such project, or misbehaves.
@@ -191,7 +188,7 @@ def record(lock, file, path):
 
 def _publisher(source):
     """Module, place and further options of a `source`."""
-    name = next(name for name in PUBLISHERS if name in source)
+    name = components.publisher(source)
     module = importlib.import_module(f"engram.sources.{name}")
     options = {key: source[key] for key in source if key not in (name, *READING)}
     return module, source[name], options | {"limits": limits()}

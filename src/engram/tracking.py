@@ -58,7 +58,8 @@ def track(scores, predictions, model, figures, tracking, spec):
         figures: paths of SVG and PNG files to log.
         tracking: JSON file to write: run, project, entity, mode, url (online) and folder,
             which `wandb sync` uploads if the mode was offline.  Runs lie beside it.
-        spec: dict with experiment, group, and wandb: project, entity, mode.
+        spec: dict with experiment (its name), configured (what the configuration says of it),
+            group, and wandb: project, entity, mode.
 
     Raises:
         InputError: wandb is not installed, or the server does not let the run in.
@@ -71,7 +72,8 @@ def track(scores, predictions, model, figures, tracking, spec):
     scored = json.loads(Path(scores).read_text("utf-8"))
     header = store.open(predictions).header
     points = curves(header["curves"], scored["runs"])
-    summary, config = metrics(scored), settings(scored, header)
+    summary = metrics(scored)
+    config = settings(scored, header) | {"experiment": spec["configured"]}
     logged = canonical([spec["experiment"], config, summary, sorted(points.items())])
     run_id = hashlib.sha256(logged.encode()).hexdigest()[:16]
     folder = Path(tracking).parent

@@ -41,8 +41,9 @@ def checked_plan():
         check(config, yaml.safe_load(SCHEMA.read_text()))
         validate(config, str(SCHEMA))
         this = Plan(config)
-        for experiment in this.experiments():
-            dataset = this.known[experiment]["dataset"]
+        for dataset in dict.fromkeys(
+            this.known[e]["dataset"] for e in this.experiments()
+        ):
             for unit in (*this.units(dataset), *this.shared(dataset)):
                 this.raw(dataset, unit)
         return this

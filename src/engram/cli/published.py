@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engram import downloads
 from engram.errors import InputError
+from engram.planning import components
 from engram.planning.configuration import did_you_mean
 from engram.planning.plan import Plan
 from engram.sources import chosen, read_lock
@@ -16,7 +17,8 @@ def datasets(config) -> list[list]:
     plan, lines = Plan(config), []
     for name, this in config["datasets"].items():
         source = this.get("source") or {}
-        publisher = next((f"{k}: {source[k]}" for k in downloads.PUBLISHERS if k in source), "")
+        kind = components.publisher(source) if source else None
+        publisher = f"{kind}: {source[kind]}" if kind else ""
         here = this.get("folder") or publisher or "simulated"
         lock = Path(plan.lock("raw", name))
         listed = f"{len(read_lock(lock))} files in {lock}" if lock.is_file() else "not listed yet"

@@ -22,6 +22,9 @@ from engram.signals.quality import check_channels
 
 DEVICE = "cpu"
 
+#: Columns of the manifest that are read, beside those that `conditions` names.
+COLUMNS = ("subject", "scan", "labels")
+
 MICROVOLTS = 1e6  # MNE reads volts
 
 

@@ -12,6 +12,14 @@ from engram.planning import provenance
 
 CODE_VERSION = 1  # every stage imports this; raise when what it loads changes
 
+#: Where data can be published; each a module of `engram.sources`.
+PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
+
+
+def publisher(source) -> str:
+    """Which of `PUBLISHERS` the `source` of a dataset names."""
+    return next(name for name in PUBLISHERS if name in source)
+
 
 def module(family, name):
     """The module of a family that a job names; only here the package imports by name."""
@@ -33,7 +41,7 @@ def component(family, kind):
 def options(family, spec):
     """(module, Options instance) of the component that `spec`, a dict with a `kind`, asks for."""
     this = component(family, spec["kind"])
-    return this, this.Options(**{key: spec[key] for key in spec if key not in ("kind", "unit")})
+    return this, this.Options(**{key: spec[key] for key in spec if key != "kind"})
 
 
 def kinds(family) -> list[str]:

@@ -10,16 +10,8 @@ import re
 from engram.errors import InputError
 from engram.planning import components, plan
 
-#: Where a dataset can be published; each a module of `engram.sources`.
-PUBLISHERS = ("osf", "s3", "huggingface", "github", "http", "google_drive")
-
 #: Keys that any component of a family may have, beside the options of its kind.
-COMMON_KEYS = {
-    "datasets": plan.DATASET_KEYS,
-    "views": ("kind", "unit"),
-    "backbones": plan.BACKBONE_KEYS,
-    "heads": ("kind",),
-}
+COMMON_KEYS = {family: ("kind", *plan.KEYS.get(family, ())) for family in plan.FAMILIES}
 
 
 def check(config, schema):
@@ -88,8 +80,8 @@ def _check_source(where, dataset, schema):
     if not source:
         return
     _check_keys(source, schema, f"{where}.source")
-    if sum(kind in source for kind in PUBLISHERS) != 1:
-        raise InputError(f"{where}.source: needs one of {', '.join(PUBLISHERS)}")
+    if sum(kind in source for kind in components.PUBLISHERS) != 1:
+        raise InputError(f"{where}.source: needs one of {', '.join(components.PUBLISHERS)}")
     if "folder" in dataset:
         raise InputError(f"{where}: has both `source` and `folder`; is it fetched or is it here?")
 

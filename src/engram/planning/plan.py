@@ -8,8 +8,8 @@ import csv
 import difflib
 import re
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property, wraps
 from pathlib import Path
 
 from engram.errors import InputError
@@ -28,6 +28,9 @@ DATASET_KEYS = (
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
 BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
+
+#: Keys of every family that are no options of a kind, `kind` apart.
+KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS}
 
 #: Suffixes of stores: their formats.
 STORES = ("h5", "zarr")
@@ -48,6 +51,19 @@ TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint"
 OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "figures"}
 
 
+def kept(method):
+    """A method whose answers an instance keeps: thousands of jobs ask the same of a plan."""
+
+    @wraps(method)
+    def asked(self, *arguments):
+        answers = vars(self).setdefault(f"_{method.__name__}_answers", {})
+        if arguments not in answers:
+            answers[arguments] = method(self, *arguments)
+        return answers[arguments]
+
+    return asked
+
+
 @dataclass(frozen=True)
 class Plan:
     """The graph of one configuration.
@@ -57,10 +73,10 @@ class Plan:
     """
 
     config: dict
-    _files: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # ---- datasets -----------------------------------------------------------------
 
+    @kept
     def units(self, dataset) -> list[str]:
         """Names of the units of a dataset: what one store holds, e.g. a subject."""
         this = self.config["datasets"][dataset]
@@ -81,6 +97,7 @@ class Plan:
             return self._manifest(dataset).get(unit, [])
         return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
 
+    @kept
     def _manifest(self, dataset):
         """The lines of a manifest, by unit."""
         this = self.config["datasets"][dataset]
@@ -170,6 +187,7 @@ class Plan:
         """Suffix of every store, its format."""
         return self.config.get("store", STORES[0])
 
+    @kept
     def backbone(self, name) -> dict:
         """Keys of a backbone, those of the one it is `like` included.
 
@@ -215,7 +233,10 @@ class Plan:
 
     def stores(self, experiment, source) -> list[str]:
         """The stores of one source, all units of the experiment's dataset."""
-        dataset = self.known[experiment]["dataset"]
+        return self._stores_of(self.known[experiment]["dataset"], source)
+
+    @kept
+    def _stores_of(self, dataset, source):
         paths = [self.store(dataset, unit, source) for unit in self.units(dataset)]
         return list(dict.fromkeys(paths))
 
@@ -455,24 +476,34 @@ class Plan:
         named = {"file", *re.findall(r"{(\w+)}", source.get("archive", ""))}
         return {"source": source, "row": {key: row[key] for key in row if key in named}}
 
+    @kept
     def _rows_by_file(self, dataset):
         """The first row that names each raw file of a dataset, as its `file` or its `labels`."""
-        if dataset not in self._files:
-            found = self._files[dataset] = {}
-            for unit in (*self.shared(dataset), *self.units(dataset)):
-                for row in self.rows(dataset, unit):
-                    for file in filter(None, (row["file"], row.get("labels"))):
-                        found.setdefault(file, row)
-        return self._files[dataset]
+        found = {}
+        for unit in (*self.shared(dataset), *self.units(dataset)):
+            for row in self.rows(dataset, unit):
+                for file in filter(None, (row["file"], row.get("labels"))):
+                    found.setdefault(file, row)
+        return found
 
     def _render_spec(self, dataset, unit, view):
         return {
             "dataset": self._options("datasets", dataset),
             "windows": self.config["datasets"][dataset].get("windows"),
-            "view": self.config["views"][view],
+            "view": self._options("views", view),
             "unit": unit,
-            "rows": self.rows(dataset, unit),
+            "rows": self._read_rows(dataset, unit),
         }
+
+    def _read_rows(self, dataset, unit):
+        """The raw files of a unit, each with those columns of a manifest that are read."""
+        rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
+        columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
+        named = {"file", *(columns or ()), *(this.get("conditions") or [])}
+        return [
+            {key: row[key] for key in row if (key in named if columns else key != "unit")}
+            for row in rows
+        ]
 
     def _extract_spec(self, backbone, **_):
         return {"backbone": self._options("backbones", backbone)}
@@ -495,14 +526,15 @@ class Plan:
         return [[source, len(self.stores(experiment, source))] for source in sources]
 
     def _evaluate_spec(self, experiment):
-        sources = self.sources(experiment) if self.of_task(experiment, "PROBED") else []
+        probed = self.of_task(experiment, "PROBED")
+        settings = {"evaluation": self.config.get("evaluation", {})} if probed else {}
         return {
             "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
             "generalises_to": self.of_task(experiment, "FOLDS")[self.folds(experiment)],
-            "sources": self._counted(experiment, sources),
-            "evaluation": self.config.get("evaluation", {}) if sources else {},
+            "sources": self._counted(experiment, self.sources(experiment) if probed else []),
+            **settings,
         }
 
     def _plot_spec(self, experiment):
@@ -512,8 +544,10 @@ class Plan:
         return {"experiment": experiment}
 
     def _track_spec(self, experiment):
+        this = self.known[experiment]
         return {
             "experiment": experiment,
+            "configured": {key: this[key] for key in this if key not in ("baseline", "title")},
             "group": self.config.get("title", "Engram"),
             "wandb": self._tracking(),
         }
@@ -552,15 +586,17 @@ class Plan:
     def _options(self, family, name):
         """Kind and options of a component, without what the plan alone reads."""
         this = self.backbone(name) if family == "backbones" else self.config[family][name]
-        skipped = {"datasets": DATASET_KEYS, "backbones": BACKBONE_KEYS}.get(family, ())
+        skipped = KEYS.get(family, ())
         return {key: this[key] for key in this if key == "kind" or key not in skipped}
 
     def modules(self, stage, **names) -> list[str]:
         """Modules of the components that one job loads by name."""
         spec = self.spec(stage, **names)
         parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads"}
-        of_task = [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
-        return of_task + [
+        source = spec.get("source")
+        named = [f"engram.sources.{components.publisher(source)}"] if source else []
+        named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
+        return named + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()
             if "kind" in spec.get(part, {})
@@ -608,7 +644,7 @@ def task_of(experiment, heads) -> str:
 @cache
 def _read_manifest(path, changed):
     """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache."""
-    rows = [dict(row) for row in csv.DictReader(path.read_text("utf-8-sig").splitlines())]
+    rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
     if not rows:
         raise InputError(f"{path}: the manifest lists no recording")
     for column in ("subject", "scan", "file"):
@@ -620,8 +656,8 @@ def _read_manifest(path, changed):
         raise InputError(f"{path}: listed twice: subject {twice[0][0]}, scan {twice[0][1]}")
     units = {}
     for row in rows:
-        unit = row.get("unit") or row["subject"]
-        units.setdefault(unit, []).append({**row, "unit": unit})
+        row["unit"] = row.get("unit") or row["subject"]
+        units.setdefault(row["unit"], []).append(row)
     return units
 
 

@@ -63,7 +63,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
     store.write(latents, _latents(fits[best[0]], task, predicted.header, candidates[best[0]]))
-    _write_model(model, fits, predicted.header, [fold.name for fold in task.folds], spec)
+    _write_model(model, fits, predicted.header, [fold.name for fold in task.folds])
     store.write(predictions, predicted)
 
 
@@ -155,7 +155,7 @@ def _latents(fit, task, header, sources):
     )
 
 
-def _write_model(path, fits, header, folds, spec):
+def _write_model(path, fits, header, folds):
     """Parameters as safetensors; of several candidates each has its number before its names."""
     tensors = {
         f"{i}/{name}" if len(fits) > 1 else name: np.ascontiguousarray(values)
@@ -163,6 +163,6 @@ def _write_model(path, fits, header, folds, spec):
         for name, values in fit.state.items()
     }
     facts = {key: header[key] for key in header if key not in ("what", "curves")}
-    metadata = {"engram": store.canonical(facts | {"folds": folds, "spec": spec})}
+    metadata = {"engram": store.canonical(facts | {"folds": folds})}
     with store.replaced(path) as temporary:
         save_file(tensors, temporary, metadata)

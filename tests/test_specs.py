@@ -1,0 +1,245 @@
+"""A job is given what it reads of the configuration, and nothing else: each key is noted."""
+
+import mne
+import numpy as np
+import pytest
+
+from engram import datasets, views
+from engram.backbones import extract
+from engram.downloads import download
+from engram.job import Job
+from engram.planning.plan import Plan
+from engram.scores.evaluation import evaluate
+from engram.tasks import train
+from engram.tasks.occlusion import occlude
+
+VIGILANCE = {
+    "kind": "simulated_vigilance",
+    "title": "Simulated",
+    "units": ["sub-01", "sub-02", "sub-03"],
+    "files": ["{unit}.npz"],
+    "windows": {"length": 30, "step": 15},
+    "scans": 1,
+    "duration": 300,
+}
+THINGS = {
+    "kind": "simulated_things",
+    "title": "Simulated",
+    "units": ["sub-01"],
+    "files": ["{unit}/preprocessed_eeg_training.npy", "{unit}/preprocessed_eeg_test.npy",
+              "image_metadata.npy"],
+    "shared": {"stimuli": ["image_metadata.npy", "training_images.zip", "test_images.zip"]},
+    "train_concepts": 10,
+    "train_images": 2,
+    "train_repetitions": 3,
+    "test_concepts": 5,
+    "test_repetitions": 4,
+    "size": 32,
+}  # fmt: skip
+CONFIG = {
+    "datasets": {"tiny": VIGILANCE, "things": THINGS},
+    "views": {
+        "spectrogram": {"kind": "multitaper", "signal": "eeg", "fmax": 30},
+        "state": {"kind": "annotations", "classes": ["drowsy", "alert"]},
+        "epochs": {"kind": "epochs", "clip": 20},
+        "picture": {"kind": "photograph", "unit": "stimuli", "size": [32, 32]},
+    },
+    "backbones": {
+        "bands": {"kind": "bandpower", "title": "Bands", "bands": {"alpha": [8, 12]}},
+        "pixels": {"kind": "pixels", "title": "Pixels"},
+    },
+    "heads": {
+        "linear": {"kind": "linear", "c": [1.0]},
+        "nice": {"kind": "nice", "encoder": "mlp", "epochs": 1, "batch_size": 8},
+    },
+    "experiments": {
+        "classes": {
+            "title": "Classes", "dataset": "tiny", "x": "spectrogram/bands", "y": "state",
+            "head": "linear", "folds": "leave_one_subject_out", "seeds": 1, "baseline": "none",
+        },
+        "pairs": {
+            "title": "Pairs", "dataset": "things", "x": "epochs", "y": "picture/pixels",
+            "head": "nice", "folds": "within", "seeds": 1, "baseline": "none",
+        },
+    },
+    "evaluation": {"bootstrap": 20, "permutations": 20},
+}  # fmt: skip
+
+#: The path of a raw file is known to the job by its inputs; readers name the file in errors.
+NAMED_IN_ERRORS = {"rows.file"}
+
+
+class Noted(dict):
+    """A dict that notes which of its keys were read, and so do the dicts in it."""
+
+    def __init__(self, *given):
+        super().__init__({key: noted(value) for key, value in dict(*given).items()})
+        self.read = set()
+
+    def __iter__(self):  # or `**` would copy the values behind our back
+        return super().__iter__()
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super().get(key, default)
+
+    def items(self):
+        return [(key, self[key]) for key in self]
+
+    def values(self):
+        return [self[key] for key in self]
+
+
+def noted(value):
+    if isinstance(value, dict):
+        return Noted(value)
+    return [noted(item) for item in value] if isinstance(value, list) else value
+
+
+def unread(given, where=""):
+    """Dotted keys that nobody asked for; None is nothing that could be read."""
+    if isinstance(given, list):
+        return {key for item in given for key in unread(item, where)}
+    found = set()
+    for key in given.keys() if isinstance(given, Noted) else ():
+        value = dict.__getitem__(given, key)
+        if key in given.read:
+            found |= unread(value, f"{where}{key}.")
+        elif value is not None:
+            found.add(f"{where}{key}")
+    return found
+
+
+class Study:
+    """The stages, called as their rules do, each with a spec that notes what is read of it."""
+
+    def __init__(self, folder, config):
+        self.folder, self.plan, self.unread = folder, Plan(config), {}
+
+    def spec(self, stage, **names):
+        self.given = noted(self.plan.spec(stage, **names))
+        return self.given
+
+    def note(self, stage):
+        self.unread.setdefault(stage, set()).update(unread(self.given))
+
+    def path(self, name):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def raw(self, dataset, unit):
+        """Raw files of a unit, simulated unless they are there."""
+        paths = [self.path(path) for path in self.plan.raw(dataset, unit)]
+        for path, row in zip(paths, self.plan.rows(dataset, unit), strict=True):
+            if not path.exists():
+                download(
+                    path, self.plan.spec("download", shelf="raw", name=dataset, file=row["file"])
+                )
+        return paths
+
+    def render(self, dataset, unit, view):
+        raw = self.raw(dataset, unit)
+        spec = self.spec("render", dataset=dataset, unit=unit, view=view)
+        path = self.path(self.plan.store(dataset, unit, view))
+        views.render(datasets.read(spec, raw), path, spec, {})
+        self.note("render")
+        return path
+
+    def extract(self, dataset, unit, source):
+        view, _, backbone = source.partition("/")
+        features = self.path(self.plan.store(dataset, unit, source))
+        spec = self.spec("extract", dataset=dataset, unit=unit, view=view, backbone=backbone)
+        extract(self.path(self.plan.store(dataset, unit, view)), None, features, spec, {}, "cpu")
+        self.note("extract")
+
+    def paths(self, names):
+        return [str(self.path(name)) for name in names]
+
+    def inputs(self, spec, experiment):
+        """All stores of x and y, as the rules group them."""
+        given = Job(spec, "cpu", {})
+        x, y = (self.paths(names(experiment)) for names in (self.plan.x, self.plan.y))
+        return given.grouped(x), given.grouped(y, of="targets")
+
+    def train(self, experiment):
+        spec = self.spec("train", experiment=experiment)
+        x, y = self.inputs(spec, experiment)
+        names = ("model", "predictions.h5", "latents.h5")
+        made = [self.path(f"{experiment}/{name}") for name in names]
+        train(x, y, *made, spec=spec, made_by={}, device="cpu")
+        self.note("train")
+        return made
+
+    def occlude(self, experiment, model):
+        spec = self.spec("occlude", experiment=experiment)
+        x, y = self.inputs(spec, experiment)
+        occlude(x, y, model, self.path(f"{experiment}/importance.json"), spec, "cpu")
+        self.note("occlude")
+
+    def evaluate(self, experiment, predictions):
+        spec = self.spec("evaluate", experiment=experiment)
+        x = Job(spec, "cpu", {}).grouped(self.paths(self.plan.probed(experiment)))
+        evaluate(predictions, [], x, self.path(f"{experiment}/scores.json"), spec)
+        self.note("evaluate")
+
+
+def run_classes(study):
+    for unit in study.plan.units("tiny"):
+        study.render("tiny", unit, "spectrogram")
+        study.render("tiny", unit, "state")
+        study.extract("tiny", unit, "spectrogram/bands")
+    study.evaluate("classes", study.train("classes")[1])
+
+
+def run_pairs(study):
+    study.render("things", "sub-01", "epochs")
+    study.render("things", "stimuli", "picture")
+    study.extract("things", "stimuli", "picture/pixels")
+    model, predictions, _ = study.train("pairs")
+    study.occlude("pairs", model)
+    study.evaluate("pairs", predictions)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Keys that nobody read, by stage."""
+    study = Study(tmp_path_factory.mktemp("study"), CONFIG)
+    run_classes(study)
+    run_pairs(study)
+    return study.unread
+
+
+STAGES = ("render", "extract", "train", "occlude", "evaluate")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_all_that_it_is_given(found, stage):
+    assert found[stage] - NAMED_IN_ERRORS == set()
+
+
+def test_of_a_manifest_a_job_is_given_the_columns_that_are_read(tmp_path):
+    signal = np.random.default_rng(0).normal(0, 2e-5, (1, 6000))
+    raw = mne.io.RawArray(signal, mne.create_info(["EEG"], 100.0, "eeg"), verbose="error")
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    lines = "subject,scan,file,labels,state,notes\nsub-01,scan-01,a_raw.fif,,awake,slept badly\n"
+    (tmp_path / "manifest.csv").write_text(lines)
+    dataset = {"kind": "eeg_recordings", "folder": str(tmp_path), "manifest": "manifest.csv",
+               "windows": {"length": 30, "step": 15}, "conditions": ["state"]}  # fmt: skip
+    study = Study(tmp_path, CONFIG | {"datasets": {"here": dataset}})
+    study.render("here", "sub-01", "spectrogram")
+    assert study.unread["render"] - NAMED_IN_ERRORS == set()
+    (row,) = study.plan.spec("render", dataset="here", unit="sub-01", view="state")["rows"]
+    assert row.keys() == {"subject", "scan", "file", "labels", "state"}
+
+
+def test_what_nobody_reads_is_noticed():
+    given = noted({"a": 1, "b": {"c": 2, "d": 3}, "rows": [{"e": 4}, {"e": 5, "f": 6}], "g": None})
+    {**given["b"]}["c"]
+    given["rows"][0]["e"], given["rows"][1]["e"]
+    assert unread(given) == {"a", "rows.f"}
+    assert unread(noted({"b": {"c": 2}, "d": {"e": 1}})) == {"b", "d"}
