@@ -86,8 +86,11 @@ def _train(data, pairs, options, seed, bar):
     )
 
     def validate(network):
-        scores = _scores(_similarity(network, data, pairs, options), pairs.truth, options)
-        return scores | {"temperature": math.exp(-network.log_scale.item())}
+        similarity = _similarity(network, data, pairs, options)
+        if not np.isfinite(similarity).all():
+            return {"score": math.nan}
+        temperature = math.exp(-network.log_scale.item())
+        return _scores(similarity, pairs.truth, options) | {"temperature": temperature}
 
     name = f"contrastive: seed {seed}"
     trained = loop.fit(learner, validate, settings, len(data.train), name, bar=bar)
@@ -210,8 +213,6 @@ def _scores(similarity, truth, options):
     """Columns of the curves; empty without validation epochs."""
     if not len(truth):
         return {}
-    if not np.isfinite(similarity).all():
-        return {"score": math.nan}
     place = ranking.ranks(similarity, truth)
     found = {
         "validation_mrr": float((1 / place).mean()),
