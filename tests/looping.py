@@ -72,8 +72,10 @@ def stop_before(net, number):
 
 
 def train(checkpoint=None, stop=None):
-    """Train on all ranks; tensors by name, among them what each epoch gave."""
+    """Train on all ranks, of which rank 0 decides; tensors by name, and what each epoch gave."""
     net = network()
+    with torch.no_grad():
+        net[0].weight += ranks.rank()
     x, y = rows()
 
     def loss(at):
@@ -81,9 +83,23 @@ def train(checkpoint=None, stop=None):
 
     if stop is not None:
         stop_before(net, stop)
-    trained = fit(learner(net, loss, decay=0.9), validate, SETTINGS, N, "t", checkpoint)
+
+    def judge(net):
+        return {"score": validate(net)["score"] + ranks.rank()}
+
+    trained = fit(learner(net, loss, decay=0.9), judge, SETTINGS, N, "t", checkpoint)
     curves = [[row[key] for key in ("loss", "drawn", "score")] for row in trained.curves]
     return trained.state | {"curves": torch.tensor(curves, dtype=torch.float64)}
+
+
+def gradients():
+    """Sums over ranks of gradients that all have, that rank 1 has, and that none has."""
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad = torch.full((2,), 1.0 + ranks.rank())
+    if ranks.rank() == 1:
+        parameters[1].grad = torch.full((2,), 5.0)
+    ranks.add_gradients(parameters)
+    return {f"gradient {i}": p.grad for i, p in enumerate(parameters) if p.grad is not None}
 
 
 def main(folder):
@@ -95,6 +111,7 @@ def main(folder):
         with suppress(Stop):
             train(checkpoint, stop=6)
         resumed = train(checkpoint)
+        through |= gradients()
         save_file(through, folder / f"through{ranks.rank()}of{ranks.size()}")
         save_file(resumed, folder / f"resumed{ranks.rank()}of{ranks.size()}")
         try:

@@ -272,6 +272,9 @@ def test_two_ranks_train_as_one_and_go_on_where_they_stopped(tmp_path):
         for what in ("through", "resumed")
     )
     same(through[1], through[0])
+    assert through[0].pop("gradient 0").tolist() == [3, 3]
+    assert through[0].pop("gradient 1").tolist() == [5, 5]
+    assert "gradient 2" not in through[0]
     same(resumed[0], through[0])
     same(resumed[1], through[0])
     curves, expected = through[0].pop("curves"), one.pop("curves")
