@@ -102,9 +102,9 @@ def test_parts_of_a_batch_add_up_to_the_batch(accumulate):
 
 
 def test_the_average_is_the_closed_form_and_is_what_is_validated_and_kept():
-    decay = 0.8
+    decays = [0.8 + 0.01 * step for step in range(12)]
     net = network()
-    made = learner(net, decay=decay)
+    made = learner(net, decay=decays.__getitem__)
     weights = [net[0].weight.detach().clone()]
     made.optimiser.register_step_post_hook(
         lambda *_: weights.append(net[0].weight.detach().clone())
@@ -117,7 +117,8 @@ def test_the_average_is_the_closed_form_and_is_what_is_validated_and_kept():
 
     trained = fit(made, judge, SETTINGS, N)
     assert len(weights) == 13
-    shares = [decay**12, *((1 - decay) * decay**age for age in range(11, -1, -1))]
+    newest = [1.0, *(1 - decay for decay in decays)]
+    shares = [newest[i] * np.prod(decays[i:]) for i in range(13)]
     expected = sum(share * weight for share, weight in zip(shares, weights, strict=True))
     torch.testing.assert_close(trained.state["0.weight"], expected, rtol=1e-12, atol=1e-14)
     assert torch.equal(judged[2], trained.state["0.weight"])

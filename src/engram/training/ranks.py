@@ -1,8 +1,7 @@
 """Ranks: processes that train one network together, each on its share of every batch.
 
-`torchrun --nproc-per-node 4 ...` starts them and says by environment variables who they are. What
-they tell each other goes through gloo between CPUs and NCCL between GPUs. One process is rank 0
-of 1, without `torch.distributed`: all of this then does nothing.
+`torchrun` starts them and says by environment variables who they are. They talk through gloo
+between CPUs and NCCL between GPUs. One process is rank 0 of 1, without `torch.distributed`.
 """
 
 import contextlib
@@ -16,13 +15,9 @@ from engram.errors import InputError
 
 @contextlib.contextmanager
 def joined(device):
-    """Join the other ranks, if torchrun started any, for the block.
+    """Join the other ranks, if torchrun started any, for the block, on "cpu" or "cuda".
 
-    Args:
-        device: "cpu" or "cuda".
-
-    Yields:
-        The device of this rank: "cpu", "cuda", or "cuda:1" and so on among several.
+    Yields the device of this rank: "cpu", "cuda", or "cuda:1" and so on among several.
 
     Raises:
         InputError: there are fewer GPUs than ranks on this machine.
@@ -32,11 +27,8 @@ def joined(device):
         return
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
-        if local >= torch.cuda.device_count():
-            raise InputError(
-                f"rank {local} of this machine has no GPU, there are {torch.cuda.device_count()}; "
-                "start as many processes as GPUs"
-            )
+        if local >= (gpus := torch.cuda.device_count()):
+            raise InputError(f"ranks: process {local} finds {gpus} GPUs; start one a GPU")
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
     dist.init_process_group("gloo" if device == "cpu" else "nccl")
