@@ -8,14 +8,14 @@ import torch
 from test_contrastive import SMALL, world
 
 from engram import contrastive
-from engram.contrastive import loop
 from engram.measures import ranking
+from engram.training import step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def states(options, monkeypatch, eager):
-    monkeypatch.setattr(loop, "EAGER", 10**9 if eager else 3)
+    monkeypatch.setattr(step, "EAGER", 10**9 if eager else 3)
     eeg, images, rows, _ = world(2.0, concepts=20)
     model = contrastive.fit(eeg, images, rows, options, [1], "cuda")[0]
     return model.state(), model.curves["loss"].to_numpy()
