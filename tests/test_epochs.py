@@ -107,6 +107,7 @@ def test_each_repetition_and_channel_is_normalised_before_averaging(tmp_path):
     centred = one.data - one.data.mean(-1, keepdims=True)
     unit = centred / np.sqrt((centred**2).sum(-1, keepdims=True))
     assert_allclose(rows.array, unit.mean(1)[:, [1, 2, 0]], atol=1e-6)
+    assert (rows.header["unit"], rows.header["normalise"]) == ("L2 norm over time", True)
     single = rendered(tmp_path, [one], normalise=True, average={"train": 0}).array
     assert_allclose((single**2).sum(-1), 1, atol=1e-5)
 
@@ -232,6 +233,15 @@ def test_photographs_are_whole_and_in_colour(tmp_path, stimuli):
     assert rows.table.index.tolist() == [f"train/thing/{name}" for name in FILES]
     assert rows.header["what"] == "picture"
     assert rows.header["dataset"] == "x"
+
+
+@pytest.mark.parametrize("method", ["bilinear", "lanczos"])
+def test_photographs_are_resized_as_asked(tmp_path, stimuli, method):
+    rows = rendered(tmp_path, [stimuli(FILES)], "photograph", size=[24, 32], interpolation=method)
+    opened = Image.open(io.BytesIO(FILES["odd"]))
+    expected = opened.resize((32, 24), Image.Resampling[method.upper()])
+    assert_array_equal(rows.array[3], np.asarray(expected))
+    assert rows.header["interpolation"] == method
 
 
 def test_photographs_are_blurred_after_resizing(tmp_path, stimuli):

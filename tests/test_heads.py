@@ -352,6 +352,8 @@ def test_images_are_scaled_by_the_limits_of_the_view_and_averaged():
     np.testing.assert_allclose(
         found[:, 0], scaled.reshape(3, 2, 4, 3, 2).mean((2, 4)), rtol=1e-5, atol=1e-6
     )
+    rest = cnn._scaled(values, IMAGES, [5, 4])[:, 0, 1, 1]  # of 3 x 2 pixels that are left
+    np.testing.assert_allclose(rest, scaled[:, 5:, 4:].mean((1, 2)), rtol=1e-5)
     regions = np.stack([values, values], axis=1)
     assert cnn._scaled(regions, IMAGES, [1, 1]).shape == (3, 2, 8, 6)
     picture = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
