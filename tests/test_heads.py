@@ -148,7 +148,7 @@ def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows(classes, 
     y = rng.choice(classes, len(this.y), p=[0.65, 0.35] if classes == 2 else [0.6, 0.25, 0.15])
     x = this.x[0] + np.eye(classes, 6, dtype=np.float32)[y]
     this = replace(this, x=[x], y=y, classes=list("abc"[:classes]), runs=[Run(0, False, y)])
-    c = [0.003, 0.03, 3.0]
+    c = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
     found = linear.fit(this, linear.Options(c=c, class_weights=weighted), "cpu")
     rule = "balanced" if weighted else None
     for f, fold in enumerate(this.folds):
