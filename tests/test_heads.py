@@ -295,6 +295,8 @@ def test_fmri_is_predicted_from_alone_beside_the_main_prediction():
     curves = found.curves[found.curves["run"] == 0]
     loss = curves.groupby("epoch")["loss_fmri_prediction"].mean()
     assert loss.iloc[-1] < 0.7 * loss.iloc[0] < 0.2
+    heavy = fit("adapter", this, fmri_prediction_weight=5.0)
+    assert not np.allclose(heavy.state["last.weight"], found.state["last.weight"])
     without = fit("adapter", this, fmri_prediction_weight=0.0)
     assert "loss_fmri_prediction" not in without.curves
     assert not any("auxiliary" in name for name in without.state)

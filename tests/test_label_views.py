@@ -131,6 +131,16 @@ def test_wrong_options_are_named(options, message):
         annotations.render(recording(events), WINDOWS, annotations.Options(**options))
 
 
+def test_the_last_window_that_fits_is_there_although_floats_fall_short():
+    """0.7 s over 0.1 s is 6.999999999999999 in doubles."""
+    this = Windows(0.3, 0.1)
+    np.testing.assert_allclose(this.onsets(recording(duration=1.0)), np.arange(8) / 10)
+    assert len(this.onsets(recording(duration=0.29))) == 0
+    table = this.table(recording(duration=0.4), support=(0.2, 0.05))
+    np.testing.assert_allclose(table["start"], [-0.2, -0.1])
+    np.testing.assert_allclose(table["stop"], [0.35, 0.45])
+
+
 # ---- published labels ---------------------------------------------------------------------
 
 

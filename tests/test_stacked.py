@@ -129,6 +129,11 @@ def test_how_many_train_at_once_changes_nothing():
         np.testing.assert_allclose(one.state[name], three.state[name], rtol=1e-12, atol=1e-12)
     pd.testing.assert_frame_equal(one.curves, three.curves)
     np.testing.assert_allclose(one.latent, three.latent, rtol=1e-5)
+    state = {name: values[0, 0] for name, values in one.state.items()}
+    z = (this.x[0] - state["adapters.0.mean"]) / state["adapters.0.sd"]
+    down, up = (state[f"adapters.0.{name}.weight"] for name in ("down", "up"))
+    adapted = np.maximum(np.maximum(z @ down, 0) @ up, 0)
+    np.testing.assert_allclose(one.latent, 0.3 * adapted + 0.7 * z, rtol=1e-4, atol=1e-5)
 
 
 class Plain(nn.Module):
