@@ -281,17 +281,17 @@ def test_wrong_labels_make_the_best_rule_less_sure(tmp_path):
     assert_allclose(two, one * 0.8 + (1 - one) * 0.2)
 
 
-def test_more_alert_seconds_are_less_likely(tmp_path):
-    _, (recording,) = made(tmp_path, scans=1, duration=300.0)
-    onsets = np.arange(0, 270.0, 45)
-    p = [
-        simulated_bayes.bayes(recording, onsets, LENGTH, simulated.Options(), theta=theta)
-        for theta in (0.1, 0.4, 0.9)
-    ]
-    unsure = (p[0] > 0.3) & (p[-1] < 0.7)
-    assert unsure.any()
-    assert (np.diff(p, axis=0) <= 1e-12).all()
-    assert (np.diff(p, axis=0)[:, unsure] < 0).all()
+def test_a_window_that_is_half_alert_is_alert_for_a_small_share_alone(tmp_path):
+    """Its subject falls asleep in the middle of it."""
+    _, (_, recording) = made(tmp_path)
+    events = recording.events
+    switch = events["onset"][events["description"] == "drowsy"].iloc[-1]
+    little, much = (
+        simulated_bayes.bayes(recording, [switch - 15], LENGTH, simulated.Options(), 1, theta)
+        for theta in (0.1, 0.9)
+    )
+    assert little > 0.9
+    assert much < 0.1
 
 
 def test_windows_that_may_hold_two_switches_are_refused(tmp_path):

@@ -411,6 +411,11 @@ def test_growing_interpolates_between_pixel_centres(old, new):
     np.testing.assert_allclose(image.resize(values[None], (1, new))[0], expected)
 
 
+def test_limits_that_do_not_ascend_are_refused():
+    with pytest.raises(InputError, match="limits: 3 to 3 dB do not ascend"):
+        image.render(np.zeros((2, 2)), (3, 3))
+
+
 def test_a_picture_for_people_can_be_read_back(tmp_path):
     rows = render(recording(noise(1, 12000)), WINDOWS, Options())
     decibels, header = rows.array[3].astype(float), rows.header
