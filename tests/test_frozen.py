@@ -102,15 +102,15 @@ def test_what_a_model_cannot_give_is_refused(keys, message):
 
 
 def test_another_size_interpolation_and_scale_than_published(rows):
-    this = backbone(size=[64, 96], interpolation="lanczos", mean=[0.1] * 3, std=[0.5] * 3)
+    this = backbone(size=[64, 96], interpolation="lanczos", mean=[0.1] * 3, std=[0.4] * 3)
     assert this.preprocessing.probe().shape == (1, 3, 64, 96)
     facts = this.facts["preprocessing"]
-    assert (facts["mean"], facts["std"]) == ([0.1] * 3, [0.5] * 3)
+    assert (facts["mean"], facts["std"]) == ([0.1] * 3, [0.4] * 3)
     assert (facts["interpolation"], facts["mode"]) == ("lanczos, antialiased", "device")
     assert this(rows).shape == (4, 64)
-    exact = backbone(size=[64, 96], mode="reference", mean=[0.1] * 3, std=[0.5] * 3)
+    exact = backbone(size=[64, 96], mode="reference", mean=[0.1] * 3, std=[0.4] * 3)
     pillow = Image.fromarray(rows[0]).resize((96, 64), Image.Resampling.BICUBIC)
-    expected = (np.asarray(pillow).transpose(2, 0, 1) / 255 - 0.1) / 0.5
+    expected = (np.asarray(pillow).transpose(2, 0, 1) / 255 - 0.1) / 0.4
     np.testing.assert_allclose(exact.preprocessing(rows[:1])[0], expected, atol=1e-5)
     assert exact.facts["preprocessing"]["mode"] == "reference"
 
