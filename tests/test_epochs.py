@@ -274,6 +274,20 @@ def test_damaged_photographs_are_named(tmp_path, stimuli, content):
         rendered(tmp_path, [stimuli(FILES | {"b": content})], "photograph", size=[8, 8])
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_flipped_byte_in_an_archive_is_named(tmp_path, method):
+    content = bytes(1000) + np.random.default_rng(0).bytes(1000)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", method) as archive:
+        archive.writestr("thing/a.jpg", content)
+    damaged = bytearray((tmp_path / "images.zip").read_bytes())
+    damaged[45 if method else 500] ^= 255
+    (tmp_path / "images.zip").write_bytes(damaged)
+    facts = {"split": "train", "concept": "thing", "member": "thing/a.jpg"}
+    table = pd.DataFrame(facts | {"source": str(tmp_path / "images.zip")}, index=["train/a"])
+    with pytest.raises(InputError, match=r"images.zip: thing/a.jpg cannot be read .* fetch the fi"):
+        list(Stimuli("stimuli", table).files())
+
+
 def test_a_photograph_that_is_gone_is_named(tmp_path, stimuli):
     given = stimuli(FILES)
     table = given.table.assign(member=["thing/a.jpg", "thing/z.jpg", "thing/a.jpg", "thing/a.jpg"])
