@@ -15,6 +15,8 @@ from engram import store
 from engram.backbones import extract
 from engram.backbones.timm import timm
 from engram.cli import main
+from engram.errors import InputError
+from engram.readers.folders import Images, Texts
 from engram.store import Rows
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +151,50 @@ def test_images_become_a_store_of_features(study, capsys):
     spec = {"backbone": VIT | {"seed": 4}}
     extract("view.h5", None, "expected.h5", spec, {}, "cpu")
     np.testing.assert_allclose(found[:], store.open("expected.h5")[:], rtol=1e-5, atol=1e-6)
+
+
+def test_files_of_images_are_whole_upright_and_of_any_size(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right
+    Image.fromarray(pixels).save(tmp_path / "a/2.JPG", exif=exif, quality=95)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "a/1.png")
+    (tmp_path / "a/notes.txt").write_text("no image")
+    Image.fromarray(pixels).save(tmp_path / "b/1.png")
+    images = Images([tmp_path / "a", tmp_path / "b", tmp_path / "a/1.png"], (20, 12), "lanczos")
+    names = ["a/1.png", "a/2.JPG", "b/1.png"]
+    assert images.table["file"].tolist() == [str(tmp_path / name) for name in names]
+    assert images.table.index.tolist() == images.table["file"].tolist()  # 1.png stands twice
+    assert images.shape == (3, 20, 12, 3)
+    for i, turned in ((0, False), (1, True), (2, False)):
+        opened = Image.open(tmp_path / names[i]).convert("RGB")
+        upright = opened.transpose(Image.Transpose.ROTATE_270) if turned else opened
+        expected = upright.resize((12, 20), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(images[i : i + 1][0], np.asarray(expected))
+    assert Images([tmp_path / "b"], (4, 4)).table.index.tolist() == ["1.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: no image; known are"):
+        Images([tmp_path / "empty"], (4, 4))
+
+
+def test_lines_of_text_are_rows_by_file_and_number(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("a dog\n\nfünf\n", "utf-8")
+    texts = Texts([path])
+    assert texts.table["text"].to_dict() == {
+        f"{path}:1": "a dog",
+        f"{path}:2": "",
+        f"{path}:3": "fünf",
+    }
+    assert [bytes(row).rstrip(b"\0").decode() for row in texts[0:3]] == ["a dog", "", "fünf"]
+    for content in ("", "x" * 4097):
+        path.write_text(content)
+        with pytest.raises(InputError, match="needs lines of text, each at most 4096 bytes"):
+            Texts([path])
+    path.write_text("x" * 4096)
+    assert Texts([path]).shape == (1, 4096)
 
 
 def test_a_damaged_image_is_named_and_what_was_encoded_is_kept(study, capsys):

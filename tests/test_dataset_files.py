@@ -1,5 +1,7 @@
 """What stands beside the signals: names of pictures, files of labels, rates within a file."""
 
+import unicodedata
+
 import edfio
 import numpy as np
 import pytest
@@ -42,6 +44,25 @@ def test_regions_that_differ_in_case_or_apostrophe_are_ambiguous(tmp_path, other
     (tmp_path / f"sub01-scan01_{other}_fmri_spectrogram.png").touch()
     with pytest.raises(InputError, match="the region is ambiguous, there is .* and .*Heschl"):
         pictures(tmp_path, "eeg_spectrogram", wanted)
+
+
+def test_a_region_spelt_with_another_accent_is_the_same(tmp_path):
+    composed = unicodedata.normalize("NFC", "Broca \N{LATIN SMALL LETTER E WITH ACUTE}")
+    composed, apart = (
+        f"{unicodedata.normalize(form, composed)}_fmri_spectrogram" for form in ("NFC", "NFD")
+    )
+    (tmp_path / f"sub01-scan01_{apart}.png").touch()
+    with pytest.raises(InputError, match="the region is ambiguous"):
+        pictures(tmp_path, "eeg_spectrogram", composed)
+
+
+def test_pictures_of_one_scan_have_one_shape(tmp_path):
+    for name, height in (("eeg_spectrogram", 4), ("Thalamus_fmri_spectrogram", 5)):
+        Image.new("RGB", (2070, height)).save(tmp_path / f"sub01-scan01_{name}.png")
+    rows = [{"file": path.name, "path": str(path)} for path in sorted(tmp_path.iterdir())]
+    rows[0]["regions"] = "Thalamus"
+    with pytest.raises(InputError, match=r"sub01-scan01: pictures of different shapes: .*4.*5"):
+        osf_vigilance.read("sub01-scan01", rows, osf_vigilance.Options())
 
 
 def test_published_labels_are_one_a_window(tmp_path):

@@ -71,6 +71,17 @@ def test_a_unit_holds_its_scans_marked_as_simulated(tmp_path):
     assert not np.allclose(recordings[0].signals["eeg"].data, recordings[1].signals["eeg"].data)
 
 
+def test_signals_and_events_are_read_under_their_names(tmp_path):
+    _, (recording,) = made(tmp_path, scans=1, duration=120.0)
+    scan = simulated.simulate("sub-01", 0, simulated.Options(scans=1, duration=120.0))
+    for name, channels in (("eeg", simulated.CHANNELS), ("fmri", simulated.REGIONS)):
+        this = recording.signals[name]
+        assert this.channels == tuple(channels)
+        np.testing.assert_array_equal(this.data, scan[name])
+    assert recording.events["description"].tolist() == [simulated.STATES[i] for i in scan["state"]]
+    np.testing.assert_array_equal(recording.events["onset"], scan["onset"])
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing"])
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "sub-01.npz"
@@ -258,6 +269,29 @@ def test_the_best_rule_knows_nothing_when_there_is_no_effect(tmp_path):
     options = simulated.Options(effect=0.0, scans=1)
     posterior = simulated_bayes.bayes(recording, ONSETS, LENGTH, options)
     assert_allclose(posterior, 0.5, atol=1e-6)
+
+
+def test_wrong_labels_make_the_best_rule_less_sure(tmp_path):
+    """Of p wrong labels, a window is published as alert with P (1 - p) + (1 - P) p."""
+    _, (recording,) = made(tmp_path, scans=1, duration=90.0)
+    one, two = (
+        simulated_bayes.bayes(recording, [0.0, 30.0], LENGTH, simulated.Options(label_noise=p))
+        for p in (0.0, 0.2)
+    )
+    assert_allclose(two, one * 0.8 + (1 - one) * 0.2)
+
+
+def test_a_window_that_is_half_alert_is_alert_for_a_small_share_alone(tmp_path):
+    """Its subject falls asleep in the middle of it."""
+    _, (_, recording) = made(tmp_path)
+    events = recording.events
+    switch = events["onset"][events["description"] == "drowsy"].iloc[-1]
+    little, much = (
+        simulated_bayes.bayes(recording, [switch - 15], LENGTH, simulated.Options(), 1, theta)
+        for theta in (0.1, 0.9)
+    )
+    assert little > 0.9
+    assert much < 0.1
 
 
 def test_windows_that_may_hold_two_switches_are_refused(tmp_path):

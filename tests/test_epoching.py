@@ -93,6 +93,19 @@ def test_recordings_without_whole_epochs_are_refused(data, said):
         cut(data)
 
 
+def test_the_first_and_the_last_whole_epoch_are_taken():
+    assert cut(recording([(0.2, 1), (29.2, 2)]))[0].shape == (2, 2, 100)
+    for onset in (0.199, 29.201):
+        with pytest.raises(InputError, match="closer to an end"):
+            cut(recording([(onset, 1)]))
+
+
+def test_channels_stand_in_the_order_asked_for():
+    data = recording([(3.0, 1)])
+    one, two = cut(data, channels=("Oz", "Fp1")), cut(data, channels=("Fp1", "Oz"))
+    assert_array_equal(one[0][:, ::-1], two[0])
+
+
 def test_missing_channels_and_slow_recordings_are_refused():
     data = recording([(3.0, 1)])
     with pytest.raises(InputError, match="no channel O2; there is Fp1, O1, Oz, stim"):

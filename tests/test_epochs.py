@@ -107,6 +107,7 @@ def test_each_repetition_and_channel_is_normalised_before_averaging(tmp_path):
     centred = one.data - one.data.mean(-1, keepdims=True)
     unit = centred / np.sqrt((centred**2).sum(-1, keepdims=True))
     assert_allclose(rows.array, unit.mean(1)[:, [1, 2, 0]], atol=1e-6)
+    assert (rows.header["unit"], rows.header["normalise"]) == ("L2 norm over time", True)
     single = rendered(tmp_path, [one], normalise=True, average={"train": 0}).array
     assert_allclose((single**2).sum(-1), 1, atol=1e-5)
 
@@ -234,6 +235,15 @@ def test_photographs_are_whole_and_in_colour(tmp_path, stimuli):
     assert rows.header["dataset"] == "x"
 
 
+@pytest.mark.parametrize("method", ["bilinear", "lanczos"])
+def test_photographs_are_resized_as_asked(tmp_path, stimuli, method):
+    rows = rendered(tmp_path, [stimuli(FILES)], "photograph", size=[24, 32], interpolation=method)
+    opened = Image.open(io.BytesIO(FILES["odd"]))
+    expected = opened.resize((32, 24), Image.Resampling[method.upper()])
+    assert_array_equal(rows.array[3], np.asarray(expected))
+    assert rows.header["interpolation"] == method
+
+
 def test_photographs_are_blurred_after_resizing(tmp_path, stimuli):
     given = stimuli(FILES)
     rows = rendered(tmp_path, [given], "photograph", size=[24, 32], blur=2.0)
@@ -262,6 +272,20 @@ def test_photographs_are_turned_as_they_say(tmp_path, stimuli):
 def test_damaged_photographs_are_named(tmp_path, stimuli, content):
     with pytest.raises(InputError, match=r"stimuli: train/thing/b: not a readable image"):
         rendered(tmp_path, [stimuli(FILES | {"b": content})], "photograph", size=[8, 8])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_flipped_byte_in_an_archive_is_named(tmp_path, method):
+    content = bytes(1000) + np.random.default_rng(0).bytes(1000)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", method) as archive:
+        archive.writestr("thing/a.jpg", content)
+    damaged = bytearray((tmp_path / "images.zip").read_bytes())
+    damaged[45 if method else 500] ^= 255
+    (tmp_path / "images.zip").write_bytes(damaged)
+    facts = {"split": "train", "concept": "thing", "member": "thing/a.jpg"}
+    table = pd.DataFrame(facts | {"source": str(tmp_path / "images.zip")}, index=["train/a"])
+    with pytest.raises(InputError, match=r"images.zip: thing/a.jpg cannot be read .* fetch the fi"):
+        list(Stimuli("stimuli", table).files())
 
 
 def test_a_photograph_that_is_gone_is_named(tmp_path, stimuli):

@@ -1,6 +1,7 @@
 """Stage extract: named features, resumed to the same bytes, from weights that never change."""
 
 import io
+import json
 import re
 import sys
 import time
@@ -33,7 +34,7 @@ HEADER = {
     "support_s": [2.0, 2.0],
     "simulated": True,
 }
-MADE_BY = {"threads": 1}
+MADE_BY = {"threads": 1, "device": "cpu"}
 
 
 def write_view(path, array, header=HEADER, **columns):
@@ -88,8 +89,8 @@ def test_features_carry_names_table_and_what_made_them(view, tmp_path):
     assert header["what"] == "features"
     assert header["kind"] == "timm"
     assert (header["weights"], header["seed"]) == ("random", 3)
-    assert header["view"]["simulated"] is True
-    assert header["view"]["modality"] == "eeg"
+    kept = ("what", "modality", "regions", "simulated", "lag_s", "support_s")
+    assert header["view"] == {key: HEADER[key] for key in kept}
     assert header["made_by"] == MADE_BY | {"from": {"view": str(view), "weights": None}}
     assert re.fullmatch("[0-9a-f]{64}", header["weights_sha256"])
     assert re.fullmatch("[0-9a-f]{16}", header["fingerprint"])
@@ -161,7 +162,7 @@ def test_a_row_has_the_same_bytes_however_many_follow(tmp_path):
 
 def test_an_interrupted_extraction_continues_to_identical_bytes(tmp_path, calls):
     view = write_view(tmp_path / "spectrogram.h5", noise(75, 2))
-    model = {"kind": "timm", "model": VIT, "batch": 2}
+    model, cost = {"kind": "timm", "model": VIT, "batch": 2}, tmp_path / "cost.json"
     run(view, tmp_path / "whole.h5", **model)
     needed = len(calls)
     assert needed == 75
@@ -172,8 +173,14 @@ def test_an_interrupted_extraction_continues_to_identical_bytes(tmp_path, calls)
     assert not (tmp_path / "again.h5").exists()
     calls.clear()
     calls.at = None
-    run(view, tmp_path / "again.h5", **model)
+    extract(view, None, tmp_path / "again.h5", {"backbone": model}, MADE_BY, "cpu", cost)
     assert 15 <= len(calls) < 32
+    spent = json.loads(cost.read_text())
+    assert spent["images"] == 2 * len(calls)
+    assert spent["rate"] == pytest.approx(spent["images"] / spent["seconds"])
+    size = (tmp_path / "again.h5").stat().st_size
+    assert spent["bytes_per_row"] == pytest.approx(size / 75)
+    assert (spent["device"], spent["threads"], spent["precision"]) == ("cpu", 1, "fp32")
     assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 

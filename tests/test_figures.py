@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import study
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
@@ -49,6 +50,19 @@ def test_purity_counts_neighbours_of_the_same_label(rng, k):
     found, chance = neighbours.purity(latent, labels, k=k)
     assert found == pytest.approx(expected, abs=1e-12)
     assert chance == pytest.approx(np.mean([(labels == y).sum() - 1 for y in labels]) / 89)
+
+
+def test_purity_of_blocks_of_rows_is_that_of_all_at_once(rng):
+    latent, labels = rng.standard_normal((300, 6)), rng.integers(3, size=300)
+    whole = neighbours.purity(latent, labels, labels // 2, k=7)
+    with sklearn.config_context(working_memory=0.05):
+        assert neighbours.purity(latent, labels, labels // 2, k=7) == pytest.approx(whole)
+
+
+def test_a_silhouette_of_one_group_or_of_single_rows_is_undefined(rng):
+    latent = rng.standard_normal((9, 2))
+    assert np.isnan(neighbours.silhouette(latent, np.zeros(9)))
+    assert np.isnan(neighbours.silhouette(latent, np.arange(9)))
 
 
 def test_purity_can_leave_out_neighbours_of_the_same_subject(rng):
@@ -283,6 +297,14 @@ def test_the_map_is_fitted_on_training_rows_alone(rng):
     assert (distances[1] < distances[0]).all()
 
 
+def test_a_map_of_many_rows_is_fitted_on_some_training_rows(rng, monkeypatch):
+    latent, train = clusters(rng)
+    monkeypatch.setattr(latent_map, "FITTED", 20)
+    _, fitted, settings = latent_map.place(latent, train, np.arange(60))
+    assert fitted.sum() == settings["fitted_rows"] == 20
+    assert not fitted[~train].any()
+
+
 def test_too_few_training_rows_are_refused(rng):
     with pytest.raises(InputError, match="fewer than 4 training rows"):
         latent_map.place(rng.standard_normal((9, 2)), np.arange(9) < 3, np.arange(9))
@@ -329,6 +351,8 @@ def test_map_data_is_capped_complete_json(stores, tmp_path, monkeypatch):
     points = data["points"]
     assert data["rows"] == 32
     assert {len(values) for values in points.values()} == {20}
+    assert points["fitted"] == [part == "train" for part in points["part"]]
+    assert data["simulated"] == predictions.header["simulated"] is True
     assert data["groups"][1]["silhouette"] is None
     assert data["modality"] == "eeg"
     latents.header["sources"] = ["spectrogram/clip", "fmri_spectrogram/clip"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from engram.backbones.timm import timm
@@ -104,11 +105,34 @@ def test_what_a_model_cannot_give_is_refused(keys, message):
 
 
 def test_another_size_interpolation_and_scale_than_published(rows):
-    this = backbone(size=[64, 96], interpolation="lanczos", mean=[0.1] * 3, std=[0.5] * 3)
+    this = backbone(size=[64, 96], interpolation="lanczos", mean=[0.1] * 3, std=[0.4] * 3)
     assert this.preprocessing.probe().shape == (1, 3, 64, 96)
     facts = this.facts["preprocessing"]
-    assert (facts["mean"], facts["interpolation"]) == ([0.1] * 3, "lanczos, antialiased")
+    assert (facts["mean"], facts["std"]) == ([0.1] * 3, [0.4] * 3)
+    assert (facts["interpolation"], facts["mode"]) == ("lanczos, antialiased", "device")
     assert this(rows).shape == (4, 64)
+    exact = backbone(size=[64, 96], mode="reference", mean=[0.1] * 3, std=[0.4] * 3)
+    pillow = Image.fromarray(rows[0]).resize((96, 64), Image.Resampling.BICUBIC)
+    expected = (np.asarray(pillow).transpose(2, 0, 1) / 255 - 0.1) / 0.4
+    np.testing.assert_allclose(exact.preprocessing(rows[:1])[0], expected, atol=1e-5)
+    assert exact.facts["preprocessing"]["mode"] == "reference"
+
+
+def test_the_header_names_layer_and_pooling_and_a_layer_may_have_another_length():
+    this = backbone(layer="blocks.1", pooling="mean", dim=65)
+    assert (this.facts["layer"], this.facts["pooling"]) == ("blocks.1", "mean")
+
+
+def test_a_view_of_something_else_is_refused():
+    module, chosen = options("backbones", {"kind": "timm", "model": VIT})
+    with pytest.raises(InputError, match="takes spectrogram or picture rows, but .* text rows"):
+        module.load(chosen, None, {"what": "text"}, "cpu")
+
+
+def test_of_a_layer_that_gives_several_outputs_the_first_is_taken():
+    model = nn.Sequential(nn.LSTM(3, 5, batch_first=True)).eval()
+    x = torch.rand(2, 4, 3)
+    close(frozen.Layer(model, "0", "lstm")(x), model[0].forward(x)[0])
 
 
 # ---- precision ------------------------------------------------------------------------

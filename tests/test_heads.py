@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -140,25 +141,26 @@ def test_ninety_windows_are_learnt_by_heart(kind):
 # ---- linear, forest ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows(classes):
+@pytest.mark.parametrize(("classes", "weighted"), [(2, True), (3, True), (3, False)])
+def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows(classes, weighted):
     this = task("linear", seeds=1, effect=1.0)
     rng = np.random.default_rng(0)
-    y = rng.integers(0, classes, len(this.y))
+    y = rng.choice(classes, len(this.y), p=[0.65, 0.35] if classes == 2 else [0.6, 0.25, 0.15])
     x = this.x[0] + np.eye(classes, 6, dtype=np.float32)[y]
     this = replace(this, x=[x], y=y, classes=list("abc"[:classes]), runs=[Run(0, False, y)])
-    c = [0.003, 0.03, 3.0]
-    found = linear.fit(this, linear.Options(c=c), "cpu")
+    c = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+    found = linear.fit(this, linear.Options(c=c, class_weights=weighted), "cpu")
+    rule = "balanced" if weighted else None
     for f, fold in enumerate(this.folds):
         mean, sd = x[fold.train].mean(0), x[fold.train].std(0)
         z = (x - mean) / sd
         models = [
-            LogisticRegression(C=value, class_weight="balanced", max_iter=1000).fit(
+            LogisticRegression(C=value, class_weight=rule, max_iter=1000).fit(
                 z[fold.train], y[fold.train]
             )
             for value in c
         ]
-        weight = compute_sample_weight("balanced", y[fold.train])
+        weight = compute_sample_weight(rule, y[fold.train])
         of_class = {k: weight[y[fold.train] == k][0] for k in range(classes)}
         losses = [
             log_loss(
@@ -179,19 +181,50 @@ def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows(classes):
     np.testing.assert_allclose(found.latent, z, rtol=1e-4, atol=1e-5)
 
 
-def test_forest_is_scikit_learn():
-    this = task("forest", seeds=1, effect=1.0)
-    found = forest.fit(this, forest.Options(n_estimators=15, min_samples_leaf=2), "cpu")
-    for f, fold in enumerate(this.folds):
+def test_as_many_steps_as_max_iter_allows():
+    this = task("linear", seeds=1)
+    found = linear.fit(this, linear.Options(c=[10.0], max_iter=1), "cpu")
+    fold = this.folds[1]
+    z = (this.x[0] - this.x[0][fold.train].mean(0)) / this.x[0][fold.train].std(0)
+    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1)
+    model.fit(z[fold.train], this.y[fold.train])
+    np.testing.assert_allclose(
+        found.outputs[fold.test, 0], model.predict_proba(z[fold.test]), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("c", [[], [1.0, 0.0]])
+def test_a_penalty_that_is_not_positive_is_refused(c):
+    with pytest.raises(InputError, match="must list positive numbers"):
+        linear.fit(task("linear"), linear.Options(c=c), "cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"min_samples_leaf": 2},
+        {"max_depth": 2, "max_features": 0.9, "min_samples_leaf": 1},
+        {"class_weights": False},
+    ],
+)
+def test_forest_is_scikit_learn(changes):
+    this = task("forest", seeds=2, effect=1.0)
+    this.y[::7] = 0
+    found = forest.fit(this, forest.Options(n_estimators=15, **changes), "cpu")
+    keys = {"min_samples_leaf": 3} | changes
+    keys["class_weight"] = "balanced" if keys.pop("class_weights", True) else None
+    for (f, fold), r in product(enumerate(this.folds), (0, 1)):
         model = RandomForestClassifier(
-            15, min_samples_leaf=2, class_weight="balanced",
-            random_state=training.seed(0, fold.name) % 2**32,
-        )  # fmt: skip
-        model.fit(this.x[0][fold.train], this.y[fold.train])
+            15, random_state=training.seed(r, fold.name) % 2**32, **keys
+        ).fit(this.x[0][fold.train], this.y[fold.train])
         expected = model.predict_proba(this.x[0][fold.test])
-        np.testing.assert_allclose(found.outputs[fold.test, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(found.outputs[fold.test, r], expected, rtol=1e-6)
+        inner = model.predict(this.x[0][fold.validation])
+        assert found.validation[f, r] == pytest.approx(
+            balanced_accuracy_score(this.y[fold.validation], inner)
+        )
         np.testing.assert_allclose(
-            found.state["importance"][f, 0], model.feature_importances_, rtol=1e-6
+            found.state["importance"][f, r], model.feature_importances_, rtol=1e-6
         )
 
 
@@ -228,6 +261,27 @@ def test_the_latent_is_the_residual_of_each_source_side_by_side():
     assert found.latent.shape[1] == 6 + 2 * 6
 
 
+@pytest.mark.parametrize(("reduction", "width"), [(1, 6), (3, 2), (100, 1)])
+def test_the_bottleneck_has_its_share_of_the_features(reduction, width):
+    found = fit("adapter", task(seeds=1), reduction=reduction, epochs=1)
+    assert found.state["adapters.0.down.weight"].shape == (5, 2, 6, width)
+
+
+def test_each_fold_is_scaled_by_its_own_training_rows():
+    this = task(seeds=1)
+    found = fit("adapter", this, epochs=1)
+    for f, fold in enumerate(this.folds):
+        rows = this.x[0][fold.train]
+        np.testing.assert_allclose(found.state["adapters.0.mean"][f, 1], rows.mean(0), atol=1e-5)
+        np.testing.assert_allclose(found.state["adapters.0.sd"][f, 1], rows.std(0), rtol=1e-5)
+
+
+def test_an_option_out_of_range_is_refused_by_every_head_that_has_it():
+    for kind in ("adapter", "cnn"):
+        with pytest.raises(InputError, match="heads: batch_size is 1"):
+            fit(kind, task(kind), batch_size=1)
+
+
 def test_features_can_be_left_unscaled():
     this = task(seeds=1)
     found = fit("adapter", this, ratio=0.0, standardize=False)
@@ -241,6 +295,8 @@ def test_fmri_is_predicted_from_alone_beside_the_main_prediction():
     curves = found.curves[found.curves["run"] == 0]
     loss = curves.groupby("epoch")["loss_fmri_prediction"].mean()
     assert loss.iloc[-1] < 0.7 * loss.iloc[0] < 0.2
+    heavy = fit("adapter", this, fmri_prediction_weight=5.0)
+    assert not np.allclose(heavy.state["last.weight"], found.state["last.weight"])
     without = fit("adapter", this, fmri_prediction_weight=0.0)
     assert "loss_fmri_prediction" not in without.curves
     assert not any("auxiliary" in name for name in without.state)
@@ -298,6 +354,8 @@ def test_images_are_scaled_by_the_limits_of_the_view_and_averaged():
     np.testing.assert_allclose(
         found[:, 0], scaled.reshape(3, 2, 4, 3, 2).mean((2, 4)), rtol=1e-5, atol=1e-6
     )
+    rest = cnn._scaled(values, IMAGES, [5, 4])[:, 0, 1, 1]  # of 3 x 2 pixels that are left
+    np.testing.assert_allclose(rest, scaled[:, 5:, 4:].mean((1, 2)), rtol=1e-5)
     regions = np.stack([values, values], axis=1)
     assert cnn._scaled(regions, IMAGES, [1, 1]).shape == (3, 2, 8, 6)
     picture = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
@@ -327,6 +385,21 @@ def test_the_cnn_tells_the_same_band_at_two_frequencies_apart():
     one, two = network.latent([images[None]])[0].detach()
     assert float((one - two).abs().max()) > 0.01
     torch.testing.assert_close(one.view(8, 16).sum(1), two.view(8, 16).sum(1))
+
+
+def test_the_latent_of_the_cnn_is_the_mean_over_time_of_its_last_block():
+    this = task("cnn", seeds=1)
+    found = fit("cnn", this, pool=[3, 1], epochs=2)
+    x = torch.as_tensor(this.x[0].astype(np.float32)).sub(-10).div(20).clamp(0, 1)[:, None]
+    x = torch.nn.functional.avg_pool2d(x, (3, 1))
+    state = {name: torch.as_tensor(values[0, 0]) for name, values in found.state.items()}
+    for block in ("blocks.0", "blocks.1"):
+        x = torch.nn.functional.conv2d(x, state[f"{block}.kernel"], padding=1)
+        x = torch.nn.functional.batch_norm(
+            x, *(state[f"{block}.norm.{key}"] for key in ("mean", "variance", "weight", "bias"))
+        )
+        x = torch.relu(torch.nn.functional.max_pool2d(x, 2, ceil_mode=True))
+    np.testing.assert_allclose(found.latent, x.mean(-1).flatten(1), rtol=1e-3, atol=1e-4)
 
 
 def test_the_cnn_refuses_features():

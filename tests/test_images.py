@@ -37,7 +37,13 @@ def by_hand(rows, size):
 
 @pytest.mark.parametrize("cmap", ["viridis", "gray", "jet"])
 def test_colours_are_those_of_matplotlib(cmap):
-    rows = np.concatenate([noise((3, 40, 50)), np.full((1, 40, 50), np.inf, np.float16)])
+    odd = [np.full((1, 40, 50), value, np.float16) for value in (np.inf, -np.inf)]
+    rows = np.concatenate([noise((3, 40, 50)), *odd])
+    gap = pictures.to_rgb(torch.full((1, 1, 1), torch.nan), LIMITS, cmap)
+    assert (
+        gap.flatten().tolist()
+        == pictures.to_rgb(torch.tensor([[[-20.0]]]), LIMITS, cmap).flatten().tolist()
+    )
     ours = pictures.to_rgb(torch.from_numpy(rows), LIMITS, cmap).numpy()
     scaled = (rows.astype(np.float32) - LIMITS[0]) / (LIMITS[1] - LIMITS[0])
     theirs = matplotlib.colormaps[cmap](np.clip(scaled, 0, 1), bytes=True)[..., :3]
@@ -122,6 +128,7 @@ def test_grey_is_the_level_between_the_limits_or_the_luma_of_a_picture():
     luma = np.asarray(Image.fromarray(picture[0]).convert("L"), int)
     seen = Preprocessing.of({"what": "picture"}, **grey)(picture)[0, 0].numpy() * 255
     assert np.abs(seen - luma).max() <= 1.001
+    assert np.abs(seen - picture[0] @ [0.299, 0.587, 0.114]).max() <= 0.501
 
 
 @pytest.mark.parametrize("mode", ["device", "reference"])
@@ -188,6 +195,12 @@ def test_the_fingerprint_tells_every_setting_apart():
         preprocessing(SPECTROGRAM, size=(224, 225)),
         preprocessing(SPECTROGRAM, mode="reference"),
         Preprocessing.of(SPECTROGRAM, size=(224, 224), mean=MEAN, std=MEAN),
+        Preprocessing.of(SPECTROGRAM, size=(224, 224), mean=STD, std=STD),
+        *(
+            Preprocessing.of(SPECTROGRAM, size=(224, 224), mean=MEAN, std=STD, **change)
+            for change in ({"interpolation": "bilinear"}, {"interpolation": "lanczos"})
+        ),
+        Preprocessing.of(SPECTROGRAM, size=(224, 224), mean=(0.5,), std=(0.5,), grey=True),
     ]
     assert len({base, *(other.fingerprint() for other in others)}) == 1 + len(others)
 

@@ -1,13 +1,17 @@
 """What surrounds a running job."""
 
 import os
+import platform
 import subprocess
 import sys
+import tempfile
+from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
 
-from engram.job import digest
+from engram.errors import InputError
+from engram.job import _first_free, digest
 
 BODY = """
 import sys
@@ -82,8 +86,38 @@ def test_stores_are_grouped_by_source(run):
     assert run("print(run.grouped(['1', '2', '3']))").log == "{'b': ['1', '2'], 'a': ['3']}\n"
 
 
-def test_a_job_is_offline(run):
-    assert run("import os; print(os.environ['HF_HUB_OFFLINE'])").log == "1\n"
+def test_a_job_is_offline_unless_it_fetches(run, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    printed = "import os; print(os.environ.get('HF_HUB_OFFLINE'))"
+    assert run(printed).log == "1\n"
+    alone = BODY.replace("job(snakemake)", "job(snakemake, offline=False)")
+    monkeypatch.setattr(sys.modules[__name__], "BODY", alone)
+    assert run(printed).log == "None\n"
+
+
+def test_a_job_has_the_threads_of_its_rule_and_says_so(run, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "BODY", BODY.replace("threads=1", "threads=3"))
+    done = run("import os; print(os.environ['OMP_NUM_THREADS'], run.made_by['threads'])")
+    assert done.log == "3 3\n"
+    done = run("print(run.made_by['versions']['numpy'], run.made_by['versions']['python'])")
+    assert done.log.split() == [metadata.version("numpy"), platform.python_version()]
+
+
+def test_what_is_printed_after_a_job_does_not_go_to_its_log(run):
+    done = run("print('inside')\nprint('after')")
+    assert (done.log, done.console) == ("inside\n", "after\n")
+
+
+def test_a_gpu_that_another_job_holds_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, held = _first_free(["5", "7"])
+    second, also_held = _first_free(["5", "7"])
+    assert (first, second) == ("5", "7")
+    with pytest.raises(InputError, match=r"every GPU \(5, 7\) is taken"):
+        _first_free(["5", "7"])
+    also_held.close()
+    assert _first_free(["5", "7"])[0] == "7"
+    held.close()
 
 
 def test_digest_is_what_sha256sum_prints(tmp_path):

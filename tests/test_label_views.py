@@ -83,8 +83,9 @@ def test_a_window_without_a_labelled_second_has_no_score_and_is_no_ambiguous_one
     assert set(rows.array[at]) == {-1}
 
 
-def test_events_that_overlap_count_once():
-    events = [(0, 20, "alert"), (0, 20, "alert"), (10, 10, "alert"), (20, 10, "drowsy")]
+@pytest.mark.parametrize("alert", [[(0, 20), (0, 20), (10, 10)], [(0, 10.5), (10, 10)]])
+def test_events_that_overlap_count_once(alert):
+    events = [*((start, length, "alert") for start, length in alert), (20, 10, "drowsy")]
     options = annotations.Options(classes=["drowsy", "alert"])
     rows = annotations.render(recording(events, 30.0), WINDOWS, options)
     assert rows.table["score"].tolist() == pytest.approx([20 / 30])
@@ -128,6 +129,16 @@ def test_wrong_options_are_named(options, message):
     events = [(0, 100, "alert"), (100, 200, "drowsy")]
     with pytest.raises(InputError, match=message):
         annotations.render(recording(events), WINDOWS, annotations.Options(**options))
+
+
+def test_the_last_window_that_fits_is_there_although_floats_fall_short():
+    """0.7 s over 0.1 s is 6.999999999999999 in doubles."""
+    this = Windows(0.3, 0.1)
+    np.testing.assert_allclose(this.onsets(recording(duration=1.0)), np.arange(8) / 10)
+    assert len(this.onsets(recording(duration=0.29))) == 0
+    table = this.table(recording(duration=0.4), support=(0.2, 0.05))
+    np.testing.assert_allclose(table["start"], [-0.2, -0.1])
+    np.testing.assert_allclose(table["stop"], [0.35, 0.45])
 
 
 # ---- published labels ---------------------------------------------------------------------
@@ -185,6 +196,7 @@ def test_a_window_is_the_whole_height_and_its_own_seconds():
     this = recording(duration=690.0, pictures={"eeg": {"eeg": Picture(pixels, 1 / 3)}})
     rows = picture.render(this, WINDOWS, picture.Options())
     assert rows.array.shape == (45, 57, 90, 3)
+    assert rows.header["seconds_per_column"] == 1 / 3
     for i in (0, 7, 44):
         np.testing.assert_array_equal(rows.array[i], pixels[:, 45 * i : 45 * i + 90])
 

@@ -93,6 +93,30 @@ def test_one_fault_gives_its_reason(fault, expected):
     assert reasons(x, SFREQ, [1.0], 8.0) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, ""),
+        ({"amplitude": 299.0}, "amplitude"),
+        ({"jump": 99.0}, "jump"),
+        ({"flat": 299.0}, ""),
+        ({"flat": 300.0}, "flat"),
+    ],
+)
+def test_what_reaches_a_limit_is_flat_but_neither_large_nor_a_jump(limits, expected):
+    x = np.tile([0.0, 100, 200, 300, 200, 100], 200)
+    assert reasons(x, SFREQ, [1.0], 8.0, **{"amplitude": 300.0, "jump": 100.0} | limits) == [
+        expected
+    ]
+
+
+def test_pieces_shorter_than_a_rest_are_not_clipped():
+    """Of 2 samples: a rest has 4."""
+    x = np.array([3.0, 1, 5, 5, 5, 5, 5, 2, 0, 4])
+    found = reasons(x, 0.5, [0.0, 4.0], 4.0, flat=-1, piece=None)
+    assert found == ["", ""]
+
+
 def test_a_fault_counts_only_where_it_is():
     x = eeg(2, 6000)
     x[1, 3000] = np.nan

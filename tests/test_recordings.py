@@ -59,6 +59,16 @@ def test_fif_comes_in_microvolts(tmp_path):
     np.testing.assert_allclose(eeg.data, data, rtol=1e-5)
 
 
+def test_annotations_of_a_cropped_file_stand_on_its_own_clock(tmp_path):
+    info = mne.create_info(["Fp1", "Oz"], SFREQ, "eeg")
+    raw = mne.io.RawArray(signals() * 1e-6, info, verbose="error")
+    raw.set_meas_date(1_600_000_000)
+    raw.set_annotations(mne.Annotations([15.0], [2.0], ["blink"], raw.info["meas_date"]))
+    raw.crop(tmin=10.0).save(tmp_path / "a_raw.fif", verbose="error")
+    (event,) = read_one(tmp_path / "a_raw.fif").events.itertuples()
+    assert (event.onset, event.duration, event.description) == (5.0, 2.0, "blink")
+
+
 def test_everything_known_about_time_becomes_events(tmp_path):
     stage = [3] * 20 + [4] * 40
     write_edf(tmp_path / "a.edf", signals(), stage=stage, annotations=[(5.0, 2.0, "blink")])

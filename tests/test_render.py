@@ -64,7 +64,7 @@ def test_recordings_that_state_different_facts_are_named(tmp_path):
         views.render(given, tmp_path / "v.h5", SPEC, {})
 
 
-def test_rows_of_different_shapes_are_named(tmp_path, monkeypatch):
+def test_rows_of_different_shapes_or_numbers_are_named(tmp_path, monkeypatch):
     from engram.views import vigall
 
     plain = vigall.render
@@ -72,9 +72,12 @@ def test_rows_of_different_shapes_are_named(tmp_path, monkeypatch):
     def wider(recording, windows, options):
         rows = plain(recording, windows, options)
         width = 2 if recording.scan == "b" else 1
-        return type(rows)(np.repeat(rows.array[:, None], width, 1), rows.table, rows.header)
+        array = np.repeat(rows.array[:, None], width, 1)
+        return type(rows)(array.astype("f4" if recording.scan == "c" else "i1"), rows.table, {})
 
     monkeypatch.setattr(vigall, "render", wider)
+    with pytest.raises(InputError, match=r"sub-01/a and sub-01/c differ in `dtype`.*i1.*f4"):
+        views.render([recording("a"), recording("c")], tmp_path / "v.h5", SPEC, {})
     with pytest.raises(InputError, match=r"sub-01/a and sub-01/b differ in `shape of a row`.*1.*2"):
         views.render([recording("a"), recording("b")], tmp_path / "v.h5", SPEC, {})
     views.render([recording("a")], tmp_path / "v.h5", SPEC, {})

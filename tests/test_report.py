@@ -23,16 +23,18 @@ from engram.store import Rows
 def test_scalars_are_means_over_folds_under_the_published_tags():
     curves = pd.DataFrame(
         {
-            "fold": ["a", "a", "b", "b"], "run": 0, "epoch": [0, 1, 0, 1], "lr": [4, 2, 4, 2],
-            "train_loss": [1, 0.5, 3, 1.5], "loss_fmri_prediction": [3, 2, 1, 0],
-            "train_mAC": [0.5, 0.7, 0.6, 0.8],
-            "validation_mF1": [0.4, 0.5, 0.6, 0.9],
+            "fold": [*"aabbcc"], "run": 0, "epoch": [0, 1] * 3, "lr": [4, 2] * 3,
+            "train_loss": [1, 0.5, 1, 0.5, 4, 2], "loss_fmri_prediction": [5, 2, 1, 1, 0, 0],
+            "train_mAC": [0.5, 0.7, 0.6, 0.8, 0.55, 0.75],
+            "validation_mF1": [0.4, 0.5, 0.6, 0.9, 0.5, 0.7],
+            "validation_loss": np.nan,
         }
     )  # fmt: skip
     scored = {
         "metrics": [
             {"metric": "balanced_accuracy", "value": 0.7},
             {"metric": "accuracy", "value": None},
+            {"metric": "macro_f1", "value": np.nan},
         ],
         "macro_precision": 0.65,
     }

@@ -233,7 +233,9 @@ def test_a_trained_decoder_comes_close_and_shuffled_pairs_give_chance(tmp_path):
 
 
 def test_effect_leaves_the_noise_as_it_is(tmp_path):
-    (one, _), _ = made(tmp_path, effect=0.0)
+    (one, test), _ = made(tmp_path, effect=0.0)
+    assert (one.data.shape[:2], test.data.shape[:2]) == ((12, 3), (5, 4))
+    assert not np.isclose(one.data[0, 0], test.data[0, 0]).any()
     none = np.array(one.data)
     (two, _), _ = made(tmp_path, effect=1.0)
     options = simulated.Options(**SMALL)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
@@ -123,11 +124,18 @@ def test_a_stack_ends_where_its_models_end_one_by_one(dtype, rtol):
 
 def test_how_many_train_at_once_changes_nothing():
     this, options = task(), Settings()
+    longest_first = sorted(this.folds, key=lambda fold: -len(fold.train))
+    this = replace(this, folds=longest_first)
     one, three = fit(this, options, at_once=15), fit(this, options, at_once=4)
     for name in one.state:
         np.testing.assert_allclose(one.state[name], three.state[name], rtol=1e-12, atol=1e-12)
     pd.testing.assert_frame_equal(one.curves, three.curves)
     np.testing.assert_allclose(one.latent, three.latent, rtol=1e-5)
+    state = {name: values[0, 0] for name, values in one.state.items()}
+    z = (this.x[0] - state["adapters.0.mean"]) / state["adapters.0.sd"]
+    down, up = (state[f"adapters.0.{name}.weight"] for name in ("down", "up"))
+    adapted = np.maximum(np.maximum(z @ down, 0) @ up, 0)
+    np.testing.assert_allclose(one.latent, 0.3 * adapted + 0.7 * z, rtol=1e-4, atol=1e-5)
 
 
 class Plain(nn.Module):
@@ -161,6 +169,18 @@ NAMES = {
 }  # fmt: skip
 
 
+def smoothed(logits, y, weight, options):
+    """Weighted mean of -sum_k q_k log p_k, q = (1 - s) [k is y] + s / classes, by its formula."""
+    share = options.label_smoothing
+    target = (1 - share) * torch.eye(logits.shape[1])[y] + share / logits.shape[1]
+    losses = -(target * torch.log(logits.exp() / logits.exp().sum(1, keepdim=True))).sum(1)
+    return (weight[y] * losses).sum() / weight[y].sum()
+
+
+def penalty(model, options):
+    return options.l2 * sum((p**2).sum() for p in model.parameters())
+
+
 def plain_training(this, options):
     """Parameters and train losses of one fold and run, trained by PyTorch's own parts."""
     fold, run = this.folds[0], this.runs[0]
@@ -176,9 +196,11 @@ def plain_training(this, options):
         {theirs: torch.tensor(start[ours][0].numpy().T).double() for ours, theirs in NAMES.items()},
         strict=False,
     )
-    weight = torch.as_tensor(
-        compute_class_weight("balanced", classes=np.arange(3), y=run.y[fold.train])
-    )
+    weight = torch.ones(3, dtype=torch.float64)
+    if options.class_weights:
+        weight = torch.as_tensor(
+            compute_class_weight("balanced", classes=np.arange(3), y=run.y[fold.train])
+        )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     adamw = torch.optim.AdamW(
@@ -187,7 +209,7 @@ def plain_training(this, options):
     )  # fmt: skip
     parts = -(-len(fold.train) // options.batch_size)
     total, done, losses = options.epochs * parts, 0, []
-    best, lowest = None, np.inf
+    best, inner_losses = None, []
     for _ in range(options.epochs):
         model.train()
         order = torch.randperm(len(fold.train), generator=generator).numpy()
@@ -197,7 +219,7 @@ def plain_training(this, options):
             loss = nn.functional.cross_entropy(logits, y[rows], weight)
             each.append((float(loss.detach()), float(weight[y[rows]].sum())))
             adamw.zero_grad()
-            loss.backward()
+            (smoothed(logits, y[rows], weight, options) + penalty(model, options)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
             for group in adamw.param_groups:
                 group["lr"] = training.schedule(
@@ -211,18 +233,27 @@ def plain_training(this, options):
         with torch.no_grad():
             inner = model(x[fold.validation])
             loss = float(nn.functional.cross_entropy(inner, y[fold.validation], weight))
-        if loss < lowest:
-            best, lowest = {k: v.clone() for k, v in model.state_dict().items()}, loss
-    return best, losses, lowest
+        if loss < min(inner_losses, default=np.inf):
+            best = {k: v.clone() for k, v in model.state_dict().items()}
+        inner_losses.append(loss)
+    return best, losses, inner_losses
 
 
-def test_a_model_is_what_plain_pytorch_trains():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_smoothing": 0.0, "l2": 0.0},
+        {"label_smoothing": 0.2, "l2": 0.05},
+        {"label_smoothing": 0.0, "l2": 0.0, "class_weights": False, "clip_gradient": 1e9},
+    ],
+)
+def test_a_model_is_what_plain_pytorch_trains(changes):
     """Same start and batches; loss, clipping, AdamW, batch norm and the choice of the epoch
     are PyTorch's own."""
     this = task(seeds=1)
     this.y[this.folds[0].validation[::2]] = 0  # so that the last epoch is not the best
-    options = replace(Settings(), dropout=0.0, label_smoothing=0.0, l2=0.0, epochs=6, base_lr=0.03)
-    expected, losses, lowest = plain_training(this, options)
+    options = replace(Settings(), dropout=0.0, epochs=6, base_lr=0.03, warm_lr=3e-4, **changes)
+    expected, losses, inner_losses = plain_training(this, options)
     found = fit(this, options)
     for ours, theirs in NAMES.items():
         np.testing.assert_allclose(
@@ -230,10 +261,19 @@ def test_a_model_is_what_plain_pytorch_trains():
         )
     curves = found.curves[(found.curves.fold == "sub-0") & (found.curves.run == 0)]
     np.testing.assert_allclose(curves.train_loss, losses, rtol=1e-6)
-    assert curves.validation_loss.min() == pytest.approx(lowest, rel=1e-6)
-    assert curves.validation_loss.argmin() == found.facts["epoch"][0][0]
+    np.testing.assert_allclose(curves.validation_loss, inner_losses, rtol=1e-6)
+    assert np.argmin(inner_losses) == found.facts["epoch"][0][0]
     assert 0 < found.facts["epoch"][0][0] < options.epochs - 1
     assert curves.lr.iloc[-1] == pytest.approx(options.final_lr)
+    model, (fold, *_) = Plain(options).double().eval(), this.folds
+    model.load_state_dict(expected)
+    x = torch.as_tensor(this.x[0], dtype=torch.float64)
+    x = (x - x[fold.train].mean(0)) / x[fold.train].std(0, correction=0)
+    with torch.no_grad():
+        guessed = model(x[fold.validation]).argmax(1)
+    assert found.validation[0, 0] == pytest.approx(
+        balanced_accuracy_score(this.y[fold.validation], guessed)
+    )
 
 
 def test_clipping_scales_each_model_by_its_own_norm():

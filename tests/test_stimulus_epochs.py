@@ -258,7 +258,7 @@ def test_physical_values_get_their_usual_units(tmp_path):
 
 def test_bad_channels_and_marked_trials_stay_out(tmp_path, capsys):
     table = shown().assign(artefact=0)
-    table.loc[table["image_path"].str.contains("fan_01|eel_02"), "artefact"] = 1
+    table.loc[table["image_path"].str.contains("fan_01|eel_02|catch000"), "artefact"] = 1
     epochs = epochs_of(signals(len(table)), table)
     epochs.info["bads"] = ["MLC11-1609"]
     epochs.save(tmp_path / "a-epo.fif", verbose="error")
@@ -270,6 +270,18 @@ def test_bad_channels_and_marked_trials_stay_out(tmp_path, capsys):
         "P1: 21 of 34 trials; left out: 3 (artefact), 6 (concept is tested), 4 (trial_type is"
         in (capsys.readouterr().err)
     )
+
+
+@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("1", "0"), ("x", ""), (1.0, 0.0)])
+def test_a_mark_is_anything_but_empty_zero_or_false(tmp_path, yes, no):
+    table = shown()
+    marked = table["image_path"].str.contains("fan_01")
+    path = saved(tmp_path / "a-epo.fif", signals(len(table)), table, metadata=False)
+    table.assign(artefact=np.where(marked, yes, no)).to_csv(tmp_path / "a.csv", index=False)
+    columns = THINGS["trial_columns"] | {"exclude": "artefact"}
+    train, _ = found("P1", [path, tmp_path / "a.csv"], trial_columns=columns)
+    _, _, (whole, _) = subject(tmp_path)
+    assert set(whole.table.index) - set(train.table.index) == {"train/fan_01s"}
 
 
 def test_epochs_are_read_in_blocks(tmp_path, monkeypatch):

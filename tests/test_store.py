@@ -1,6 +1,7 @@
 """The on-disk format: what goes in comes out, or nothing is there."""
 
 import contextlib
+import fcntl
 import json
 import re
 import subprocess
@@ -18,7 +19,8 @@ import zarr
 
 from engram import store
 from engram.errors import InputError
-from engram.store import Rows
+from engram.store import Rows, json_file
+from engram.store.overlap import Overlap
 
 
 def rows(n=7, shape=(3,), dtype="float32", seed=0):
@@ -108,6 +110,8 @@ def test_odd_texts_and_long_headers(path):
     found = store.open(path)
     pd.testing.assert_frame_equal(found.table, table)
     assert found.header == header
+    assert (found[:] == 0).all()
+    assert found.verify() == []
 
 
 def test_a_table_without_columns(path):
@@ -148,6 +152,21 @@ def test_the_date_does_not_matter(path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2e9)
     store.write(path, rows())
     assert path.read_bytes() == before
+
+
+def test_nothing_in_an_hdf5_file_has_a_date(tmp_path):
+    """HDF5 takes the time from the system, to the second."""
+    store.write(tmp_path / "a.h5", rows())
+    with h5py.File(tmp_path / "a.h5") as file:
+        for dataset in file.values():
+            assert not dataset.id.get_create_plist().get_obj_track_times()
+
+
+def test_a_reader_takes_no_lock(path):
+    store.write(path, rows())
+    with path.open("rb+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert len(store.open(path)[:]) == 7
 
 
 def test_a_flipped_bit_is_noticed(path):
@@ -251,6 +270,16 @@ def test_columns_that_no_layout_holds_are_refused(path, name):
     assert list(path.parent.iterdir()) == []
 
 
+def test_tables_that_do_not_fit_the_rows_are_refused(path):
+    given = rows()
+    with pytest.raises(InputError, match=rf"{path.name}: 6 rows, but 7 names"):
+        store.write(path, Rows(given.array[:6], given.table, {}))
+    twice = given.table.set_axis(["a", "b", "a", "c", "b"], axis=1)
+    with pytest.raises(InputError, match="column names are not unique: a, b"):
+        store.write(path, Rows(given.array, twice, {}))
+    assert list(path.parent.iterdir()) == []
+
+
 def test_hdf5_alone_does_not_import_zarr(tmp_path):
     code = f"""
 import sys, numpy as np, pandas as pd
@@ -304,6 +333,10 @@ def test_the_audit_is_the_same_whatever_the_blocks(path, monkeypatch):
     fill(path, odd(), part_rows=3, header={"what": "other"})
     assert store.open(path).audit == whole
     assert store.open(path).verify() == [f"{path}: 2 rows are not finite, first row-002, row-005"]
+    reason = np.where(np.arange(20) < 10, "artefact", "")
+    fill(path, Rows(odd().array, odd().table.assign(exclude=reason), {}), part_rows=3)
+    assert store.open(path).audit["duplicate"] == {"rows": 2, "first": ["row-013", "row-014"]}
+    assert store.open(path).audit["constant"]["rows"] == 0
 
 
 def test_rows_that_are_excluded_are_not_audited(path, capsys):
@@ -350,6 +383,17 @@ def test_a_column_that_is_too_short_is_a_problem(tmp_path):
     message = "column onset has 3 values for 7 rows"
     assert message in found.verify()[0]
     with pytest.raises(InputError, match=message):
+        store.open(tmp_path / "a.h5")
+
+
+def test_fewer_names_than_rows_are_a_problem(tmp_path):
+    given = rows()
+    store.write(tmp_path / "a.h5", Rows(given.array, given.table[[]], {}))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        names = file["row"][:5]
+        del file["row"]
+        file["row"] = names
+    with pytest.raises(InputError, match="7 rows, but 5 names"):
         store.open(tmp_path / "a.h5")
 
 
@@ -444,6 +488,16 @@ def test_a_range_left_out_is_an_error(path):
     assert not path.exists()
 
 
+def test_a_range_that_is_no_part_or_does_not_fit_is_refused(path):
+    given = rows()
+    args = (given.table, given.array.shape, given.array.dtype, given.header)
+    with pytest.raises(IndexError, match="is not a part"), store.resume(path, *args, 2) as parts:
+        parts[1:3] = given.array[1:3]
+    with pytest.raises(ValueError, match="part of shape"), store.resume(path, *args, 2) as parts:
+        parts[0:2] = given.array[:1]
+    assert not path.exists()
+
+
 def test_row_names_must_be_unique(path):
     given = rows()
     twice = given.table.set_axis(["same", "same", *given.table.index[2:]])
@@ -465,7 +519,25 @@ def test_align_links_many_rows_to_one():
     assert (i.tolist(), j.tolist()) == ([0, 1, 2], [1, 0, 1])
 
 
+def test_align_keeps_what_all_of_several_tables_share():
+    every = rows(6).table
+    tables = every, every.iloc[[4, 3, 2, 0]], every.iloc[[1, 2, 4, 5]]
+    found = store.align(*tables)
+    for table, at in zip(tables, found, strict=True):
+        assert table.index[at].tolist() == ["row-002", "row-004"]
+
+
+def test_linked_rows_may_have_any_names():
+    trials = pd.DataFrame({"stimulus": ["b", "a"]}, index=["t", "t"])
+    _, at = store.align(trials, pd.DataFrame(index=["a", "b"]), link="stimulus")
+    assert at.tolist() == [1, 0]
+    with pytest.raises(InputError, match="row named twice: a"):
+        store.align(trials, pd.DataFrame(index=["a", "a"]), link="stimulus")
+
+
 def test_align_refuses_strangers_and_twins():
+    with pytest.raises(InputError, match="row named twice: row-000"):
+        store.align(pd.concat([rows().table] * 2), rows().table)
     with pytest.raises(InputError, match="share no row name"):
         store.align(rows().table, rows().table.add_prefix("x", axis=0))
     with pytest.raises(InputError, match="row named twice: row-000"):
@@ -483,6 +555,55 @@ def test_stores_of_one_kind_are_stacked_and_others_refused(tmp_path):
     store.write(tmp_path / "b.h5", Rows(other.array, other.table, {**other.header, "β": [3]}))
     with pytest.raises(InputError, match=r"b.h5 differ in `β` \(\[1, 2\] and \[3\]\)"):
         store.load([tmp_path / "a.h5", tmp_path / "b.h5"])
+    store.write(tmp_path / "b.h5", Rows(other.array, other.table, {**other.header, "unit": "V"}))
+    with pytest.raises(InputError, match=r"b.h5 differ in `unit` \(None and V\)"):
+        store.load([tmp_path / "a.h5", tmp_path / "b.h5"])
+    store.write(tmp_path / "b.h5", Rows(other.array[:, :2], other.table, other.header))
+    with pytest.raises(InputError, match=r"differ in `shape of a row` \(\[3\] and \[2\]\)"):
+        store.load([tmp_path / "a.h5", tmp_path / "b.h5"])
+
+
+# ---- reading, working and writing at once ----------------------------------------------
+
+
+def test_reading_ahead_and_writing_behind_keep_the_order():
+    written = []
+    with Overlap() as overlap:
+        for span, value in overlap.ahead(lambda span: span * 10, [1, 2, 3, 4]):
+            overlap.behind(written.append, (span, value))
+    assert written == [(1, 10), (2, 20), (3, 30), (4, 40)]
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_an_error_of_the_reader_or_the_writer_reaches_the_loop(fails):
+    def checked(number):
+        if number == fails:
+            raise OSError(f"number {number}")
+        return number
+
+    def read_all():
+        with Overlap() as overlap:
+            return list(overlap.ahead(checked, [1, 2, 3]))
+
+    def write_all():
+        with Overlap() as overlap:
+            for number in (1, 2, 3):
+                overlap.behind(checked, number)
+
+    for work in (read_all, write_all):
+        with pytest.raises(OSError, match=f"number {fails}"):
+            work()
+
+
+def test_json_files_hold_null_for_what_is_no_number(tmp_path):
+    data = {"a": np.nan, "b": np.array([1.5, np.nan]), "c": [np.float32(2)], "d": pd.Series([3])}
+    json_file.write(data, tmp_path / "a.json")
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"a": None, "b": [1.5, None], "c": [2.0], "d": [3]}
 
 
 # ---- docs/stores.md -------------------------------------------------------------------
@@ -502,6 +623,7 @@ def features(tmp_path, monkeypatch):
             "onset": np.arange(24) * 1.5,
             "valid": np.arange(24) % 2 == 0,
             "sex": [*"fm" * 11, "", "é"],
+            "hand": [*"lr" * 12],
         },
         index=names,
     )

@@ -192,13 +192,13 @@ def test_of_many_writers_at_once_one_writes(path, whole):
     sound(path, whole)
 
 
-def small(path, header, value=0.0):
+def small(path, header, value=0.0, width=3):
     """Resume a store of 4 rows; the ranges that were missing."""
     table = pd.DataFrame({"x": [0.0, np.nan, 1.0, 2.0]}, index=list("abcd"))
-    with store.resume(path, table, (4, 3), np.float32, header, part_rows=2) as parts:
+    with store.resume(path, table, (4, width), np.float32, header, part_rows=2) as parts:
         missing = parts.missing()
         for start, stop in missing:
-            parts[start:stop] = np.random.default_rng(start).random((2, 3)) + value
+            parts[start:stop] = np.random.default_rng(start).random((2, width)) + value
     return missing
 
 
@@ -210,6 +210,10 @@ def test_a_finished_store_is_finished_and_another_is_not(path):
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == made
     assert small(path, {"a": 2}) == everything
     assert store.open(path).header == {"a": 2}
+    assert small(path, {"a": 2, "b": 3}) == everything
+    assert small(path, {"b": 3, "a": 2}) == []
+    assert small(path, {"a": 2}, width=4) == everything
+    assert small(path, {"a": 2}) == everything
     path.write_bytes(path.read_bytes()[:-100])
     assert small(path, {"a": 2}) == everything
     assert [p.name for p in path.parent.iterdir()] == [path.name]

@@ -250,6 +250,7 @@ def test_reading_a_subject_refuses_a_pickle_that_acts(tmp_path):
         b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.",
         b"\x80\x02\x82\x01.",
         b"\x80\x04P0\n.",
+        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00utf-8\x86R.",
         b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93N}\x8c\x08__init__Ns\x86b.",
         b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93\x8c\x03V99\x89\x88\x87R.",
         b"",
@@ -278,6 +279,7 @@ def zoo():
         "texts": np.array(["a", "bcd"]),
         "objects": np.array([["a", None], [3, 4.5]], object, order="F"),
         "one": np.array(None, object),
+        "single": np.array([["x"]], object),
         "scalar": np.float32(2.5),
         "text": np.str_("Oz"),
         "nested": [{"x": (1, 2.5, "y", None, True)}, np.arange(3)],
@@ -299,11 +301,17 @@ def test_arrays_are_read_as_pickle_reads_them(tmp_path, protocol):
     read_back = array_pickles.load(path)
     assert list(read_back) == list(content)
     for key, value in content.items():
-        if key in ("nested", "objects", "one"):
+        if key in ("nested", "objects", "one", "single"):
             assert str(read_back[key]) == str(value if key == "nested" else value.tolist())
         else:
             assert_array_equal(read_back[key], value)
             assert np.asarray(read_back[key]).dtype == np.asarray(value).dtype
+
+
+def test_a_file_with_a_long_header_is_read(tmp_path):
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array(file, np.array({"a": 1}), version=(2, 0), allow_pickle=True)
+    assert array_pickles.load(tmp_path / "x.npy") == {"a": 1}
 
 
 def test_a_file_that_ends_too_early_is_refused(tmp_path):
@@ -474,6 +482,42 @@ def test_pulses_stand_where_and_with_the_image_they_were_planted(tmp_path, cut, 
     heights = rows.array[:, 0].max(-1)
     assert_allclose(heights[:8] / heights[0], np.arange(1, 9), rtol=0.1)
     assert_allclose(heights[8:] / heights[8], np.arange(1, 4), rtol=0.1)
+
+
+def test_no_more_repetitions_than_published_are_kept_in_a_session(tmp_path):
+    files = sessions(tmp_path, [([1, 1, 1, 2, 2], [1] * 21 + [2, 2, 3])])
+    train, test = found(tmp_path, "sub-01", files, source="raw")
+    assert train.table["repetitions"].tolist() == [2, 2]
+    assert test.table["repetitions"].tolist() == [20, 2, 1]
+
+
+def test_the_seed_chooses_the_repetitions_and_their_order(tmp_path):
+    """Image 1 is shown three times a session, of which two are kept; image 2 once."""
+    files = sessions(tmp_path, [([1, 1, 1, 2], [1, 1])] * 2)
+    given = [found(tmp_path, "sub-01", files, source="raw", seed=s)[0].data for s in range(4)]
+    again = found(tmp_path, "sub-01", files, source="raw", seed=0)[0].data
+    assert_array_equal(again, given[0])
+    pulse = np.array([[epoch[-2, 35:45].mean() for epoch in data[0]] for data in given])
+    kept = {tuple(sorted(row.round(3))) for row in pulse}
+    assert len(kept) > 1
+    first = {round(float(data[1, 0].std() / data[1, 1].std()), 3) for data in given}
+    assert len(first) > 1
+
+
+def test_training_and_test_are_of_the_same_sessions(tmp_path):
+    files = sessions(tmp_path, SHOWN)
+    less = [file for file in files if "ses-02/raw_eeg_test" not in file]
+    with pytest.raises(InputError, match="sub-01: training and test come from different sessions"):
+        found(tmp_path, "sub-01", less, source="raw")
+
+
+def test_a_recording_with_a_gap_is_refused(tmp_path):
+    files = sessions(tmp_path, SHOWN[:1])
+    content = raw([1, 1, 3, 3], 0, np.eye(63))
+    content["raw_eeg_data"][content["ch_names"].index("Oz"), 900] = np.nan
+    saved(tmp_path / files[0], content)
+    with pytest.raises(InputError, match=r"raw_eeg_training.npy: holds values that are not finite"):
+        found(tmp_path, "sub-01", files, source="raw")
 
 
 def whitened(folder, shown, mix, **options):

@@ -28,6 +28,13 @@ def test_schedule_is_continuous_reaches_its_base_and_ends_at_its_final_rate(tota
         assert rates[0] == 1e-6
 
 
+def test_every_run_and_fold_has_a_seed_of_its_own():
+    seeds = {training.seed(run, fold) for run in range(20) for fold in ("sub-01", "sub-02", "all")}
+    assert len(seeds) == 60
+    assert all(0 <= seed < 2**62 for seed in seeds)
+    assert training.seed(3, "sub-01") == training.seed(3, "sub-01")
+
+
 def test_class_weights_are_those_of_scikit_learn():
     y = np.array([0, 0, 0, 2, 2, 0, 2, 1])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=y)

@@ -264,6 +264,58 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(publish, tmp_path, fault):
     assert (tmp_path / "eeg.npy").read_bytes() == DATA[::-1]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "more"),
+    [
+        ({"Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT"}, {"Last-Modified": "today"}, b""),
+        ({"ETag": '"1"'}, {"ETag": '"2"'}, b""),
+        ({}, {}, b"!"),
+    ],
+)
+def test_the_rest_of_another_file_is_not_appended(server, tmp_path, before, after, more):
+    """The server answers the range, but of a file that differs in tag, date or size."""
+    new, seen = DATA[::-1] + more, []
+
+    def answer(query, headers):
+        seen.append(headers.get("Range"))
+        if len(seen) == 1:
+            cut = {"Content-Length": str(len(DATA)), "Connection": "close"}
+            return 200, before | cut, DATA[:1000]
+        if seen[-1]:
+            span = f"bytes 1000-{len(new) - 1}/{len(new)}"
+            return 206, after | {"Content-Range": span}, new[1000:]
+        return 200, after, new
+
+    server.routes["/changing"] = answer
+    fetch(f"{server.url}/changing", tmp_path / "eeg.npy", limits=QUICK)
+    assert (tmp_path / "eeg.npy").read_bytes() == new
+    assert seen == [None, "bytes=1000-", None]
+
+
+def test_a_weak_tag_recognises_nothing(server, tmp_path):
+    seen = []
+
+    def answer(query, headers):
+        seen.append(headers)
+        cut = {"Content-Length": str(len(DATA)), "Connection": "close"} if len(seen) == 1 else {}
+        return 200, {"ETag": 'W/"1"'} | cut, DATA[:1000] if cut else DATA
+
+    server.routes["/weak"] = answer
+    good(tmp_path / "eeg.npy", url=f"{server.url}/weak")
+    assert [headers.get("If-Range") for headers in seen] == [None, None]
+
+
+def test_a_part_that_is_complete_is_not_asked_for_again(publish, tmp_path):
+    url, _ = publish("cut always")
+    path = tmp_path / "eeg.npy"
+    refused(path, "cut", url=url)
+    path.with_name("eeg.npy.part").write_bytes(DATA)
+    url, asked = publish()
+    before = len(asked())
+    good(path, url=url, checksums=SUMS)
+    assert len(asked()) == before
+
+
 def test_a_damaged_part_is_found_and_fetched_anew(publish, tmp_path):
     url, asked = publish("cut always")
     path = tmp_path / "eeg.npy"

@@ -13,7 +13,7 @@ from scipy.signal.windows import dpss
 
 from engram.errors import InputError
 from engram.recording import Recording, Signal, Windows
-from engram.signals import image
+from engram.signals import image, multitaper
 from engram.views.multitaper import Options, render
 
 SFREQ = 100.0
@@ -160,7 +160,53 @@ def test_steps_that_miss_the_onsets_say_so_in_start_and_stop():
     np.testing.assert_allclose(rows.table["start"], np.arange(7) * 15)
 
 
+@pytest.mark.parametrize("length", [4, 4.8])
+def test_a_window_as_long_as_the_support_has_one_column_that_begins_with_it(length):
+    eeg = noise(1, 3000)
+    rows = render(recording(eeg, seconds=30), Windows(length, 5), Options())
+    assert rows.array.shape[2] == 1
+    power, _ = expected_image(eeg[0], SFREQ, 400, 100, 500, 1, 3, 5, 512, 0.5, 35)
+    np.testing.assert_allclose(rows.array[1], 10 * np.log10(power), atol=0.02)
+
+
+def test_onsets_that_floats_miss_by_a_hair_are_met():
+    """3 x 1.1 s over steps of 0.3 s is 11.000000000000002 in doubles."""
+    eeg = noise(1, 3000)
+    rows = render(recording(eeg, seconds=30), Windows(6, 1.1), Options(step=0.3))
+    later = render(recording(eeg[:, 330:], seconds=26.7), Windows(6, 1.1), Options(step=0.3))
+    np.testing.assert_allclose(rows.array[3], later.array[0], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"detrend": "off"},
+        {"detrend": "constant"},
+        {"weighting": "eigen", "time_bandwidth": 2.5},
+        {"weighting": "adapt", "n_tapers": 3},
+        {"min_nfft": 1500},
+        {"fmin": 8.0, "fmax": 12.0},
+    ],
+)
+def test_every_option_of_the_spectrogram_reaches_it(chosen):
+    eeg = noise(1, 6000) + np.linspace(0, 90, 6000, dtype=np.float32)
+    rows = render(recording(eeg, seconds=60), WINDOWS, Options(**chosen))
+    settings = {"window": 4, "time_bandwidth": 3, "n_tapers": 5, "fmin": 0.5, "fmax": 35} | chosen
+    power, _, freqs = multitaper.spectrogram(eeg[0, 1500:4500], SFREQ, **settings)
+    np.testing.assert_allclose(rows.array[1], 10 * np.log10(power.T[::-1]), atol=0.02)
+    np.testing.assert_allclose(rows.header["frequencies"], freqs[::-1])
+
+
 # ---- quality ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [({"amplitude": 25.0}, "amplitude"), ({"jump": 25.0}, "jump"), ({"flat": 200.0}, "flat")],
+)
+def test_the_limits_of_artefacts_are_those_of_the_options(limit, reason):
+    rows = render(recording(noise(1, 6000), seconds=60), WINDOWS, Options(**limit))
+    assert set(rows.table["exclude"]) == {reason}
 
 
 def test_artefacts_are_excluded_by_reason_and_stay_finite():
@@ -188,8 +234,10 @@ def test_a_stretch_without_power_is_excluded_whatever_the_rules_say():
 
 def test_thresholds_are_uv_of_eeg_only():
     fmri = 1e4 + 50 * noise(1, 200)
+    fmri[0, 100:103] = fmri[0, 100]  # a scan a 2.1 s that is like the one before is not flat
     rows = render(recording(fmri=fmri, seconds=420), WINDOWS, SLOW)
     assert set(rows.table["exclude"]) == {"", "outside recording"}
+    assert rows.header["modality"] == "fmri"
 
 
 # ---- channels, limits, header --------------------------------------------------------------
@@ -361,6 +409,11 @@ def test_growing_interpolates_between_pixel_centres(old, new):
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     expected = np.interp(centres, np.arange(old), values)
     np.testing.assert_allclose(image.resize(values[None], (1, new))[0], expected)
+
+
+def test_limits_that_do_not_ascend_are_refused():
+    with pytest.raises(InputError, match="limits: 3 to 3 dB do not ascend"):
+        image.render(np.zeros((2, 2)), (3, 3))
 
 
 def test_a_picture_for_people_can_be_read_back(tmp_path):

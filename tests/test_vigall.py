@@ -228,6 +228,52 @@ def test_the_view_labels_windows():
     assert rows.header["settings"]["c"] == 0.2
 
 
+def test_a_share_of_alert_seconds_is_judged_by_the_options_of_the_view():
+    """Windows of 60 s: A3 then A1 of two lobes; then 0, 0 below; B1, 0; B2/3 twice."""
+    blocks = Windows(60, 60)
+    plain = view.render(recording(), blocks, view.Options())
+    share = plain.table["score"].to_numpy()
+    mixed = int(np.argmin(abs(share - 0.6)))
+    assert 0.2 < share[mixed] < 0.8
+    for theta in (share[mixed] - 0.01, share[mixed] + 0.01):
+        rows = view.render(recording(), blocks, view.Options(theta=theta))
+        assert rows.array[mixed] == (share[mixed] >= theta)
+    band = [share[mixed] - 0.05, share[mixed] + 0.05]
+    rows = view.render(recording(), blocks, view.Options(ambiguous=band))
+    assert (rows.table["exclude"].iloc[mixed], rows.array[mixed]) == ("ambiguous", -1)
+    bad = pd.DataFrame({"onset": [10.0], "duration": [12.0], "description": ["bad"]})
+    for min_valid, reason in ((0.79, ""), (0.81, "too few valid seconds")):
+        options = view.Options(bad=["bad"], min_valid=min_valid)
+        rows = view.render(recording(events=bad), blocks, options)
+        assert rows.table["exclude"].iloc[0] == reason
+
+
+@pytest.mark.parametrize("option", [{"amplitude": 20.0}, {"flat": 90.0}, {"jump": 4.0}])
+def test_the_view_hands_the_limits_of_artefacts_on(option):
+    """A1 has 80 uV from peak to peak, and up to 13 uV between samples."""
+    rows = view.render(recording(), Windows(SECONDS, SECONDS), view.Options(**option))
+    assert rows.table["exclude"].iloc[0] in ("no alpha rhythm found", "too few valid seconds")
+
+
+def test_the_view_hands_the_alpha_threshold_on():
+    below = list(BLOCKS).index("0 below")
+    found = [
+        view.render(recording(), Windows(SECONDS, SECONDS), view.Options(c=c)).table["arousal"]
+        for c in (0.1, 0.2)
+    ]
+    assert found[0].iloc[below] < found[1].iloc[below]
+
+
+def test_the_eog_keeps_its_own_clock_in_the_view():
+    eeg, eog = constructed()
+    late = Signal(eog.data[:, 10 * SFREQ :], SFREQ, eog.channels, "uV", start=10.0)
+    given = recording(signals={"eeg": eeg, "eog": late})
+    rows = view.render(given, Windows(10, 10), view.Options())
+    whole = view.render(recording(), Windows(10, 10), view.Options())
+    assert rows.table["exclude"].iloc[0] == "too few valid seconds"
+    assert rows.table["arousal"].iloc[1:].tolist() == whole.table["arousal"].iloc[1:].tolist()
+
+
 def test_events_mark_sleep_onset_and_bad_stretches():
     quiet, theta = (list(BLOCKS).index(name) * SECONDS for name in ("0", "B2/3"))
     events = pd.DataFrame(

@@ -248,6 +248,19 @@ def test_two_slow_eye_movements_are_two_intervals():
     np.testing.assert_allclose(found, [(52.82, 73.18), (132.82, 153.18)], atol=0.15)
 
 
+def test_movements_that_touch_are_one_interval():
+    """Each is seen for 8.4 s and reaches 6 s to both sides: 9.6 s between them are bridged."""
+    both = bump(400, at=60) + bump(400, at=78)
+    found = vigall.slow_eye_movements(Signal(both[None], 100, ("HEOG",), "uV"))
+    np.testing.assert_allclose(found, [(52.82, 91.18)], atol=0.15)
+
+
+def test_missing_samples_of_an_eog_with_an_offset_are_no_movement():
+    data = 3000 + tone(3, 60, 20, 100)
+    data[2000:2100] = np.nan
+    assert vigall.slow_eye_movements(Signal(data[None], 100, ("HEOG",), "uV")) == []
+
+
 def test_artefacts():
     data = np.tile(tone(10, 12, 30), (3, 1))
     data[0, 2 * SFREQ + 50 : 2 * SFREQ + 150] += np.hanning(100) * 400  # large
@@ -321,6 +334,14 @@ def test_windows_without_a_valid_second_have_no_score():
     assert labels.tolist() == [-1]
     assert np.isnan([*fraction, *score]).all()
     assert exclude == ["too few valid seconds"]
+
+
+def test_a_second_belongs_to_the_window_that_holds_its_middle():
+    stages = second_by_second(["B1"] + ["A1"] * 15)
+    _, fraction, *_ = vigall.window_labels(stages, [0.5, 0.6], 10)
+    assert fraction.tolist() == [0.9, 1.0]  # seconds 0 to 9, and 1 to 10
+    _, fraction, *_ = vigall.window_labels(second_by_second(["A1"] * 10 + ["B1"] * 2), [0.5], 10)
+    assert fraction.tolist() == [1.0]
 
 
 def test_windows_beyond_the_signal_count_missing_seconds_as_not_valid():
