@@ -571,7 +571,7 @@ def test_every_publisher_is_a_module_of_sources():
 def test_a_head_goes_with_what_it_learns(config):
     config["heads"]["nice"] = {"kind": "nice"}
     config["experiments"]["eeg_clip"]["head"] = "nice"
-    refuse(config, "eeg_clip: head 'nice' learns pictures, but y is state")
+    refuse(config, "eeg_clip: head 'nice' answers pairs, but y is state")
     config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip_random"}
     refuse(config, "eeg_clip: head 'linear' learns labels, but y is spectrogram/clip_random")
 
