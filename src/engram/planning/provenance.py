@@ -45,7 +45,7 @@ def reached(script, modules=()) -> set[Path]:
 def imports(path) -> tuple[Path, ...]:
     """Files of this package that the file `path` imports, and the packages around them."""
     found = []
-    for node in ast.walk(_parse(path)):
+    for node in _statements(_parse(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -76,13 +76,21 @@ def locate(name) -> Path | None:
 @cache
 def _parse(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in (tree, *_statements(tree)):
         documented = isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         )
         if documented and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return tree
+
+
+def _statements(node):
+    """Every statement below a node, at any depth; expressions hold none."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from _statements(child)
 
 
 @cache
