@@ -184,6 +184,7 @@ def study(dataset, experiments):
             name: {"kind": "bandpower", "bands": {"all": [1, 10 + i]}}
             for i, name in enumerate(BACKBONES)
         },
+        "heads": {"linear": {"kind": "linear"}},
         "experiments": {
             name: {
                 "dataset": "many",
