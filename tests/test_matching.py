@@ -202,3 +202,141 @@ def test_a_few_candidates_have_no_top5(tmp_path, pictures, there):
     assert scored["metrics"].keys() & tops == there
     assert scored["subjects"][0].keys() & tops == there
     assert scored["reverse"].keys() == {"top1"}
+
+
+# ---- by brute force, from the similarities themselves ------------------------------------
+
+
+def stored(folder, array, pictures, count):
+    """Scores of similarities (subjects * pictures, runs, pictures) made up by a test."""
+    rows = retrieving.predictions(np.random.default_rng(0), pictures, count)
+    array = np.asarray(array, np.float32)
+    store.write(folder / "predictions/things_plain.h5", type(rows)(array, rows.table, rows.header))
+    return retrieving.scores(folder, "things_plain"), rows
+
+
+def shown(rows):
+    """Column of the picture that each row shows."""
+    return np.array([rows.header["candidates"].index(name) for name in rows.table["stimulus"]])
+
+
+def test_the_control_changes_nothing_but_the_control(tmp_path):
+    rng = np.random.default_rng(3)
+    array = rng.normal(size=(24, 3, 8))
+    honest, rows = stored(tmp_path, array, 8, 3)
+    array[:, 2] = 100 * rng.normal(size=(24, 8))
+    array[np.arange(24), 2, shown(rows)] = 1000
+    leaking, _ = stored(tmp_path, array, 8, 3)
+    assert leaking["metrics"]["top1"]["control"] == 1
+    assert leaking["metrics"]["mean_rank"]["control"] == 1
+    assert {subject["control"] for subject in leaking["subjects"]} == {1}
+    for result in (honest, leaking):
+        del result["warnings"]
+        for row in [*result["metrics"].values(), *result["subjects"]]:
+            del row["control"]
+    assert leaking == honest
+
+
+def test_pictures_find_their_eeg_by_counting_down_the_columns(tmp_path):
+    rng = np.random.default_rng(4)
+    array = rng.normal(size=(40, 3, 10))
+    found, rows = stored(tmp_path, array, 10, 4)
+    truth = shown(rows)
+    array[np.arange(40), :2, truth] += 1.0
+    array[[0, 10, 20, 30]] += [[3.0], [3.0], [0.0]]  # one trial a subject is close to everything
+    found, _ = stored(tmp_path, array, 10, 4)
+    mean = array[:, :2].mean(1)
+    down, across = {1: [], 5: []}, []
+    for row, subject in enumerate(rows.table["subject"]):
+        own = mean[(rows.table["subject"] == subject).to_numpy(), truth[row]]
+        closer = (own > mean[row, truth[row]]).sum()
+        across.append(mean[row].argmax() == truth[row])
+        for k, hits in down.items():
+            hits.append(closer < k)
+    assert found["reverse"]["top1"]["value"] == pytest.approx(np.mean(down[1]))
+    assert found["reverse"]["top5"]["value"] == pytest.approx(np.mean(down[5]))
+    assert found["reverse"]["top1"]["chance"] == 1 / 10
+    assert np.mean(down[1]) < np.mean(across) - 0.1
+
+
+def test_p_is_that_of_all_pairings_of_the_mean_over_seeds(tmp_path):
+    rng = np.random.default_rng(12)
+    array = rng.normal(size=(5, 3, 5))
+    _, rows = stored(tmp_path, array, 5, 1)
+    truth = shown(rows)
+    array[np.arange(2), :2, truth[:2]] += 3  # two of five are found by both seeds
+    array[np.arange(2, 5), 0, truth[2:]] += 2  # and the others by one alone
+    array[np.arange(2, 5), 1, truth[2:]] -= 4
+    array[:, 2] += 9 * np.eye(5)[truth]
+    result, _ = stored(tmp_path, array, 5, 1)
+
+    def exact(similarity):
+        hits = similarity.argmax(1)
+        found = [(hits == order).sum() for order in itertools.permutations(range(5))]
+        return np.mean([count >= (hits == truth).sum() for count in found])
+
+    expected = exact(array[:, :2].mean(1))
+    assert result["p"] == pytest.approx(expected, abs=4 * np.sqrt(expected / 1000))
+    assert abs(exact(array[:, 0]) - expected) > 0.1
+    assert abs(exact(array.mean(1)) - expected) > 0.1
+
+
+@pytest.mark.parametrize(("found", "warned"), [(4, False), (8, False), (16, True), (80, True)])
+def test_a_control_above_chance_is_warned_of(tmp_path, found, warned):
+    rng = np.random.default_rng(5)
+    array = rng.normal(size=(160, 3, 40))
+    _, rows = stored(tmp_path, array, 40, 4)
+    control = array[:, 2]
+    control[np.arange(160), shown(rows)] = -100
+    hits = rng.permutation(160)[:found]
+    control[hits, shown(rows)[hits]] = 100
+    result, _ = stored(tmp_path, array, 40, 4)
+    unlikely = stats.binom.sf(found - 1, 160, 1 / 40) < 1e-4
+    assert unlikely == warned
+    assert result["metrics"]["top1"]["control"] == pytest.approx(found / 160)
+    said = [text for text in result["warnings"] if "control" in text]
+    expected = f"The control, trained on shuffled pairs, finds {found / 160:.1%}: above chance."
+    assert said == ([expected] if warned else [])
+
+
+def test_spreads_and_subjects_are_those_of_the_hits(folder):
+    rows = store.open(folder / "predictions/things_nice.h5").load()
+    scored = retrieving.scores(folder, "things_nice")
+    ranks = np.array(
+        [[1 + (one > one[t]).sum() for one in values]
+         for t, values in zip(shown(rows), rows.array, strict=True)]
+    )  # fmt: skip
+    contributed = {f"top{k}": ranks <= k for k in (1, 3, 5)} | {"mrr": 1 / ranks}
+    subject = rows.table["subject"].to_numpy()
+    for name, values in contributed.items():
+        by_subject = [values[subject == s, :2].mean() for s in np.unique(subject)]
+        metric = scored["metrics"][name]
+        assert metric["value"] == pytest.approx(np.mean(by_subject))
+        assert metric["subject_sd"] == pytest.approx(np.std(by_subject, ddof=1))
+        assert metric["seed_sd"] == pytest.approx(np.std(values[:, :2].mean(0), ddof=1))
+        assert metric["interval"][0] < metric["value"] < metric["interval"][1]
+        assert [s[name] for s in scored["subjects"]] == pytest.approx(by_subject)
+    control = [contributed["top1"][subject == s, 2].mean() for s in np.unique(subject)]
+    assert [s["control"] for s in scored["subjects"]] == pytest.approx(control)
+    assert [(s["subject"], s["n"]) for s in scored["subjects"]] == [
+        (s, 40) for s in retrieving.subjects()
+    ]
+
+
+def test_a_row_that_is_missing_leaves_no_interval_and_a_strange_one_is_refused(folder, tmp_path):
+    rows = store.open(folder / "predictions/things_plain.h5").load()
+    path = tmp_path / "predictions/things_plain.h5"
+    store.write(path, type(rows)(rows.array[1:], rows.table.iloc[1:], rows.header))
+    metrics = retrieving.scores(tmp_path, "things_plain")["metrics"]
+    assert metrics["top1"]["interval"] is None
+    rows.table.iloc[3, rows.table.columns.get_loc("stimulus")] = "train/other"
+    store.write(path, rows)
+    with pytest.raises(InputError, match="thing3_01 shows no candidate"):
+        retrieving.scores(tmp_path, "things_plain")
+
+
+@pytest.mark.parametrize(("count", "warned"), [(4, True), (5, False)])
+def test_a_few_subjects_are_warned_of(tmp_path, count, warned):
+    array = np.random.default_rng(0).normal(size=(6 * count, 3, 6))
+    warnings = stored(tmp_path, array, 6, count)[0]["warnings"]
+    assert any("Fewer than five subjects" in text for text in warnings) == warned
