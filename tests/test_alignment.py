@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from engram import alignment, store
 from engram.alignment import align
+from engram.alignment.importance import importance
 from engram.errors import InputError
 from engram.scores.matching import retrieve
 from engram.store import Rows
@@ -129,14 +130,46 @@ def test_scores_are_those_of_ranks_by_brute_force(within):
 
 
 def test_what_the_encoder_needs_is_where_the_code_was_planted(within):
-    importance = scored(within[0])["importance"]
-    starts = np.array(importance["time"]["starts"])
+    found = scored(within[0])["importance"]
+    starts = np.array(found["time"]["starts"])
     planted = (starts >= 0.1) & (starts < 0.155)
     for subject in SUBJECTS:
-        lost = importance["full"][subject] - np.array(importance["time"]["top1"][subject])
+        lost = found["full"][subject] - np.array(found["time"]["top1"][subject])
         assert lost[planted].mean() > lost[~planted].mean() + 0.02
         assert abs(lost[~planted]).max() < 0.2
-    assert importance["channel"]["names"] == [f"E{i}" for i in range(CHANNELS)]
+    assert found["channel"]["names"] == [f"E{i}" for i in range(CHANNELS)]
+    assert found["channel"]["top1"].keys() == set(SUBJECTS)
+
+
+@pytest.mark.parametrize("n", [45, 7])
+def test_importance_is_what_a_piece_contributes_by_hand(n):
+    """Of a sum over samples, a piece that is set to zero takes away its own part of the sum."""
+    rng = np.random.default_rng(0)
+    eeg, weight = rng.normal(size=(3, 4, n)), rng.normal(size=(4, n))
+    kept, times = eeg.copy(), -0.2 + np.arange(n) / 50
+    header = {"times": times.tolist(), "channels": list("abcd")}
+    found = importance(lambda x: {"s": float((x * weight).sum())}, eeg, header)
+    np.testing.assert_array_equal(eeg, kept)
+    part, pieces = (eeg * weight).sum(0), min(n, 20)
+    assert found["full"]["s"] == pytest.approx(part.sum())
+    np.testing.assert_allclose(found["channel"]["top1"]["s"], part.sum() - part.sum(1))
+    starts = np.array(found["time"]["starts"])
+    assert len(starts) == pieces
+    assert starts[0] == times[0]
+    assert found["time"]["width"] == pytest.approx(n / 50 / pieces)
+    ends = [*starts[1:], np.inf]
+    for start, end, value in zip(starts, ends, found["time"]["top1"]["s"], strict=True):
+        inside = (times >= start - 1e-9) & (times < end - 1e-9)
+        assert value == pytest.approx(part.sum() - part[:, inside].sum())
+
+
+def test_the_epoch_that_is_kept_is_the_best_on_the_curve(within):
+    header = within[1].header
+    curves = pd.DataFrame(header["curves"]).set_index(["fold", "seed", "shuffled"])
+    assert len(header["chosen"]) == 2 * 3
+    for row in header["chosen"]:
+        one = curves.loc[(row["fold"], row["seed"], row["shuffled"])]
+        assert row["epoch"] == one["epoch"].iloc[one["score"].argmax()]
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path, within):
@@ -240,6 +273,149 @@ def test_a_concept_on_both_sides_is_refused(tmp_path):
     refused(world, *world.write(), "concept c003 stands in training and in test")
 
 
+def rewritten(path, change):
+    """A store whose rows, a Rows, `change` takes and gives."""
+    store.write(path, change(store.open(path).load()))
+
+
+def renamed(column, before, after):
+    def change(rows):
+        table = rows.table.assign(**{column: rows.table[column].replace(before, after)})
+        return Rows(rows.array, table, rows.header)
+
+    return change
+
+
+def test_a_picture_of_training_that_is_tested_under_another_concept_is_refused(tmp_path):
+    world = World(tmp_path)
+    x, y = world.write()
+    rewritten(x[0], renamed("stimulus", "test/t003/0", "train/c003/1"))
+    refused(world, x, y, "stimulus train/c003/1 stands in training and in test")
+
+
+def test_a_tested_picture_that_is_no_candidate_is_refused(tmp_path):
+    world = World(tmp_path)
+    x, y = world.write()
+    shown = world.pictures["split"].where(world.pictures.index != "test/t003/0", "train")
+    targets = Rows(world.features, world.pictures.assign(split=shown), {"what": "features"})
+    store.write(y["picture/net"][0], targets)
+    refused(world, x, y, "a picture of a test row is not of split 'test'")
+
+
+def test_what_cannot_be_split_is_refused(tmp_path):
+    world = World(tmp_path, train=10, test=3)
+    x, y = world.write()
+    made = [tmp_path / name for name in ("m.safetensors", "p.h5")]
+    spec = {"experiment": {"folds": "leave_one_subject_out"}, "head": HEAD}
+    with pytest.raises(InputError, match="'leave_one_subject_out' with 1 subjects"):
+        align(x[:1], y, *made, spec, {}, "cpu")
+    rewritten(x[1], renamed("split", "test", "other"))
+    refused(world, x[1:], y, "no usable row of split 'test'")
+    rows = store.open(x[0]).load()
+    rows.table.iloc[:5, rows.table.columns.get_loc("subject")] = "sub-09"
+    store.write(x[0], rows)
+    refused(world, x, y, "holds 2 subjects; one a store")
+
+
+def test_excluded_epochs_are_as_if_they_were_not_there(tmp_path):
+    """Predictions and everything beside them, against stores without these rows."""
+    found = []
+    for way in ("excluded", "absent"):
+        world = World(tmp_path / way, train=15, test=6, repetitions={"train": 2, "test": 3})
+        x, y = world.write()
+        for path, bad in zip(x, ([0, 1, 20, -4], [5, *range(-3, -19, -3)]), strict=True):
+            rows = store.open(path).load()
+            rows.array[bad] = 1e6
+            rows.table.iloc[bad, rows.table.columns.get_loc("exclude")] = "artefact"
+            kept = np.flatnonzero(rows.table["exclude"] == "")
+            if way == "absent":
+                rows = Rows(rows.array[kept], rows.table.iloc[kept], rows.header)
+            store.write(path, rows)
+        made = [world.folder / name for name in ("m.safetensors", "p.h5")]
+        spec = {"experiment": {"seeds": 1}, "head": HEAD | {"epochs": 2}}
+        align(x, y, *made, spec, {}, "cpu")
+        found.append((store.open(made[1]).load(), made[0].read_bytes()))
+    (one, model), (other, its_model) = found
+    assert one.array.tobytes() == other.array.tobytes()
+    assert model == its_model
+    assert one.table.equals(other.table)
+    assert one.header == other.header
+    assert one.header["repetitions"]["counts"] == [1, 2]  # what every picture has
+
+
+def test_what_the_head_is_told(tmp_path, monkeypatch):
+    """Rows that train and validate, the control and the seeds, where the experiment says little."""
+    told = []
+    module = alignment.components.component("heads", "nice")
+    fit = module.fit
+
+    def noted(eeg, targets, rows, options, seeds, device, control):
+        told.append((rows, seeds, control))
+        return fit(eeg, targets, rows, options, seeds, device, control)
+
+    monkeypatch.setattr(module, "fit", noted)
+    world = World(tmp_path, train=20, test=4)
+    x, y = world.write()
+    attainable = {"counts": [1], "top1": {"low": [0.0], "high": [1.0]}}
+    for path in x:
+        rewritten(path, lambda rows: Rows(
+            rows.array, rows.table, rows.header | {"attainable": attainable}))  # fmt: skip
+    made = [tmp_path / name for name in ("m.safetensors", "p.h5")]
+    head = HEAD | {"epochs": 1, "validation_concepts": 100, "mask": "concept"}
+    align(x, y, *made, {"experiment": {}, "head": head}, {}, "cpu")
+    header = store.open(made[1]).load().header
+    assert header["runs"] == [
+        *({"seed": seed, "shuffled": False} for seed in (0, 1, 2)),
+        {"seed": 0, "shuffled": True},
+    ]
+    assert header["attainable"] == attainable
+    assert len(told) == 2  # a model a subject
+    for rows, seeds, control in told:
+        assert seeds == [0, 1, 2]
+        assert len(rows.image) == 60
+        concept = np.array([int(name[7:10]) for name in world.pictures.index[rows.image]])
+        assert len(set(concept[rows.validation])) == 4  # a fifth of 20 at most
+        assert not set(concept[rows.validation]) & set(concept[rows.train])
+        assert sorted([*rows.train, *rows.validation]) == list(range(60))
+        same = rows.concept[:, None] == rows.concept
+        np.testing.assert_array_equal(same, concept[:, None] == concept)
+        for part in (rows.train, rows.validation):
+            assert sorted(control[part]) == sorted(rows.image[part])
+            assert (control[part] != rows.image[part]).mean() > 0.5
+    told.clear()
+    align(x, y, *made, {"experiment": {"folds": {"kind": "pooled"}, "seeds": 1}, "head": head}, {},
+          "cpu")  # fmt: skip
+    assert [len(rows.image) for rows, _, _ in told] == [120]
+    pooled = store.open(made[1]).load()
+    assert set(pooled.table["fold"]) == {"pooled"}
+    assert pooled.header["attainable"] is None
+
+
+def test_features_of_several_encoders_are_matched_by_name(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"p{i}" for i in range(9)]
+    split = ["train"] * 4 + ["test"] * 3 + ["other"] * 2
+    table = pd.DataFrame({"split": split, "concept": names, "exclude": ""}, index=names)
+    values = {"a/one": rng.normal(size=(9, 3, 2)), "a/two": rng.normal(size=(9, 5))}
+    y = {}
+    for source, weights in (("a/one", "one.pt"), ("a/two", "random")):
+        order = rng.permutation(9)
+        y[source] = [tmp_path / f"{source}.h5"]
+        rows = Rows(values[source][order].astype(np.float32), table.iloc[order],
+                    {"what": "features", "weights": weights})  # fmt: skip
+        store.write(y[source][0], rows)
+    found = alignment.rows.pictures(y)
+    for i, name in enumerate(found.table.index):
+        assert found.table["split"].iloc[i] == table["split"][name]
+        for features, stored in zip(found.features, values.values(), strict=True):
+            expected = stored[names.index(name)].ravel()
+            np.testing.assert_allclose(features[i], expected, rtol=1e-6)
+    assert sorted(found.candidates) == ["p4", "p5", "p6"]
+    assert [found.table.index[i] for i in found.shown] == found.candidates
+    assert found.random_weights
+    assert not alignment.rows.pictures({"a/one": y["a/one"]}).random_weights
+
+
 # ---- repetitions ------------------------------------------------------------------------
 
 
@@ -260,8 +436,9 @@ def test_test_repetitions_are_averaged_and_more_of_them_find_more(repeated):
     for subject in SUBJECTS:
         top1 = curve["top1"][subject]
         assert top1[-1] > top1[0] + 0.1
-    whole = {s["subject"]: s["top1"] for s in scored(folder)["subjects"]}
-    assert {s: curve["top1"][s][-1] for s in SUBJECTS} == pytest.approx(whole)
+    for name in ("top1", "top5"):
+        whole = {s["subject"]: s[name] for s in scored(folder)["subjects"]}
+        assert {s: curve[name][s][-1] for s in SUBJECTS} == pytest.approx(whole)
 
 
 def test_averages_are_means_of_rows_by_brute_force(tmp_path):
@@ -273,6 +450,7 @@ def test_averages_are_means_of_rows_by_brute_force(tmp_path):
     test = alignment.rows.averages(epochs)
     values, table = store.load(x).array, store.load(x).table
     assert test.counts == [1, 2, 4]
+    taken = []
     for i, (_, row) in enumerate(test.table.iterrows()):
         same = (table["subject"] == row["subject"]) & (table["stimulus"] == row["stimulus"])
         own = values[same.to_numpy()]
@@ -280,8 +458,10 @@ def test_averages_are_means_of_rows_by_brute_force(tmp_path):
         np.testing.assert_allclose(test.array[i], own.mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(test.of_count[2, i], own.mean(0), rtol=1e-5, atol=1e-6)
         assert abs(test.of_count[0, i] - own).max((1, 2)).min() < 1e-6
+        taken.append(abs(test.of_count[0, i] - own).max((1, 2)).argmin())
         pairs = [(own[a] + own[b]) / 2 for a in range(4) for b in range(a)]
         assert min(abs(test.of_count[1, i] - pair).max() for pair in pairs) < 1e-6
+    assert len(set(taken)) > 1  # not the first of all, which come from one session
 
 
 def test_training_repetitions_are_rows_or_drawn_for_every_step(tmp_path):
