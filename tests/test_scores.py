@@ -116,6 +116,8 @@ def test_prior_counts_only_the_other_folds():
     expected = {"a": [2 / 4, 2 / 4], "b": [3 / 3, 0], "c": [3 / 5, 2 / 5]}
     found = classification.prior(y, folds, 2)
     np.testing.assert_allclose(found[:, 0], [expected[f] for f in folds])
+    alone = classification.prior(y, np.array(["a"] * 6), 2)
+    np.testing.assert_allclose(alone[:, 0], [[4 / 6, 2 / 6]] * 6)
 
 
 # ---- intervals and tests ---------------------------------------------------------------
