@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
@@ -74,6 +75,8 @@ def test_options_out_of_range_are_refused():
         with pytest.raises(InputError, match=name):
             training.check_options(replace(Settings(), **{name: value}))
     training.check_options(Settings())
+    ends = {"dropout": 0.0, "warmup": 0.0, "label_smoothing": 0.0, "epochs": 1, "batch_size": 2}
+    training.check_options(replace(Settings(), **ends))
 
 
 def test_padded_rows_leave_batch_norm_statistics_alone():
@@ -178,6 +181,8 @@ def plain_training(this, options):
     )
     weight = torch.as_tensor(
         compute_class_weight("balanced", classes=np.arange(3), y=run.y[fold.train])
+        if options.class_weights
+        else np.ones(3)
     )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
@@ -196,6 +201,11 @@ def plain_training(this, options):
             logits = model(x[rows])
             loss = nn.functional.cross_entropy(logits, y[rows], weight)
             each.append((float(loss.detach()), float(weight[y[rows]].sum())))
+            if options.label_smoothing:
+                loss = nn.functional.cross_entropy(
+                    logits, y[rows], label_smoothing=options.label_smoothing
+                )
+            loss = loss + options.l2 * sum((p**2).sum() for p in model.parameters())
             adamw.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
@@ -213,17 +223,32 @@ def plain_training(this, options):
             loss = float(nn.functional.cross_entropy(inner, y[fold.validation], weight))
         if loss < lowest:
             best, lowest = {k: v.clone() for k, v in model.state_dict().items()}, loss
-    return best, losses, lowest
+    model.load_state_dict(best)
+    with torch.no_grad():
+        predicted = [model(x[rows]).softmax(1).numpy() for rows in (fold.validation, fold.test)]
+    score = balanced_accuracy_score(run.y[fold.validation], predicted[0].argmax(1))
+    return best, losses, lowest, score, predicted[1]
 
 
-def test_a_model_is_what_plain_pytorch_trains():
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"class_weights": False, "label_smoothing": 0.2, "l2": 0.02}],
+    ids=["weights of classes", "smoothed labels"],
+)
+@pytest.mark.parametrize("control", [False, True])
+def test_a_model_is_what_plain_pytorch_trains(changed, control):
     """Same start and batches; loss, clipping, AdamW, batch norm and the choice of the epoch
     are PyTorch's own."""
     this = task(seeds=1)
-    this.y[this.folds[0].validation[::2]] = 0  # so that the last epoch is not the best
-    options = replace(Settings(), dropout=0.0, label_smoothing=0.0, l2=0.0, epochs=6, base_lr=0.03)
-    expected, losses, lowest = plain_training(this, options)
+    this = replace(this, runs=this.runs[control : control + 1])
+    this.runs[0].y[this.folds[0].validation[::2]] = 0  # so that the last epoch is not the best
+    plain = {"label_smoothing": 0.0, "l2": 0.0} | changed
+    options = replace(Settings(), dropout=0.0, epochs=6, base_lr=0.03, **plain)
+    expected, losses, lowest, score, predicted = plain_training(this, options)
     found = fit(this, options)
+    assert found.validation[0, 0] == pytest.approx(score)
+    test = this.folds[0].test
+    np.testing.assert_allclose(found.probabilities[test, 0], predicted, rtol=1e-4, atol=1e-5)
     for ours, theirs in NAMES.items():
         np.testing.assert_allclose(
             found.state[ours][0, 0], expected[theirs].numpy().T, rtol=1e-5, atol=1e-6, err_msg=ours
@@ -232,7 +257,8 @@ def test_a_model_is_what_plain_pytorch_trains():
     np.testing.assert_allclose(curves.train_loss, losses, rtol=1e-6)
     assert curves.validation_loss.min() == pytest.approx(lowest, rel=1e-6)
     assert curves.validation_loss.argmin() == found.facts["epoch"][0][0]
-    assert 0 < found.facts["epoch"][0][0] < options.epochs - 1
+    if not changed and not control:
+        assert 0 < found.facts["epoch"][0][0] < options.epochs - 1
     assert curves.lr.iloc[-1] == pytest.approx(options.final_lr)
 
 
