@@ -59,6 +59,15 @@ def test_identity_probe_drops_training_windows_that_share_data_with_test_windows
     assert probes.subject_identity(features, apart)["balanced_accuracy"] == 1
 
 
+def test_subjects_without_a_second_half_are_not_asked_for():
+    facts = table(subjects=3, scans=1, windows=20)
+    facts = facts[(facts["subject"] != "sub-02") | (facts["window"] == 0)]
+    subject = pd.factorize(facts["subject"])[0]
+    features = np.eye(3)[subject] + 0.1 * np.random.default_rng(0).standard_normal((41, 3))
+    found = probes.subject_identity(features, facts)
+    assert found == {"balanced_accuracy": 1.0, "chance": 1 / 2}
+
+
 def test_probes_of_a_single_subject_are_undefined():
     facts = table(subjects=1)
     features = np.random.default_rng(0).standard_normal((60, 3))

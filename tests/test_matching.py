@@ -44,6 +44,10 @@ def test_gains_are_paired_by_subject(folder):
     assert paired["gain"] == pytest.approx(np.mean(list(gain.values())))
     assert paired["interval"][0] < paired["gain"] < paired["interval"][1]
     assert paired["wilcoxon"] == pytest.approx(by_every_sign(list(gain.values())))
+    flipped = stats.permutation_test(
+        (list(gain.values()),), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert paired["p"] == pytest.approx(flipped.pvalue)
 
 
 def test_mcnemar_counts_pictures_that_one_alone_finds(folder):
@@ -103,6 +107,18 @@ def by_every_sign(differences):
 )
 def test_wilcoxon_by_every_sign(differences):
     assert wilcoxon(differences) == pytest.approx(by_every_sign(differences))
+
+
+def test_the_interval_of_a_gain_draws_subjects_and_pictures():
+    rng = np.random.default_rng(0)
+    this, other = (pd.DataFrame(rng.random((6, 30)) < share) * 1.0 for share in (0.6, 0.4))
+    gain, means = (this - other).to_numpy(), []
+    for _ in range(4000):
+        drawn = np.ix_(rng.integers(0, 6, 6), rng.integers(0, 30, 30))
+        means.append(gain[drawn].mean())
+    assert pairing(this, other)["interval"] == pytest.approx(
+        np.quantile(means, [0.025, 0.975]), abs=0.02
+    )
 
 
 def test_what_is_equal_differs_in_nothing():

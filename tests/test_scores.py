@@ -293,6 +293,28 @@ def test_description_of_a_small_sample():
     assert found["label_autocorrelation"] == pytest.approx(expected)
 
 
+def test_a_description_of_many_classes_of_which_one_is_absent():
+    facts, names = table(subjects=1, scans=2, windows=6), list("abcd")
+    y = np.array([0, 0, 1, 2, 2, 0, 2, 1, 1, 1, 0, 0])
+    found = sample.describe(y, facts, names, {})
+    assert found["scans_table"][0]["counts"] == {"a": 3, "b": 1, "c": 2, "d": 0}
+    each = []
+    for series in (y[:6], y[6:]):
+        shown = np.eye(4)[series] - np.eye(4)[series].mean(0)
+        each.append((shown[1:] * shown[:-1]).sum() / (shown**2).sum())
+    assert found["label_autocorrelation"] == pytest.approx(np.mean(each))
+    assert found["constant_scans"] == []
+
+
+def test_windows_of_another_scan_or_subject_follow_nothing():
+    """Windows are counted on through all scans."""
+    facts = table(subjects=2, scans=2, windows=3).assign(window=np.arange(12))
+    y = np.repeat([0, 1, 0, 1], 3)
+    assert sample.describe(y, facts, CLASSES, {})["label_switches"] == 0
+    same = facts.assign(scan="one")  # of two subjects
+    assert sample.describe(y, same, CLASSES, {})["label_switches"] == 2
+
+
 def test_a_gap_is_no_switch():
     facts, y = table(subjects=1, scans=1, windows=6), np.array([0, 0, 0, 1, 1, 1])
     assert sample.describe(y, facts, CLASSES, {})["label_switches"] == 1
