@@ -119,6 +119,8 @@ def test_a_fingerprint_follows_imports_and_nothing_else(package):
     [
         "from engram import helper\n",
         "import engram.helper\n",
+        "import json, engram.helper\n",
+        "from engram import other as o, helper\n",
         "def f():\n    from engram import helper\n    return helper\n",
         "def f():\n    from engram.helper import f\n    return f\n",
         "try:\n    import engram.helper as h\nexcept ImportError:\n    h = None\n",
@@ -144,6 +146,16 @@ def test_modules_loaded_by_name_count_with_what_they_import(package):
     assert {word.split("@")[0] for word in words.split()} == {
         "main.py", "other", "helper", "__init__"
     }  # fmt: skip
+    assert words.split() == sorted(words.split())
+
+
+def test_every_module_loaded_by_name_counts(package):
+    root, _ = package
+    (root.parent / "main.py").write_text("x = 1\n")
+    forget()
+    words = provenance.fingerprint(root.parent / "main.py", ["engram.helper", "engram.other"])
+    names = [word.split("@")[0] for word in words.split()]
+    assert sorted(names) == ["__init__", "helper", "main.py", "other"]
 
 
 def test_a_package_around_a_module_is_part_of_it(package):
@@ -192,6 +204,14 @@ def test_a_fingerprint_ignores_comments_docstrings_and_layout(package):
         '"""Doc."""\n\n\ndef f():\n    """Doc."""\n    return (1)  # c\n'
     )
     assert words() == before
+    (root / "helper.py").write_text("class A:\n    async def f():\n        return 1\n")
+    before = words()
+    (root / "helper.py").write_text(
+        'class A:\n    """Doc."""\n    async def f():\n        "Doc."\n        return 1\n'
+    )
+    assert words() == before
+    (root / "helper.py").write_text("class A:\n    async def f():\n        return 2\n")
+    assert words() != before
 
 
 def test_a_declared_version_stands_for_the_code(package):

@@ -129,17 +129,19 @@ def test_centring_and_the_limit_of_the_scale(pairs):
 
 
 def test_the_schedule_warms_up_apart_and_ends_where_it_says():
-    options = Options(encoder_lr=3e-3, projector_lr=1e-3, final_lr=1e-5, epochs=20)
+    options = Options(
+        encoder_lr=3e-3, projector_lr=1e-3, final_lr=1e-5, epochs=20, warmup_start=0.2
+    )
     total, steps = 20 * 7, 7
     rates = np.array([contrastive.schedule(s, total, steps, options) for s in range(total)])
     bases, warm = np.array([3e-3, 1e-3]), np.array([4 * 7, 2 * 7])
-    np.testing.assert_allclose(rates[0], 0.1 * bases)
+    np.testing.assert_allclose(rates[0], 0.2 * bases)
     assert rates.argmax(0).tolist() == warm.tolist()
     np.testing.assert_allclose(rates.max(0), bases)
     np.testing.assert_allclose(rates[-1], 1e-5)
     for side in (0, 1):
         rising = rates[: warm[side] + 1, side]
-        np.testing.assert_allclose(np.diff(rising), 0.9 * bases[side] / warm[side], rtol=1e-9)
+        np.testing.assert_allclose(np.diff(rising), 0.8 * bases[side] / warm[side], rtol=1e-9)
         falling = rates[warm[side] :, side]
         share = np.arange(len(falling)) / (len(falling) - 1)
         cosine = 1e-5 + (bases[side] - 1e-5) * (1 + np.cos(np.pi * share)) / 2
@@ -149,12 +151,15 @@ def test_the_schedule_warms_up_apart_and_ends_where_it_says():
 # ---- the loop ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["fused", "plain"])
-def test_steps_are_those_of_plain_pytorch(layout):
+@pytest.mark.parametrize(
+    ("layout", "pooling"), [("fused", "learned"), ("plain", "learned"), ("fused", "average")]
+)
+def test_steps_are_those_of_plain_pytorch(layout, pooling):
     """Whole-batch steps without dropout, written out with open_clip's loss."""
     eeg, images, rows, _ = world(1.0, concepts=10, test=5)
     options = replace(
-        SMALL, encoder_options={**NICE, "dropout": 0.0}, dropout=0.0, image_dropout=0.0, epochs=3,
+        SMALL, encoder_options={**NICE, "dropout": 0.0, "pooling": pooling},
+        dropout=0.0, image_dropout=0.0, epochs=3,
         layout=layout, mask="none", patience=0, batch_size=len(rows.train), clip_gradient=0.5,
         projector_lr=2e-3, weight_decay=5.0,
     )  # fmt: skip
@@ -296,7 +301,116 @@ def test_targets_of_several_encoders_count_the_same():
     torch.testing.assert_close(of_train, torch.ones(2))
 
 
+def test_one_encoder_alone_keeps_its_scale():
+    eeg, images, rows, _ = world(2.0, concepts=4)
+    model = contrastive.fit(eeg, 1000 * images, rows, replace(SMALL, epochs=1), [0], "cpu")[0]
+    assert (model.network.target_scale == 1).all()
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_similarity_is_the_cosine_of_both_vectors_by_hand(centre):
+    eeg, images, rows, test = world(1.0, concepts=10)
+    eeg, targets = eeg + 1, [images + 2, 9 * images]
+    options = replace(SMALL, epochs=2, centre=centre, dropout=0.0, image_dropout=0.3)
+    model = contrastive.fit(eeg, targets, rows, options, [0], "cpu")[0]
+    scale = np.repeat([1 / np.sqrt((part[rows.train] ** 2).mean()) for part in targets], WIDTH)
+    network = model.network
+
+    def by_hand(at):
+        with torch.no_grad():
+            a = network.eeg_head(network.encoder(torch.as_tensor(eeg[at]))).double().numpy()
+            b = torch.as_tensor(np.hstack(targets)[at] * scale, dtype=torch.float32)
+            b = network.image_head(b).double().numpy()
+        if centre:
+            a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
+        a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
+        return a @ b.T
+
+    with torch.no_grad():  # far from centred, so that centring shows
+        network.eeg_head[-1].bias.add_(3.0)
+        network.image_head[-1].bias.add_(-1.0)
+    for block in (1024, 7):
+        found = contrastive.similarity(model, eeg[test], [part[test] for part in targets],
+                                       block=block)  # fmt: skip
+        np.testing.assert_allclose(found, by_hand(test), atol=1e-5)
+    with torch.no_grad():
+        network.eeg_head[-1].bias.add_(-3.0)
+        network.image_head[-1].bias.add_(1.0)
+    ranks = ranking.ranks(by_hand(rows.validation))
+    kept = model.curves.iloc[model.epoch]
+    assert kept["validation_mrr"] == pytest.approx((1 / ranks).mean(), rel=1e-6)
+    assert kept["validation_top1"] == pytest.approx((ranks <= 1).mean())
+    assert kept["validation_top5"] == pytest.approx((ranks <= 5).mean())
+    assert model.score == kept["validation_mrr"]
+
+
+def test_repetitions_of_a_test_epoch_are_averaged():
+    eeg, images, rows, test = world(0.5, concepts=4)
+    model = contrastive.fit(eeg, images, rows, replace(SMALL, epochs=1), [0], "cpu")[0]
+    noise = np.random.default_rng(3).normal(size=(len(test), 4, CHANNELS, TIMES))
+    repeated = (eeg[test][:, None] + noise).astype(np.float32)
+    found, expected = (
+        contrastive.similarity(model, x, images[test]) for x in (repeated, repeated.mean(1))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_epoch_takes_every_row_once_in_an_order_of_its_own(monkeypatch):
+    """The batches as the loss sees them: without an image head, vectors are the features."""
+    batches = []
+    loss = contrastive.loop.info_nce
+
+    def noted(a, b, *args):
+        batches.append(b.detach().clone())
+        return loss(a, b, *args)
+
+    monkeypatch.setattr(contrastive.loop, "info_nce", noted)
+    eeg, images, rows, _ = world(1.0, concepts=5, test=0)
+    rows = replace(rows, train=rows.train[:33])
+    options = replace(LINEAR, image_head=False, epochs=2, batch_size=8)
+    contrastive.fit(eeg, images, rows, options, [0], "cpu")
+    assert [len(batch) for batch in batches] == [7, 7, 7, 6, 6] * 2
+    orders = []
+    for epoch in (batches[:5], batches[5:]):
+        distance = torch.cdist(torch.cat(epoch), torch.as_tensor(images[rows.train]))
+        orders.append(distance.argmin(1).tolist())
+        assert sorted(orders[-1]) == list(range(33))
+        assert orders[-1] != list(range(33))
+    assert orders[0] != orders[1]
+
+
+def test_two_of_two_repetitions_are_their_mean():
+    """Drawing all of them trains as their mean does."""
+    eeg, images, rows, _ = world(1.0, concepts=5, test=0)
+    noise = np.random.default_rng(3).normal(size=eeg.shape)
+    repeated = np.stack([eeg + noise, eeg - noise], 1).astype(np.float32)
+    options = replace(LINEAR, dropout=0.0, image_dropout=0.0, epochs=2, batch_size=64)
+    plain, drawn = (
+        contrastive.fit(x, images, rows, replace(options, sub_average=k), [0], "cpu")[0]
+        for x, k in ((eeg, 0), (repeated, 2))
+    )
+    for column in ("loss", "validation_mrr"):
+        np.testing.assert_allclose(drawn.curves[column], plain.curves[column], rtol=1e-3)
+
+
+def test_of_epochs_that_are_as_good_the_first_is_kept():
+    eeg, images, rows, _ = world(0.1, concepts=40)
+    options = replace(LINEAR, score="top5_200", epochs=8, patience=3)
+    model = contrastive.fit(eeg, images, rows, options, [0], "cpu")[0]
+    score = model.curves["score"].to_numpy()
+    assert (score == score.max()).sum() > 1
+    assert model.epoch == np.flatnonzero(score == score.max())[0]
+    assert len(score) == model.epoch + 4
+
+
 # ---- options ----------------------------------------------------------------------------
+
+
+def test_each_projector_has_its_own_dropout():
+    options = replace(SMALL, dropout=0.1, image_dropout=0.3)
+    network = contrastive.Network(CHANNELS, TIMES, [WIDTH], options)
+    for head, p in ((network.eeg_head, 0.1), (network.image_head, 0.3)):
+        assert [m.p for m in head.modules() if isinstance(m, torch.nn.Dropout)] == [p]
 
 
 def test_without_an_image_head_eeg_is_mapped_into_the_space_of_the_images():
@@ -401,6 +515,32 @@ def test_pairs_of_one_image_or_concept_are_masked_where_asked():
     assert losses["none"] > losses["image"] > losses["concept"]
 
 
+@pytest.mark.parametrize("centre", [False, True])
+def test_the_control_is_trained_on_its_own_images_from_the_first_seed(centre):
+    """Its first loss, before any step, is that of the pairs and the groups it was given."""
+    eeg, images, rows, _ = world(1.0, concepts=6, test=0)
+    rows = replace(rows, image=rows.image // 2, validation=np.array([], int))
+    control = np.random.default_rng(0).permutation(rows.image)
+    options = replace(
+        LINEAR, epochs=1, batch_size=len(rows.train), dropout=0.0, image_dropout=0.0, centre=centre
+    )
+    models = contrastive.fit(eeg, images, rows, options, [3, 4], "cpu", control)
+    assert [model.seed for model in models] == [3, 4, 3]
+    x = torch.as_tensor(eeg[rows.train])
+    for model, seen in zip(models, (rows.image, rows.image, control), strict=True):
+        seen = seen[rows.train]
+        torch.manual_seed(model.seed)
+        network = contrastive.Network(CHANNELS, TIMES, [WIDTH], options)
+        vectors = (
+            network.eeg_head(network.encoder(x)),
+            network.image_head(torch.as_tensor(images[seen])),
+        )
+        if centre:
+            vectors = [v - v.mean(1, keepdim=True) for v in vectors]
+        expected = brute_force(*vectors, 1 / options.temperature, seen.tolist())
+        assert model.curves["loss"][0] == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_top5_of_draws():
     rng = np.random.default_rng(0)
     similarity = rng.normal(size=(740, 740)) + 2.5 * np.eye(740)
@@ -408,7 +548,8 @@ def test_top5_of_draws():
     better = (ranks - 1).astype(int)
     expected = hypergeom.cdf(4, 739, better, 199).mean()  # over all draws
     found = contrastive.top5_of_draws(similarity, np.arange(740))
-    assert found == pytest.approx(expected, abs=0.03)
+    assert found == pytest.approx(expected, abs=0.02)
+    assert found * 200 != pytest.approx(round(found * 200), abs=1e-6)  # one draw is a share of 200
     assert found == contrastive.top5_of_draws(similarity, np.arange(740))
     few = similarity[:50, :50]
     assert contrastive.top5_of_draws(few, np.arange(50)) == (ranking.ranks(few) <= 5).mean()
@@ -438,9 +579,15 @@ def test_divergence_names_the_epoch():
         ({"mask": "subject"}, "mask is 'subject'"),
         ({"score": "top7"}, "score is 'top7'"),
         ({"batch_size": 1}, "batch_size is 1"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"dropout": 1.0}, r"dropout is 1.0; it must be in \[0, 1\)"),
+        ({"image_dropout": 1.0}, "image_dropout is 1.0"),
+        ({"sub_average": -1}, "sub_average is -1"),
+        ({"patience": -1}, "patience is -1"),
         ({"temperature": 0.001}, "temperature is 0.001"),
         ({"sub_average": 2}, "sub_average is 2"),
         ({"eeg_head": False}, "set eeg_head"),
+        ({"encoder": "mlp", "encoder_options": {"d": 8}, "eeg_head": False}, "set eeg_head"),
         ({"encoder": "cnn"}, "encoder 'cnn' is unknown"),
     ],
 )
@@ -459,6 +606,7 @@ def test_data_that_are_refused():
 
     refused("images of 100", r=replace(rows, image=rows.image[:100]))
     refused("every image needs one row", v=images[:50])
+    refused("every image needs one row", v=images[:99])  # the last that is used is image 99
     refused("every image needs one row", v=[images, images[:50]])
     refused("names images -1 to", r=replace(rows, image=rows.image - 1))
     refused("in training and validation", r=replace(rows, validation=rows.train[:2]))
@@ -468,6 +616,9 @@ def test_data_that_are_refused():
     broken = eeg.copy()
     broken[7, 0, 0] = np.inf
     refused("epoch 7 holds NaN or infinite", x=broken)
+    many, pictures, all_rows, _ = world(0.5, concepts=32, test=0)
+    many[270, 0, 0] = np.nan
+    refused("epoch 270 holds NaN or infinite", x=many, v=pictures, r=all_rows)
     broken = images.copy()
     broken[3] = np.nan
     refused("target of image 3 is not finite", v=broken)

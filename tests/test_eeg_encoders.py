@@ -71,6 +71,64 @@ def test_weights_are_drawn_as_published():
     assert not nice.mix.bias.any()
 
 
+def test_the_channel_transformer_has_the_size_of_its_layers():
+    t, inner, hidden = 250, 4 * 62, 256
+    attention = 3 * (t * inner + inner) + inner * t + t
+    layers = t * t + t + attention + t * hidden + hidden + hidden * t + t + 3 * 2 * t
+    assert size(fronts.ChannelTransformer(63, t)) == layers
+    assert size(encoders.ATMS(63, t)) == layers + size(encoders.NICE(63, t))
+
+
+def test_a_projector_is_a_residual_branch_between_a_map_and_a_norm():
+    torch.manual_seed(0)
+    layers = encoders.projector(30, 20, 0.3)
+    first, branch, norm = layers
+    assert [m.p for m in layers.modules() if isinstance(m, torch.nn.Dropout)] == [0.3]
+    for linear in (first, branch[1]):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert not linear.bias.any()
+    with torch.no_grad():
+        for p in layers.parameters():
+            p.add_(torch.randn_like(p))
+    x = torch.randn(5, 30)
+    y = x @ first.weight.T + first.bias
+    gelu = y * torch.special.ndtr(y)
+    y = y + gelu @ branch[1].weight.T + branch[1].bias
+    mean, variance = y.mean(1, keepdim=True), y.var(1, correction=0, keepdim=True)
+    expected = (y - mean) / (variance + 1e-5).sqrt() * norm.weight + norm.bias
+    torch.testing.assert_close(layers.eval()(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_options_reach_the_layers_they_are_of():
+    nice = encoders.make("nice", 7, 120, dropout=0.2, front="attention",
+                         front_options={"dropout": 0.1})  # fmt: skip
+    assert nice.dropout.p == 0.2
+    assert isinstance(nice.front, fronts.SpatialAttention)
+    assert nice.front.dropout.p == 0.1
+    assert encoders.NICE().dropout.p == 0.5
+    atms = encoders.make("atms", 7, 120, layout="plain", heads=3, dropout=0.4)
+    assert (atms.layout, atms.front.heads, atms.front.dropout.p) == ("plain", 3, 0.4)
+    mlp = encoders.make("mlp", 7, 120, d=16, dropout=0.1)
+    assert [m.p for m in mlp.modules() if isinstance(m, torch.nn.Dropout)] == [0.1]
+
+
+def test_a_front_end_keeps_the_weights_it_was_made_with():
+    attention = encoders.make("nice", 63, 250, front="attention").front
+    for linear in (attention.query[0], attention.key[0], attention.out[0]):
+        assert linear.weight.std().item() == pytest.approx((2 / (63 + 63)) ** 0.5, rel=0.1)
+        assert not linear.bias.any()
+    graph = encoders.make("nice", 63, 250, front="graph").front
+    assert graph.linear.weight.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.1)
+    for vector in (graph.u, graph.v):
+        assert vector.std().item() == pytest.approx(250**-0.5, rel=0.2)
+
+
+def test_an_epoch_as_long_as_the_filters_is_one_step():
+    assert encoders.NICE(3, 65, width=25, pool=41).d == 40
+    with pytest.raises(InputError, match="shorter than the filters"):
+        encoders.NICE(3, 64, width=25, pool=41)
+
+
 # ---- layouts ----------------------------------------------------------------------------
 
 
@@ -204,6 +262,14 @@ def test_front_ends_carry_a_channel_to_the_others(front):
     moved = (layer(changed) - layer(x)).abs().amax(2)
     assert not moved[0].any()
     assert (moved[1] > 1e-4).all()
+
+
+@pytest.mark.parametrize("front", [fronts.SpatialAttention, fronts.GraphAttention])
+def test_what_a_front_end_adds_is_dropped_in_training(front):
+    layer = front(6, 60, dropout=1.0).train()
+    x = torch.randn(2, 6, 60)
+    assert torch.equal(layer(x), x)
+    assert not torch.equal(layer.eval()(x), x)
 
 
 def test_a_subject_token_changes_epochs_and_leaves_all_channels():

@@ -1,18 +1,24 @@
 """The stage `evaluate` on small stores, and the probes of its inputs."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import retrieving
 import sklearn.metrics as sk
+import yaml
+from scipy import stats
 from scoring import experiment, inputs, reference, switching, table
 
 from engram import store
 from engram.errors import InputError
 from engram.scores import probes
+from engram.scores.caveats import caveats
 from engram.scores.evaluation import COLUMNS, evaluate
+from engram.scores.summary import Settings
 from engram.store import Rows
 
 # ---- probes ------------------------------------------------------------------------------
@@ -52,6 +58,15 @@ def test_identity_probe_drops_training_windows_that_share_data_with_test_windows
     assert probes.subject_identity(features, facts)["balanced_accuracy"] < 0.7
     apart = facts.assign(stop=facts["start"] + 15)
     assert probes.subject_identity(features, apart)["balanced_accuracy"] == 1
+
+
+def test_subjects_without_a_second_half_are_not_asked_for():
+    facts = table(subjects=3, scans=1, windows=20)
+    facts = facts[(facts["subject"] != "sub-02") | (facts["window"] == 0)]
+    subject = pd.factorize(facts["subject"])[0]
+    features = np.eye(3)[subject] + 0.1 * np.random.default_rng(0).standard_normal((41, 3))
+    found = probes.subject_identity(features, facts)
+    assert found == {"balanced_accuracy": 1.0, "chance": 1 / 2}
 
 
 def test_probes_of_a_single_subject_are_undefined():
@@ -220,6 +235,141 @@ def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
     assert any("both predict" in warning for warning in result["warnings"])
 
 
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, confidence):
+    """Student's t of the differences of subjects, by SciPy; a subject of one class has none."""
+    rng = np.random.default_rng(31)
+    facts = table(subjects=7)
+    y = np.where(facts["subject"] == "sub-03", 1, switching(rng, facts))
+    worse = experiment(tmp_path, rng, facts, y, gain=0.2)
+    better = experiment(tmp_path, rng, facts, y, gain=1.0, name="baseline")
+    settings = {"confidence": confidence, "permutations": 99}
+    result = scored(tmp_path, worse, beside=[better], baseline="b", evaluation=settings)
+    row = metric(result, "balanced_accuracy")
+    values = []
+    for path in (worse, better):
+        p = store.open(path)[:]
+        values.append([
+            np.mean([sk.balanced_accuracy_score(y[at], p[at, run].argmax(1)) for run in (0, 1)])
+            for subject, at in facts.groupby("subject").indices.items() if subject != "sub-03"
+        ])  # fmt: skip
+    own, gained = np.array(values[0]), np.subtract(*values)
+    for name, one in (("difference", gained), ("value", own)):
+        assert row[name] == pytest.approx(one.mean())
+        low, high = stats.t.interval(confidence, len(one) - 1, one.mean(), stats.sem(one))
+        keys = ("difference_low", "difference_high") if name == "difference" else ("low", "high")
+        assert [row[key] for key in keys] == pytest.approx([low, high])
+    assert row["difference_low"] < row["difference"] < 0
+    assert row["interval"] == "t"
+    assert row["seed_sd"] > 0
+    assert result["undefined"] == ["sub-03"]
+    assert metric(result, "accuracy")["subjects"]["sub-03"] is not None
+
+
+def test_shifted_labels_are_as_many_as_asked_for(tmp_path):
+    rng = np.random.default_rng(32)
+    facts = table(subjects=10)
+    y = switching(rng, facts)
+    path = experiment(tmp_path, rng, facts, y, gain=2)
+    result = scored(tmp_path, path, evaluation={"permutations": 49})
+    assert metric(result, "auc")["p"] == result["p_min"] == 1 / 50
+    assert result["probes"] is None
+    assert result["flags"] == ["simulated"]
+    assert result["generalises_to"] == "new subjects"
+
+
+def test_settings_are_those_that_the_schema_says():
+    schema = Path(__file__).parents[1] / "workflow/schemas/config.schema.yaml"
+    said = yaml.safe_load(schema.read_text())["properties"]["evaluation"]["properties"]
+    assert dataclasses.asdict(Settings()) == {name: one["default"] for name, one in said.items()}
+
+
+def test_majority_and_calibration_by_hand(tmp_path):
+    rng = np.random.default_rng(33)
+    facts = table(subjects=5)
+    y = switching(rng, facts)
+    path = experiment(tmp_path, rng, facts, y)
+    result = scored(tmp_path, path)
+    subject = facts["subject"].to_numpy()
+    brier, accuracy = [], []
+    for name in np.unique(subject):
+        share = y[subject != name].mean()
+        own = y[subject == name]
+        brier.append(np.mean((share - own) ** 2))
+        accuracy.append(np.mean(own == (share > 0.5)))
+    assert result["majority"]["brier"] == pytest.approx(np.mean(brier))
+    assert result["majority"]["accuracy"] == pytest.approx(np.mean(accuracy))
+    p = store.open(path)[:][:, :2]
+    sure, right = p.max(2), p.argmax(2) == y[:, None]
+    for row in result["calibration"]:
+        inside = (sure >= row["low"]) & ((sure < row["high"]) | (row["high"] == 1))
+        assert row["n"] == pytest.approx(inside.sum() / 2)
+        if inside.any():
+            assert row["accuracy"] == pytest.approx(right[inside].mean())
+            assert row["confidence"] == pytest.approx(sure[inside].mean(), rel=1e-6)
+
+
+# ---- caveats -----------------------------------------------------------------------------
+
+
+def plain():
+    """Scores that nothing is said about."""
+    return {
+        "flags": ["simulated"],
+        "generalises_to": "new time blocks of known subjects, purged",
+        "sample": {"subjects": 10, "scans": 20, "windows": 100, "excluded": {"a": 60, "b": 40},
+                   "constant_scans": []},
+        "metrics": [{"control": 0.6, "control_p": 0.026}],
+        "pooled": False, "undefined": [], "p_min": 0.05,
+        "baseline": "power", "baseline_rows": 100,
+        "probes": {"duplicate_windows": 0, "time_in_scan": {"r2": 0.1},
+                   "subject_identity": {"balanced_accuracy": 0.2, "chance": 0.1}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, None),
+        ({"flags": ["leaks"]}, "The split leaks"),
+        ({"flags": ["simulated", "circular"]}, "derived from the same EEG"),
+        ({"sample": {"excluded": {"a": 61, "b": 40}}}, "101 of 201 windows were excluded"),
+        ({"sample": {"constant_scans": list("abcde")}}, "in 5 of 20 scans (a, b, c, d, e): "),
+        ({"sample": {"constant_scans": list("abcdef")}}, "(a, b, c, d, e and 1 more): "),
+        ({"undefined": ["x"]}, "1 of 10 subjects have windows of one class only (x)"),
+        ({"pooled": True, "undefined": ["x"]}, "are pooled over subjects"),
+        ({"sample": {"subjects": 9}}, "Only 9 subjects: "),
+        ({"sample": {"subjects": 1}}, "Only 1 subject: "),
+        ({"p_min": 0.051}, "no p below 0.051"),
+        ({"metrics": {"control_p": 0.025}}, "scores 0.60 balanced accuracy (p = 0.025), above"),
+        ({"metrics": {"control_p": None}}, None),
+        ({"baseline_rows": 99}, "with power rests on the 99 of 100 windows"),
+        ({"baseline_rows": None}, None),
+        ({"probes": {"duplicate_windows": 1}}, "1 windows are exact copies"),
+        ({"probes": {"time_in_scan": {"r2": 0.11}}}, "tell the time within the scan (R² 0.11)"),
+        ({"probes": {"time_in_scan": {"r2": None}}}, None),
+        ({"probes": {"subject_identity": {"balanced_accuracy": 0.21, "chance": 0.1}}},
+         "tell subjects apart (0.21 balanced accuracy, chance 0.10)"),
+        ({"probes": {"subject_identity": {"balanced_accuracy": 0.21, "chance": 0.1}},
+          "generalises_to": "new subjects"}, None),
+        ({"probes": {"subject_identity": {"balanced_accuracy": None, "chance": None}}}, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_caveat_is_said_where_it_holds_and_only_there(change, says):
+    result = plain()
+    for key, value in change.items():
+        if isinstance(value, dict):
+            part = result[key][0] if key == "metrics" else result[key]
+            part |= value
+        else:
+            result[key] = value
+    said = caveats(result)
+    assert len(said) == (says is not None)
+    assert all(says in text for text in said)
+    assert caveats(plain() | {"probes": None}) == []
+
+
 def test_subjects_with_one_class_are_left_out_and_listed(tmp_path):
     rng = np.random.default_rng(23)
     facts = table()
@@ -356,6 +506,17 @@ def test_mistakes_are_named(tmp_path):
     other = experiment(tmp_path, rng, facts, 1 - y, name="other")
     with pytest.raises(InputError, match=r"other\.h5: the baseline predicts other labels"):
         scored(tmp_path, path, beside=[other], baseline="other")
+    renamed = experiment(tmp_path, rng, facts, y, name="other", classes=["drowsy", "asleep"])
+    with pytest.raises(InputError, match=r"other\.h5: the baseline predicts other labels"):
+        scored(tmp_path, path, beside=[renamed], baseline="other")
+    for wrong in (-1, 2):
+        rows = store.open(renamed).load()
+        rows.table.iloc[4, rows.table.columns.get_loc("y")] = wrong
+        store.write(renamed, rows)
+        with pytest.raises(InputError, match="`y` must be 0 to 1 in every row"):
+            scored(tmp_path, renamed)
+        rows.table.iloc[4, rows.table.columns.get_loc("y")] = 0
+        store.write(renamed, rows)
     x = inputs(tmp_path, rng, facts)
     with pytest.raises(InputError, match="spectrogram/clip: no row sub-05"):
         scored(tmp_path, path, {"spectrogram/clip": x["spectrogram/clip"][:5]})

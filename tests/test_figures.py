@@ -10,6 +10,7 @@ import pytest
 import sklearn
 import study
 from PIL import Image
+from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 from engram import store
@@ -79,6 +80,25 @@ def test_purity_can_leave_out_neighbours_of_the_same_subject(rng):
     assert chance == pytest.approx(0.5)
 
 
+def test_where_few_rows_can_be_neighbours_all_of_them_are(rng):
+    """Chance and purity are then the same share, of each row's own possible neighbours."""
+    latent, labels, own = (
+        rng.standard_normal((7, 3)),
+        np.array([0, 0, 0, 1, 1, 0, 1]),
+        [0] * 4 + [1] * 3,
+    )
+    share = [(labels[np.array(own) != own[i]] == labels[i]).mean() for i in range(7)]
+    found, chance = neighbours.purity(latent, labels, own)
+    assert found == pytest.approx(np.mean(share))
+    assert chance == pytest.approx(np.mean(share))
+
+
+def test_twenty_neighbours_are_asked_unless_said_otherwise(rng):
+    latent, labels = rng.standard_normal((90, 6)), rng.integers(3, size=90)
+    assert neighbours.purity(latent, labels) == neighbours.purity(latent, labels, k=20)
+    assert neighbours.purity(latent, labels) != neighbours.purity(latent, labels, k=10)
+
+
 def test_purity_of_a_single_subject_is_undefined_among_others(rng):
     found, chance = neighbours.purity(rng.standard_normal((9, 2)), np.arange(9) % 2, np.zeros(9))
     assert np.isnan(found)
@@ -93,6 +113,17 @@ def test_a_space_that_knows_the_subject_alone_says_so(rng):
     assert by_subject["purity"] == 1
     assert by_subject["silhouette"] > 0.9
     assert abs(by_state["purity"] - 0.5) < 0.1
+    state = table["state"].to_numpy()
+    assert by_state["silhouette"] == pytest.approx(
+        silhouette_score(latent, state, metric="cosine"), abs=1e-12
+    )
+    assert by_subject["silhouette"] == pytest.approx(
+        silhouette_score(latent, subject, metric="cosine"), abs=1e-12
+    )
+    assert by_state_elsewhere["silhouette"] is None
+    elsewhere = neighbours.purity(latent, state, subject)
+    assert (by_state_elsewhere["purity"], by_state_elsewhere["chance"]) == elsewhere
+    assert elsewhere[0] != by_state["purity"]
     assert abs(by_state_elsewhere["purity"] - 0.5) < 0.1
 
 

@@ -113,6 +113,18 @@ def test_wilcoxon_by_every_sign(differences):
     assert wilcoxon(differences) == pytest.approx(by_every_sign(differences))
 
 
+def test_the_interval_of_a_gain_draws_subjects_and_pictures():
+    rng = np.random.default_rng(0)
+    this, other = (pd.DataFrame(rng.random((6, 30)) < share) * 1.0 for share in (0.6, 0.4))
+    gain, means = (this - other).to_numpy(), []
+    for _ in range(4000):
+        drawn = np.ix_(rng.integers(0, 6, 6), rng.integers(0, 30, 30))
+        means.append(gain[drawn].mean())
+    assert pairing(this, other)["interval"] == pytest.approx(
+        np.quantile(means, [0.025, 0.975]), abs=0.02
+    )
+
+
 def test_what_is_equal_differs_in_nothing():
     same = pd.DataFrame([[1.0, 0.5], [0.0, 1.0]], ["a", "b"], ["x", "y"])
     found = pairing(same, same)
@@ -215,3 +227,154 @@ def test_a_few_candidates_have_no_top5(tmp_path, pictures, there):
     names = retrieving.metrics(scored).keys()
     assert names & {"top1", "top3", "top5"} == there
     assert names & {"reverse_top1", "reverse_top5"} == {"reverse_top1"}
+
+
+# ---- by brute force, from the similarities themselves ------------------------------------
+
+
+def stored(folder, array, pictures, count):
+    """Scores of similarities (subjects * pictures, runs, pictures) made up by a test.
+
+    Those of fewer repetitions are as they were: noise of their own.
+    """
+    rows = retrieving.predictions(np.random.default_rng(0), pictures, count)
+    whole = of_all(rows)
+    values = rows.array.copy()
+    values[: len(array)] = array
+    store.write(folder / "predictions/things_plain.h5", type(rows)(values, rows.table, rows.header))
+    return retrieving.scores(folder, "things_plain"), whole
+
+
+def of_all(rows):
+    """The rows that rest on all repetitions; they stand before all others."""
+    n = (rows.table["fewer"] == 0).sum()
+    return type(rows)(rows.array[:n], rows.table.iloc[:n], rows.header)
+
+
+def shown(rows):
+    """Column of the picture that each row shows."""
+    return np.array([rows.header["candidates"].index(name) for name in rows.table["stimulus"]])
+
+
+def test_the_control_changes_nothing_but_the_control(tmp_path):
+    rng = np.random.default_rng(3)
+    array = rng.normal(size=(24, 3, 8))
+    honest, rows = stored(tmp_path, array, 8, 3)
+    array[:, 2] = 100 * rng.normal(size=(24, 8))
+    array[np.arange(24), 2, shown(rows)] = 1000
+    leaking, _ = stored(tmp_path, array, 8, 3)
+    assert retrieving.metrics(leaking)["top1"]["control"] == 1
+    assert retrieving.metrics(leaking)["mean_rank"]["control"] == 1
+    for result in (honest, leaking):
+        del result["warnings"]
+        for row in result["metrics"]:
+            del row["control"]
+    assert leaking == honest
+
+
+def test_pictures_find_their_eeg_by_counting_down_the_columns(tmp_path):
+    rng = np.random.default_rng(4)
+    array = rng.normal(size=(40, 3, 10))
+    found, rows = stored(tmp_path, array, 10, 4)
+    truth = shown(rows)
+    array[np.arange(40), :2, truth] += 1.0
+    array[[0, 10, 20, 30]] += [[3.0], [3.0], [0.0]]  # one trial a subject is close to everything
+    found, _ = stored(tmp_path, array, 10, 4)
+    mean = array[:, :2].mean(1)
+    down, across = {1: [], 5: []}, []
+    for row, subject in enumerate(rows.table["subject"]):
+        own = mean[(rows.table["subject"] == subject).to_numpy(), truth[row]]
+        closer = (own > mean[row, truth[row]]).sum()
+        across.append(mean[row].argmax() == truth[row])
+        for k, hits in down.items():
+            hits.append(closer < k)
+    found = retrieving.metrics(found)
+    for k, hits in down.items():
+        row, each = found[f"reverse_top{k}"], np.reshape(hits, (4, 10)).mean(1)
+        assert row["value"] == pytest.approx(np.mean(hits))
+        assert row["chance"] == k / 10
+        assert [*row["subjects"].values()] == pytest.approx(each)
+    assert np.mean(down[1]) < np.mean(across) - 0.1
+
+
+def test_p_is_that_of_all_pairings_of_the_mean_over_seeds(tmp_path):
+    rng = np.random.default_rng(12)
+    array = rng.normal(size=(5, 3, 5))
+    _, rows = stored(tmp_path, array, 5, 1)
+    truth = shown(rows)
+    array[np.arange(2), :2, truth[:2]] += 3  # two of five are found by both seeds
+    array[np.arange(2, 5), 0, truth[2:]] += 2  # and the others by one alone
+    array[np.arange(2, 5), 1, truth[2:]] -= 4
+    array[:, 2] += 9 * np.eye(5)[truth]
+    result, _ = stored(tmp_path, array, 5, 1)
+
+    def exact(similarity):
+        hits = similarity.argmax(1)
+        found = [(hits == order).sum() for order in itertools.permutations(range(5))]
+        return np.mean([count >= (hits == truth).sum() for count in found])
+
+    expected = exact(array[:, :2].mean(1))
+    p = retrieving.metrics(result)["top1"]["p"]
+    assert p == pytest.approx(expected, abs=4 * np.sqrt(expected / 1000))
+    assert abs(exact(array[:, 0]) - expected) > 0.1
+    assert abs(exact(array.mean(1)) - expected) > 0.1
+
+
+@pytest.mark.parametrize(("found", "warned"), [(4, False), (8, False), (16, True), (80, True)])
+def test_a_control_above_chance_is_warned_of(tmp_path, found, warned):
+    rng = np.random.default_rng(5)
+    array = rng.normal(size=(160, 3, 40))
+    _, rows = stored(tmp_path, array, 40, 4)
+    control = array[:, 2]
+    control[np.arange(160), shown(rows)] = -100
+    hits = rng.permutation(160)[:found]
+    control[hits, shown(rows)[hits]] = 100
+    result, _ = stored(tmp_path, array, 40, 4)
+    unlikely = stats.binom.sf(found - 1, 160, 1 / 40) < 1e-4
+    assert unlikely == warned
+    assert retrieving.metrics(result)["top1"]["control"] == pytest.approx(found / 160)
+    said = [text for text in result["warnings"] if "control" in text]
+    expected = f"The control, trained on shuffled pairs, finds {found / 160:.1%}: above chance."
+    assert said == ([expected] if warned else [])
+
+
+def test_spreads_and_subjects_are_those_of_the_hits(folder):
+    rows = of_all(store.open(folder / "predictions/things_nice.h5").load())
+    scored = retrieving.scores(folder, "things_nice")
+    ranks = np.array(
+        [[1 + (one > one[t]).sum() for one in values]
+         for t, values in zip(shown(rows), rows.array, strict=True)]
+    )  # fmt: skip
+    contributed = {f"top{k}": ranks <= k for k in (1, 3, 5)} | {"mrr": 1 / ranks}
+    subject = rows.table["subject"].to_numpy()
+    for name, values in contributed.items():
+        by_subject = [values[subject == s, :2].mean() for s in np.unique(subject)]
+        metric = retrieving.metrics(scored)[name]
+        assert metric["value"] == pytest.approx(np.mean(by_subject))
+        assert metric["subject_sd"] == pytest.approx(np.std(by_subject, ddof=1))
+        assert metric["seed_sd"] == pytest.approx(np.std(values[:, :2].mean(0), ddof=1))
+        assert metric["interval"] == "bootstrap"
+        assert metric["low"] < metric["value"] < metric["high"]
+        assert [*metric["subjects"]] == retrieving.subjects()
+        assert [*metric["subjects"].values()] == pytest.approx(by_subject)
+        assert metric["control"] == pytest.approx(values[:, 2].mean())
+    assert scored["sample"] == {"subjects": 4, "rows": 4 * 40, "excluded": {}}
+
+
+def test_a_row_that_is_missing_leaves_no_interval_and_a_strange_one_is_refused(folder, tmp_path):
+    rows = store.open(folder / "predictions/things_plain.h5").load()
+    path = tmp_path / "predictions/things_plain.h5"
+    store.write(path, type(rows)(rows.array[1:], rows.table.iloc[1:], rows.header))
+    top1 = retrieving.metrics(retrieving.scores(tmp_path, "things_plain"))["top1"]
+    assert top1["low"] is top1["high"] is top1["interval"] is None
+    rows.table.iloc[3, rows.table.columns.get_loc("stimulus")] = "train/other"
+    store.write(path, rows)
+    with pytest.raises(InputError, match="thing3_01 shows no candidate"):
+        retrieving.scores(tmp_path, "things_plain")
+
+
+@pytest.mark.parametrize(("count", "warned"), [(4, True), (5, False)])
+def test_a_few_subjects_are_warned_of(tmp_path, count, warned):
+    array = np.random.default_rng(0).normal(size=(6 * count, 3, 6))
+    warnings = stored(tmp_path, array, 6, count)[0]["warnings"]
+    assert any("Fewer than five subjects" in text for text in warnings) == warned

@@ -14,7 +14,7 @@ from engram.errors import InputError
 from engram.heads import nice
 from engram.scores.evaluation import evaluate
 from engram.store import Rows
-from engram.tasks import epochs, pairs, train
+from engram.tasks import epochs, occlusion, pairs, train
 from engram.tasks.occlusion import occlude
 
 CHANNELS, TIMES, WIDTH = 6, 30, 12
@@ -147,26 +147,62 @@ def test_what_the_encoder_needs_is_where_the_code_was_planted(within):
     x = {"epochs": [folder / f"{subject}/epochs.h5" for subject in SUBJECTS]}
     y = {"picture/net": [folder / "picture/net.h5"]}
     occlude(x, y, folder / "m.safetensors", made, specified(), "cpu")
-    importance = json.loads(made.read_text())
+    found = json.loads(made.read_text())
     of_first = (within[1].array[:, 0].argmax(1) == truth(within[1])).reshape(2, -1).mean(1)
-    assert [*importance["full"].values()] == pytest.approx(of_first)
-    starts = np.array(importance["time"]["starts"])
+    assert [*found["full"].values()] == pytest.approx(of_first)
+    starts = np.array(found["time"]["starts"])
     planted = (starts >= 0.1) & (starts < 0.155)
     for subject in SUBJECTS:
-        lost = importance["full"][subject] - np.array(importance["time"]["top1"][subject])
+        lost = found["full"][subject] - np.array(found["time"]["top1"][subject])
         assert lost[planted].mean() > lost[~planted].mean() + 0.02
         assert abs(lost[~planted]).max() < 0.2
-    assert importance["channel"]["names"] == [f"E{i}" for i in range(CHANNELS)]
-    each = [importance["full"][s] - np.array(importance["time"]["top1"][s]) for s in SUBJECTS]
-    low, high = stats.t.interval(0.95, 1, np.mean(each, 0), stats.sem(each, 0))
-    assert importance["time"]["lost"] == pytest.approx(np.mean(each, 0))
-    varies = np.std(each, 0) > 0
-    assert np.array(importance["time"]["low"])[varies] == pytest.approx(low[varies])
-    assert np.array(importance["time"]["high"])[varies] == pytest.approx(high[varies])
+    assert found["channel"]["names"] == [f"E{i}" for i in range(CHANNELS)]
+    assert found["channel"]["top1"].keys() == set(SUBJECTS)
+    for kind in ("time", "channel"):
+        each = [found["full"][s] - np.array(found[kind]["top1"][s]) for s in SUBJECTS]
+        low, high = stats.t.interval(0.95, 1, np.mean(each, 0), stats.sem(each, 0))
+        assert found[kind]["lost"] == pytest.approx(np.mean(each, 0))
+        varies = np.std(each, 0) > 0
+        assert np.array(found[kind]["low"])[varies] == pytest.approx(low[varies])
+        assert np.array(found[kind]["high"])[varies] == pytest.approx(high[varies])
 
 
 def truth(found):
     return [found.header["candidates"].index(name) for name in found.table["stimulus"]]
+
+
+@pytest.mark.parametrize("n", [45, 7])
+def test_importance_is_what_a_piece_contributes_by_hand(n):
+    """Of a sum over samples, a piece that is set to zero takes away its own part of the sum."""
+    rng = np.random.default_rng(0)
+    eeg, weight = rng.normal(size=(3, 4, n)), rng.normal(size=(4, n))
+    kept, times = eeg.copy(), -0.2 + np.arange(n) / 50
+    header = {"times": times.tolist(), "channels": list("abcd")}
+    found = occlusion._without(lambda x: {"s": float((x * weight).sum())}, eeg, header)
+    np.testing.assert_array_equal(eeg, kept)
+    part, pieces = (eeg * weight).sum(0), min(n, 20)
+    assert found["full"]["s"] == pytest.approx(part.sum())
+    np.testing.assert_allclose(found["channel"]["top1"]["s"], part.sum() - part.sum(1))
+    starts = np.array(found["time"]["starts"])
+    assert len(starts) == pieces
+    assert starts[0] == times[0]
+    assert found["time"]["width"] == pytest.approx(n / 50 / pieces)
+    ends = [*starts[1:], np.inf]
+    for start, end, value in zip(starts, ends, found["time"]["top1"]["s"], strict=True):
+        inside = (times >= start - 1e-9) & (times < end - 1e-9)
+        assert value == pytest.approx(part.sum() - part[:, inside].sum())
+
+
+def test_the_epoch_that_is_kept_is_the_best_on_the_curve(within):
+    header = within[1].header
+    curves = pd.DataFrame(header["curves"]).set_index(["fold", "run"])
+    assert header["chosen"].keys() == {"epoch"}
+    assert header["chosen"]["epoch"].keys() == set(SUBJECTS)
+    for fold, chosen in header["chosen"]["epoch"].items():
+        assert len(chosen) == 3
+        for run, epoch in enumerate(chosen):
+            one = curves.loc[(fold, run)]
+            assert epoch == one["epoch"].iloc[one["score"].argmax()]
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path, within):
@@ -291,6 +327,172 @@ def test_a_concept_on_both_sides_is_refused(tmp_path):
     refused(world, *world.write(), "concept c003 stands in training and in test")
 
 
+def rewritten(path, change):
+    """A store whose rows, a Rows, `change` takes and gives."""
+    store.write(path, change(store.open(path).load()))
+
+
+def renamed(column, before, after):
+    def change(rows):
+        table = rows.table.assign(**{column: rows.table[column].replace(before, after)})
+        return Rows(rows.array, table, rows.header)
+
+    return change
+
+
+def test_a_picture_of_training_that_is_tested_under_another_concept_is_refused(tmp_path):
+    world = World(tmp_path)
+    x, y = world.write()
+    rewritten(x["epochs"][0], renamed("stimulus", "test/t003/0", "train/c003/1"))
+    refused(world, x, y, "stimulus train/c003/1 stands in training and in test")
+
+
+def test_a_tested_picture_that_is_no_candidate_is_refused(tmp_path):
+    world = World(tmp_path)
+    x, y = world.write()
+    shown = world.pictures["split"].where(world.pictures.index != "test/t003/0", "train")
+    targets = Rows(world.features, world.pictures.assign(split=shown), {"what": "features"})
+    store.write(y["picture/net"][0], targets)
+    refused(world, x, y, "a picture of a test row is not of split 'test'")
+
+
+def test_what_cannot_be_split_is_refused(tmp_path):
+    world = World(tmp_path, train=10, test=3)
+    x, y = world.write()
+    how = {"folds": "leave_one_subject_out"}
+    with pytest.raises(InputError, match="'leave_one_subject_out' with 1 subjects"):
+        pairs.load({"epochs": x["epochs"][:1]}, y, how)
+    rewritten(x["epochs"][1], renamed("split", "test", "other"))
+    refused(world, {"epochs": x["epochs"][1:]}, y, "no usable row of split 'test'")
+    refused(world, x, y, "fold sub-02: no usable row of split 'test'")
+
+
+def test_excluded_epochs_are_as_if_they_were_not_there(tmp_path):
+    """Predictions and everything beside them, against stores without these rows."""
+    found, reasons = [], []
+    for way in ("excluded", "absent"):
+        world = World(tmp_path / way, train=15, test=6, repetitions={"train": 2, "test": 3})
+        x, y = world.write()
+        for path, bad in zip(x["epochs"], ([0, 1, 20, -4], [5, *range(-3, -19, -3)]), strict=True):
+            rows = store.open(path).load()
+            rows.array[bad] = 1e6
+            rows.table.iloc[bad, rows.table.columns.get_loc("exclude")] = "artefact"
+            kept = np.flatnonzero(rows.table["exclude"] == "")
+            if way == "absent":
+                rows = Rows(rows.array[kept], rows.table.iloc[kept], rows.header)
+            store.write(path, rows)
+        made = [world.folder / name for name in ("m.safetensors", "p.h5", "l.h5")]
+        spec = specified(epochs=2) | {"experiment": {"seeds": 1}}
+        train(x, y, *made, spec, {}, "cpu")
+        predicted = store.open(made[1]).load()
+        reasons.append(predicted.header.pop("excluded"))
+        with safe_open(made[0], "np") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        found.append((predicted, state))
+    (one, model), (other, its_model) = found
+    assert reasons == [{"artefact": 11}, {}]
+    assert one.array.tobytes() == other.array.tobytes()
+    assert model.keys() == its_model.keys()
+    for name, values in model.items():
+        np.testing.assert_array_equal(values, its_model[name])
+    assert one.table.equals(other.table)
+    assert one.header == other.header
+    assert one.header["counts"] == [1, 2]  # what every picture has
+
+
+def test_what_the_head_is_told(tmp_path, monkeypatch):
+    """Rows that train and validate, the control and the seeds, where the experiment says little."""
+    told = []
+    fit = contrastive.fit
+
+    def noted(eeg, targets, rows, options, seeds, device, control):
+        told.append((rows, seeds, control))
+        return fit(eeg, targets, rows, options, seeds, device, control)
+
+    monkeypatch.setattr(contrastive, "fit", noted)
+    world = World(tmp_path, train=20, test=4)
+    x, y = world.write()
+    attainable = {"counts": [1], "top1": {"low": [0.0], "high": [1.0]}}
+    for path in x["epochs"]:
+        rewritten(path, lambda rows: Rows(
+            rows.array, rows.table, rows.header | {"attainable": attainable}))  # fmt: skip
+    made = [tmp_path / name for name in ("m.safetensors", "p.h5", "l.h5")]
+    spec = specified(epochs=1, mask="concept")
+    train(x, y, *made, spec | {"experiment": {}}, {}, "cpu")
+    header = store.open(made[1]).load().header
+    assert header["runs"] == [
+        *({"seed": seed, "shuffled": False} for seed in (0, 1, 2)),
+        {"seed": 0, "shuffled": True},
+    ]
+    assert header["attainable"] == attainable
+    assert len(told) == 2  # a model a subject
+    for rows, seeds, control in told:
+        assert seeds == [0, 1, 2]
+        assert len(rows.image) == 60
+        concept = np.array([int(name[7:10]) for name in world.pictures.index[rows.image]])
+        assert len(set(concept[rows.validation])) == 4  # a fifth of 20 at most
+        assert not set(concept[rows.validation]) & set(concept[rows.train])
+        assert sorted([*rows.train, *rows.validation]) == list(range(60))
+        same = rows.concept[:, None] == rows.concept
+        np.testing.assert_array_equal(same, concept[:, None] == concept)
+        for part in (rows.train, rows.validation):
+            assert sorted(control[part]) == sorted(rows.image[part])
+            assert (control[part] != rows.image[part]).mean() > 0.5
+    told.clear()
+    train(x, y, *made, spec | {"experiment": {"folds": {"kind": "pooled"}, "seeds": 1}}, {},
+          "cpu")  # fmt: skip
+    assert [len(rows.image) for rows, _, _ in told] == [120]
+    pooled = store.open(made[1]).load()
+    assert set(pooled.table["fold"]) == {"pooled"}
+    assert pooled.header["attainable"] is None
+
+
+def test_features_of_several_encoders_are_matched_by_name(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"p{i}" for i in range(9)]
+    split = ["train"] * 4 + ["test"] * 3 + ["other"] * 2
+    table = pd.DataFrame({"split": split, "concept": names, "exclude": ""}, index=names)
+    values = {"a/one": rng.normal(size=(9, 3, 2)), "a/two": rng.normal(size=(9, 5))}
+    y = {}
+    for source, array in values.items():
+        order = rng.permutation(9)
+        y[source] = [tmp_path / f"{source}.h5"]
+        rows = Rows(array[order].astype(np.float32), table.iloc[order], {"what": "features"})
+        store.write(y[source][0], rows)
+    found = epochs.pictures(y)
+    for i, name in enumerate(found.table.index):
+        assert found.table["split"].iloc[i] == table["split"][name]
+        for features, stored in zip(found.features, values.values(), strict=True):
+            expected = stored[names.index(name)].ravel()
+            np.testing.assert_allclose(features[i], expected, rtol=1e-6)
+    assert sorted(found.table.index[found.shown]) == ["p4", "p5", "p6"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "simulated", "flags"),
+    [
+        (("one.pt", "random"), True, ["simulated", "random_weights"]),
+        (("random", "one.pt"), False, ["random_weights"]),
+        (("one.pt", None), False, []),
+    ],
+)
+def test_any_encoder_of_random_weights_is_said(tmp_path, weights, simulated, flags):
+    world = World(tmp_path, train=10, test=3)
+    x, y = world.write()
+    for path in x["epochs"]:
+        rewritten(path, lambda rows: Rows(
+            rows.array, rows.table, rows.header | {"simulated": simulated}))  # fmt: skip
+    for source, drawn in zip(("picture/net", "picture/other"), weights, strict=True):
+        y[source] = [tmp_path / f"{source}.h5"]
+        header = {"what": "features", "weights": drawn}
+        store.write(y[source][0], Rows(world.features, world.pictures, header))
+    made = [tmp_path / name for name in ("m.safetensors", "p.h5", "l.h5")]
+    train(x, y, *made, specified(epochs=1), {}, "cpu")
+    header = store.open(made[1]).header
+    assert header["flags"] == flags
+    assert header["targets"] == ["picture/net", "picture/other"]
+
+
 # ---- repetitions ------------------------------------------------------------------------
 
 
@@ -312,8 +514,9 @@ def test_test_repetitions_are_averaged_and_more_of_them_find_more(repeated):
     for subject in SUBJECTS:
         top1 = curve["top1"][subject]
         assert top1[-1] > top1[0] + 0.1
-    whole = metric(scored(folder))["subjects"]
-    assert {s: curve["top1"][s][-1] for s in SUBJECTS} == pytest.approx(whole)
+    for name in ("top1", "top5"):
+        whole = metric(scored(folder), name)["subjects"]
+        assert {s: curve[name][s][-1] for s in SUBJECTS} == pytest.approx(whole)
 
 
 def test_averages_are_means_of_rows_by_brute_force(tmp_path):
@@ -325,6 +528,7 @@ def test_averages_are_means_of_rows_by_brute_force(tmp_path):
     assert read.counts == [1, 2, 4]
     tests = np.flatnonzero(read.table["split"] == "test")
     assert len(tests) == 2 * 7 * 3
+    taken = set()
     for at, value in zip(tests, read[tests], strict=True):
         row = read.table.iloc[at]
         same = (rows.table["subject"] == row["subject"]) & (
@@ -334,6 +538,9 @@ def test_averages_are_means_of_rows_by_brute_force(tmp_path):
         assert len(own) == 4
         some = itertools.combinations(own, row["fewer"] or 4)
         assert min(abs(value - np.mean(one, 0)).max() for one in some) < 1e-6
+        if row["fewer"] == 1:
+            taken.add(int(abs(value - own).max((1, 2)).argmin()))
+    assert len(taken) > 1  # not the first of all, which come from one session
     trained = np.flatnonzero(read.table["split"] == "train")[::7]
     names = [rows.table.index.get_loc(name) for name in read.table.index[trained]]
     np.testing.assert_array_equal(read[trained], rows.array[names])

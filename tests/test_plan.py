@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -13,13 +14,23 @@ from engram.errors import InputError
 from engram.planning import components, configuration, plan
 
 ROOT = Path(__file__).parents[1]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+
+@cache
+def parsed(path):
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def read(path):
+    return copy.deepcopy(parsed(path))
+
+
+SCHEMA = read("workflow/schemas/config.schema.yaml")
 
 
 @pytest.fixture
 def config():
-    vocabulary = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    return merge(vocabulary, yaml.safe_load((ROOT / "config/backbones.yaml").read_text()))
+    return merge(read("config/config.yaml"), read("config/backbones.yaml"))
 
 
 def refuse(config, message):
@@ -143,6 +154,18 @@ def merge(base, over):
         ("study", "../elsewhere", r"study: '../elsewhere' cannot name its folder"),
         ("study", "features", r"study: 'features' cannot name its folder"),
         ("run", ["eeg_clp"], r"run: no experiment 'eeg_clp'; did you mean 'eeg_clip'"),
+        ("maps", ["eeg_clp"], r"maps: no experiment 'eeg_clp'; did you mean 'eeg_clip'"),
+        ("experiments.eeg_clip.y", "stat", r"no view 'stat'; did you mean 'state'"),
+        (
+            "experiments.eeg_clip.x",
+            {"choose": ["spectrogram/clip_random", ["spectrogram/clip_rndm"]]},
+            r"no backbone 'clip_rndm'; did you mean 'clip_random'",
+        ),
+        ("experiments.eeg_clip.x", ["state", "spectogram"], r"no view 'spectogram'"),
+        ("experiments.eeg_clip.baseline", "eeg_bandpwer", r"baseline: no experiment .* did you"),
+        ("experiments.eeg_clip.folds", {"kind": "random_windows", "n": 4}, r"i_know_this_leaks"),
+        ("experiments.eeg_clip.folds", {"kind": "block"}, r"no way to split 'block'; did you mean"),
+        ("experiments.eeg_clip.folds", "within", r"eeg_clip.folds: no way to split 'within'"),
     ],
 )
 def test_a_mistake_is_named_and_the_right_word_suggested(config, path, value, message):
@@ -154,6 +177,60 @@ def test_a_mistake_is_named_and_the_right_word_suggested(config, path, value, me
     refuse(config, message)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "fits"),
+    [
+        ("heads.adapter.epochs", 3, True),
+        ("heads.adapter.epochs", 3.5, False),
+        ("heads.adapter.epochs", True, False),
+        ("heads.adapter.base_lr", 1, True),
+        ("heads.adapter.base_lr", False, False),
+        ("heads.adapter.base_lr", "fast", False),
+        ("heads.adapter.standardize", True, True),
+        ("heads.adapter.standardize", 1, False),
+        ("heads.adapter.hidden", [8, 4], True),
+        ("heads.adapter.hidden", [8, "4"], False),
+        ("heads.adapter.hidden", 8, False),
+        ("views.spectrogram.detrend", "constant", True),
+        ("views.spectrogram.limits", [-15, 25], True),
+        ("views.spectrogram.limits", "recording", True),
+        ("views.spectrogram.limits", 3, False),
+        ("views.spectrogram.channels", None, True),
+        ("views.spectrogram.channels", ["O1"], True),
+        ("views.spectrogram.channels", "O1", False),
+        ("backbones.bandpower.bands", {"alpha": [8, 13]}, True),
+        ("backbones.bandpower.bands", {"alpha": 8}, False),
+        ("backbones.bandpower.bands", {1: [8, 13]}, False),
+    ],
+)
+def test_values_have_the_type_that_the_option_says(config, path, value, fits):
+    family, name, key = path.split(".")
+    config[family][name][key] = value
+    if fits:
+        configuration.check(config, SCHEMA)
+    else:
+        refuse(config, re.escape(path) + ": expected")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"source": {"osf": "abcde", "s3": "bucket"}}, "needs one of osf, s3"),
+        ({"source": {"archive": "x.zip"}}, "needs one of osf, s3"),
+        ({"source": {"osf": "abcde"}, "folder": "here"}, "has both `source` and `folder`"),
+        ({"source": {"osff": "abcde"}}, "source.osff: unknown key; did you mean 'osf'"),
+        ({"source": {"osf": "abcde"}}, None),
+        ({"folder": "here"}, None),
+    ],
+)
+def test_a_dataset_is_fetched_from_one_place_or_is_here(config, keys, message):
+    config["datasets"]["there"] = {"kind": "eeg_recordings", "manifest": "list.csv"} | keys
+    if message:
+        refuse(config, message)
+    else:
+        configuration.check(config, SCHEMA)
+
+
 def test_a_score_needs_its_baseline(config):
     del config["experiments"]["eeg_clip"]["baseline"]
     refuse(config, "experiments.eeg_clip: `baseline` is missing")
@@ -162,6 +239,231 @@ def test_a_score_needs_its_baseline(config):
 def test_baselines_run_with_what_they_stand_beside(config):
     config["run"] = ["eeg_clip"]
     assert plan.Plan(config).experiments() == ["eeg_bandpower", "eeg_clip"]
+
+
+# ---- what an experiment depends on ----------------------------------------------------
+
+NEW, BLOCKS = "new subjects", "new time blocks of known subjects, purged"
+
+
+@pytest.mark.parametrize(
+    ("folds", "says"),
+    [
+        (None, NEW),
+        ("leave_one_subject_out", NEW),
+        ("group_kfold", NEW),
+        ({"kind": "group_kfold", "n": 3}, NEW),
+        ("blocked", BLOCKS),
+        ({"kind": "blocked", "n": 4}, BLOCKS),
+        ({"kind": "blocked"}, BLOCKS),
+        ("random_windows", "LEAKS: random windows of known scans"),
+        ({"kind": "random_windows", "n": 4}, "LEAKS: random windows of known scans"),
+    ],
+    ids=str,
+)
+def test_a_score_says_what_it_generalises_to(config, folds, says):
+    if folds:
+        config["experiments"]["eeg_clip"]["folds"] = folds
+    spec = plan.Plan(config).spec("evaluate", experiment="eeg_clip")
+    assert spec["generalises_to"] == says
+
+
+@pytest.mark.parametrize(
+    ("folds", "says"),
+    [
+        (None, "new pictures, a known subject"),
+        ("within", "new pictures, a known subject"),
+        ("pooled", "new pictures, known subjects, one model for all"),
+        ({"kind": "pooled"}, "new pictures, known subjects, one model for all"),
+        ("leave_one_subject_out", "new pictures, new subjects"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("y", ["stimulus/pixels", ["stimulus/pixels", "stimulus/alexnet_random"]])
+def test_a_retrieval_says_what_it_generalises_to(folds, says, y):
+    config = studied("things_eeg2_simulated")
+    this = config["experiments"]["things_pixels"]
+    this["y"] = y
+    if folds:
+        this["folds"] = folds
+    configuration.check(config, SCHEMA)
+    spec = plan.Plan(config).spec("evaluate", experiment="things_pixels")
+    assert spec["generalises_to"] == says
+
+
+def test_what_training_is_told_of_its_experiment(config):
+    this = config["experiments"]["eeg_clip"]
+    this |= {"folds": {"kind": "blocked", "n": 4}, "seeds": 5}
+    config["heads"]["adapter"] |= {"epochs": 7}
+    spec = plan.Plan(config).spec("train", experiment="eeg_clip")
+    assert spec["experiment"]["folds"] == {"kind": "blocked", "n": 4}
+    assert spec["experiment"]["seeds"] == 5
+    assert spec["head"] == {"kind": "adapter", "epochs": 7}
+    assert spec["candidates"] == [["spectrogram/clip_random"]]
+    for change in ({"folds": "blocked"}, {"seeds": 4}, {"x": "spectrogram/dino"}, {"y": "vigall"}):
+        other = copy.deepcopy(config)
+        other["experiments"]["eeg_clip"] |= change
+        assert plan.Plan(other).spec("train", experiment="eeg_clip") != spec
+    other = copy.deepcopy(config)
+    other["heads"]["adapter"]["epochs"] = 8
+    assert plan.Plan(other).spec("train", experiment="eeg_clip") != spec
+
+
+def test_training_is_told_every_input_that_it_may_choose(config):
+    every = ["spectrogram/clip", ["fmri_spectrogram/clip"], ["spectrogram", "vigall"]]
+    config["experiments"]["eeg_clip"]["x"] = {"choose": every}
+    this = plan.Plan(config)
+    spec = this.spec("train", experiment="eeg_clip")
+    expected = [["spectrogram/clip"], ["fmri_spectrogram/clip"], ["spectrogram", "vigall"]]
+    assert spec["candidates"] == expected
+    units = len(config["datasets"]["simulated"]["units"])
+    assert spec["sources"] == [[source, units] for one in expected for source in one]
+    assert len(this.x("eeg_clip")) == 4 * units
+
+
+def test_what_an_evaluation_is_told(config):
+    config["evaluation"] = {"bootstrap": 300, "confidence": 0.9}
+    this = plan.Plan(config)
+    spec = this.spec("evaluate", experiment="eeg_clip")
+    assert spec["evaluation"] == {"bootstrap": 300, "confidence": 0.9}
+    assert spec["baseline"] == "eeg_bandpower"
+    assert this.baseline_predictions("eeg_clip") == ["results/demo/predictions/eeg_bandpower.h5"]
+    assert this.spec("evaluate", experiment="eeg_bandpower")["baseline"] is None
+    assert this.baseline_predictions("eeg_bandpower") == []
+
+
+def test_a_view_is_made_of_its_windows_rows_and_options(config):
+    names = {"dataset": "simulated", "unit": "sub-01", "view": "state"}
+    spec = plan.Plan(config).spec("render", **names)
+    simulated = config["datasets"]["simulated"]
+    assert spec["windows"] == simulated["windows"]
+    assert spec["dataset"]["kind"] == simulated["kind"]
+    assert spec["view"] == config["views"]["state"]
+    assert [row["file"] for row in spec["rows"]] == ["sub-01.npz"]
+    assert plan.Plan(config).modules("render", **names) == [
+        f"engram.datasets.{simulated['kind']}",
+        "engram.views.annotations",
+    ]
+    for change in ({"windows": {"length": 4, "step": 4}}, {"seed": 99}):
+        other = copy.deepcopy(config)
+        other["datasets"]["simulated"] |= change
+        assert plan.Plan(other).spec("render", **names) != spec
+    other = copy.deepcopy(config)
+    other["datasets"]["simulated"]["title"] = "Another"
+    assert plan.Plan(other).spec("render", **names) == spec
+
+
+def test_a_gpu_is_asked_for_where_a_component_can_use_one(config):
+    this = plan.Plan(config)
+    assert this.gpus("extract", backbone="clip_random") == 1
+    assert this.gpus("extract", backbone="bandpower") == 0
+    assert this.gpus("train", experiment="eeg_clip") == 1
+    config["experiments"]["eeg_clip"]["head"] = "forest"
+    assert plan.Plan(config).gpus("train", experiment="eeg_clip") == 0
+
+
+def test_figures_of_an_experiment_and_a_map_where_it_is_asked_for(config):
+    config |= {"run": ["eeg_cnn", "eeg_clip"], "maps": ["eeg_clip"]}
+    figures = set(plan.Plan(config).figures())
+    assert {path for path in figures if "/map." in path} == {
+        f"results/demo/figures/eeg_clip/map.{suffix}" for suffix in ("json", "png")
+    }
+    for name in ("eeg_bandpower", "eeg_cnn", "eeg_clip"):
+        assert f"results/demo/figures/{name}/confusion.svg" in figures
+
+
+def test_pictures_are_those_of_the_first_source(config):
+    this = plan.Plan(config)
+    assert this.pictures("both_clip") == this.stores("both_clip", "spectrogram")
+    assert this.pictures("eeg_cnn") == this.stores("eeg_cnn", "spectrogram")
+
+
+def test_what_all_subjects_share_is_made_once():
+    config = studied("things_eeg2_simulated")
+    this = plan.Plan(config)
+    assert this.units("things") == ["sub-01", "sub-02", "sub-03"]
+    features = "results/features/things/stimuli/stimulus"
+    assert this.y("things_both") == [f"{features}/pixels.h5", f"{features}/alexnet_random.h5"]
+    assert this.pictures("things_both") == ["results/views/things/stimuli/stimulus.h5"]
+    assert this.x("things_both") == [f"results/views/things/sub-0{i}/epochs.h5" for i in (1, 2, 3)]
+    assert [row["file"] for row in this.rows("things", "stimuli")] == [
+        "image_metadata.npy", "training_images.zip", "test_images.zip",
+    ]  # fmt: skip
+
+
+# ---- files ----------------------------------------------------------------------------
+
+
+def made(tmp_path, *files):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+
+
+def test_patterns_are_filled_in_with_units_and_every_name(config):
+    config["datasets"]["there"] = {
+        "kind": "osf_vigilance",
+        "source": {"osf": "abcde"},
+        "units": ["s1", "s2"],
+        "files": ["{unit}/{run}_{region}.png", "labels_{unit}.csv"],
+        "run": ["a", "b"],
+        "region": ["x", "y"],
+    }
+    rows = plan.Plan(config).rows("there", "s2")
+    assert [row["file"] for row in rows] == [
+        "s2/a_x.png", "s2/a_y.png", "s2/b_x.png", "s2/b_y.png", "labels_s2.csv",
+    ]  # fmt: skip
+    assert rows[1] == {"unit": "s2", "run": "a", "region": "y", "file": "s2/a_y.png"}
+
+
+def test_data_under_an_agreement_wait_for_it(config):
+    there = {"kind": "eeg_recordings", "source": {"osf": "abcde"}, "units": ["s1"]}
+    there |= {"files": ["{unit}.edf"], "terms": "https://example.org/agreement"}
+    config["datasets"]["there"] = there
+    with pytest.raises(InputError, match=r"agreement.*terms_accepted: true"):
+        plan.Plan(config).raw("there", "s1")
+    there["terms_accepted"] = True
+    assert plan.Plan(config).raw("there", "s1") == ["resources/raw/there/s1.edf"]
+
+
+def test_a_folder_of_ones_own_is_under_no_agreement(config, tmp_path):
+    made(tmp_path, "s1.edf")
+    config["datasets"]["there"] = {
+        "kind": "eeg_recordings", "folder": str(tmp_path), "units": ["s1"],
+        "files": ["{unit}.edf"], "terms": "https://example.org/agreement",
+    }  # fmt: skip
+    assert plan.Plan(config).raw("there", "s1") == [str(tmp_path / "s1.edf")]
+
+
+def test_files_that_are_put_there_by_hand_have_a_shelf_of_their_own(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config["datasets"]["there"] = {
+        "kind": "eeg_recordings", "source": {"osf": "abcde"}, "units": ["s1"],
+        "files": ["{unit}.edf", "own.csv"], "by_hand": ["own.csv"],
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"resources/by_hand/there/own.csv is missing"):
+        plan.Plan(config).raw("there", "s1")
+    made(tmp_path, "resources/by_hand/there/own.csv")
+    assert plan.Plan(config).raw("there", "s1") == [
+        "resources/raw/there/s1.edf",
+        "resources/by_hand/there/own.csv",
+    ]
+
+
+def test_a_published_dataset_has_a_list_of_its_own_and_weights_have_one():
+    this = plan.Plan({"datasets": {"there": {"source": {"osf": "abcde"}}, "made": {}}})
+    assert this.lock("raw", "there") == "config/locks/there.csv"
+    assert this.lock("weights", "clip") == "config/locks/weights.csv"
+    assert this.listed("raw", "there") == ["config/locks/there.csv"]
+    assert this.listed("raw", "made") == this.listed("weights", "clip") == []
+    assert this.spec("listing", dataset="there") == {"source": {"osf": "abcde"}}
+    with pytest.raises(InputError, match="datasets.made has no `source`"):
+        this.spec("listing", dataset="made")
+
+
+def test_a_file_that_no_dataset_has_is_not_fetched(config):
+    with pytest.raises(InputError, match="datasets.simulated has no file nothing.npz"):
+        plan.Plan(config).spec("download", shelf="raw", name="simulated", file="nothing.npz")
 
 
 # ---- comparisons ---------------------------------------------------------------------
@@ -395,6 +697,14 @@ def test_a_manifest_lists_units_and_files(config, tmp_path):
     assert [row["file"] for row in this.rows("local", "s1")] == ["1.edf", "3.edf"]
     with pytest.raises(InputError, match=r"1\.edf is missing; put the data there"):
         this.raw("local", "s1")
+
+
+def test_a_column_of_a_manifest_may_say_which_unit_a_recording_is_of(config, tmp_path):
+    text = "subject,scan,file,unit\ns1,a,1.edf,first\ns2,a,2.edf,first\ns3,a,3.edf,\n"
+    this = local(config, tmp_path, text)
+    assert this.units("local") == ["first", "s3"]
+    assert [row["file"] for row in this.rows("local", "first")] == ["1.edf", "2.edf"]
+    assert [row["unit"] for row in this.rows("local", "s3")] == ["s3"]
 
 
 @pytest.mark.parametrize(
@@ -646,7 +956,7 @@ def studied(name):
     """The configuration of a shipped study."""
     config = {}
     for file in ("config/config.yaml", "config/backbones.yaml", f"config/studies/{name}.yaml"):
-        for key, value in yaml.safe_load((ROOT / file).read_text()).items():
+        for key, value in read(file).items():
             both = isinstance(value, dict) and key in config
             config[key] = {**config[key], **value} if both else value
     return config
@@ -671,6 +981,21 @@ def test_the_published_protocol_is_refused_without_a_clean_one_beside_it(name):
             this["baseline"] = baseline
             refuse(config, "chooses its epoch on the test pictures; name as `baseline`")
         this["baseline"] = kept
+
+
+def test_a_clean_experiment_beside_the_published_protocol_is_of_the_same_data():
+    config = studied("things_eeg2_simulated")
+    config["datasets"]["other"] = config["datasets"]["things"]
+    config["experiments"]["elsewhere"] = config["experiments"]["things_pixels"] | {
+        "dataset": "other"
+    }
+    config["experiments"]["things_published"]["baseline"] = "elsewhere"
+    refuse(config, "chooses its epoch on the test pictures; name as `baseline`")
+    config["experiments"]["things_published"]["baseline"] = "twin"
+    config["experiments"]["twin"] = config["experiments"]["things_published"] | {
+        "baseline": "things_pixels"
+    }
+    refuse(config, "chooses its epoch on the test pictures; name as `baseline`")
 
 
 def test_encoders_that_are_compared_differ_in_the_alignment_alone():

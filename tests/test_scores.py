@@ -116,6 +116,8 @@ def test_prior_counts_only_the_other_folds():
     expected = {"a": [2 / 4, 2 / 4], "b": [3 / 3, 0], "c": [3 / 5, 2 / 5]}
     found = classification.prior(y, folds, 2)
     np.testing.assert_allclose(found[:, 0], [expected[f] for f in folds])
+    alone = classification.prior(y, np.array(["a"] * 6), 2)
+    np.testing.assert_allclose(alone[:, 0], [[4 / 6, 2 / 6]] * 6)
 
 
 # ---- intervals and tests ---------------------------------------------------------------
@@ -289,6 +291,28 @@ def test_description_of_a_small_sample():
     centred = [c - c.mean() for c in (y[:6], y[12:18], y[18:])]
     expected = np.mean([np.sum(c[1:] * c[:-1]) / np.sum(c**2) for c in centred])
     assert found["label_autocorrelation"] == pytest.approx(expected)
+
+
+def test_a_description_of_many_classes_of_which_one_is_absent():
+    facts, names = table(subjects=1, scans=2, windows=6), list("abcd")
+    y = np.array([0, 0, 1, 2, 2, 0, 2, 1, 1, 1, 0, 0])
+    found = sample.describe(y, facts, names, {})
+    assert found["scans_table"][0]["counts"] == {"a": 3, "b": 1, "c": 2, "d": 0}
+    each = []
+    for series in (y[:6], y[6:]):
+        shown = np.eye(4)[series] - np.eye(4)[series].mean(0)
+        each.append((shown[1:] * shown[:-1]).sum() / (shown**2).sum())
+    assert found["label_autocorrelation"] == pytest.approx(np.mean(each))
+    assert found["constant_scans"] == []
+
+
+def test_windows_of_another_scan_or_subject_follow_nothing():
+    """Windows are counted on through all scans."""
+    facts = table(subjects=2, scans=2, windows=3).assign(window=np.arange(12))
+    y = np.repeat([0, 1, 0, 1], 3)
+    assert sample.describe(y, facts, CLASSES, {})["label_switches"] == 0
+    same = facts.assign(scan="one")  # of two subjects
+    assert sample.describe(y, same, CLASSES, {})["label_switches"] == 2
 
 
 def test_a_gap_is_no_switch():

@@ -169,6 +169,15 @@ def test_blocks_drop_just_the_rows_that_share_seconds(support, n):
             assert len(windows) == 14
 
 
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_the_block_that_validates_is_far_from_the_one_that_tests(n):
+    table = rows(subjects=1, scans=1, windows=10 * n)
+    for fold in splits.make(table, series(table), {"kind": "blocked", "n": n}, seed=0):
+        window = table["window"].to_numpy()
+        between = np.abs(window[fold.validation][:, None] - window[fold.test])
+        assert between.min() > 10
+
+
 def test_random_windows_leak_neighbours():
     table = rows()
     fold = splits.make(table, series(table), {"kind": "random_windows", "n": 5}, seed=0)[0]
@@ -245,6 +254,16 @@ def test_constant_subjects_work_where_training_has_both_classes_and_are_refused_
         assert set(y[fold.train]) == {0, 1}
 
 
+def test_a_class_that_validation_alone_holds_is_missing_in_training():
+    table = rows(subjects=3, scans=1, windows=6)
+    subject = table.subject.to_numpy()
+    one, two, three = (np.flatnonzero(subject == name) for name in sorted(set(subject)))
+    folds = [splits.Fold("0", three, two, one), splits.Fold("1", three, one, two)]
+    folds.append(splits.Fold("2", two, one, three))
+    with pytest.raises(InputError, match="fold 0: no training row of class 1"):
+        splits.check(folds, table, (subject == "sub-01").astype(int), "leave_one_subject_out")
+
+
 def test_shift_rolls_each_scan_by_a_tenth_at_least():
     table = rows(subjects=2, windows=40)
     rng = np.random.default_rng(0)
@@ -302,6 +321,34 @@ def test_the_control_is_as_unrelated_to_the_labels_as_a_shift_can_be():
         assert abs(np.corrcoef(moved[rows], y[rows])[0, 1]) == pytest.approx(min(related))
 
 
+def test_of_the_shifts_that_are_allowed_the_control_takes_the_least_related():
+    """Labels that change at once, whose best shift is anywhere, by brute force."""
+    rng = np.random.default_rng(4)
+    names = [(f"sub-{s:02d}", "one", w) for s in range(40) for w in range(30)]
+    table = pd.DataFrame(names, columns=["subject", "scan", "window"])
+    y = (rng.random(1200) < 0.3).astype(int)
+    moved = splits.control(y, table, np.random.default_rng(0))
+    used = set()
+    for before, after in zip(y.reshape(40, 30), moved.reshape(40, 30), strict=True):
+        share = before.mean()
+        unrelated = 30 * (share**2 + (1 - share) ** 2)
+        away = {s: abs((np.roll(before, s) == before).sum() - unrelated) for s in range(3, 28)}
+        shift = [s for s in away if (np.roll(before, s) == after).all()]
+        assert len(shift) == 1
+        used.update(shift)
+        assert away[shift[0]] == pytest.approx(min(away.values()))
+    assert {min(used), max(used)} <= {*range(3, 28)}
+    assert {3, 27} & used
+
+
+def test_shifts_that_are_as_unrelated_are_drawn():
+    names = [("a", "one", w) for w in range(40)]
+    table = pd.DataFrame(names, columns=["subject", "scan", "window"])
+    y = np.arange(40) // 4 % 2
+    found = {tuple(splits.control(y, table, np.random.default_rng(seed))) for seed in range(20)}
+    assert len(found) == 2  # ahead or behind by half a block
+
+
 def test_the_control_permutes_scans_whose_label_is_constant():
     table = rows(subjects=6, scans=2, windows=10)
     y = (table.subject.to_numpy() >= "sub-02").astype(int)
@@ -333,8 +380,9 @@ def test_blocks_drop_rows_that_share_half_a_second(length):
         splits.check(leaky, table, y, how)
 
 
-def test_blocks_that_only_touch_lose_no_row():
-    table = rows(subjects=2, scans=1, windows=20, length=15.0)
+@pytest.mark.parametrize("length", [15.0, 0.1])  # multiples of 0.1 are rounded
+def test_blocks_that_only_touch_lose_no_row(length):
+    table = rows(subjects=2, scans=1, windows=20, length=length, step=length)
     for fold in splits.make(table, series(table), {"kind": "blocked", "n": 4}, seed=0):
         assert len(fold.train) + len(fold.validation) + len(fold.test) == len(table)
 
@@ -364,11 +412,32 @@ def test_there_are_five_folds_unless_said_otherwise(kind):
         assert len(splits.make(table, series(table), how, seed=0)) == 5
 
 
-def test_check_finds_a_training_row_of_another_scan_harmless():
-    """The same seconds in another scan are no leak."""
-    table = rows(subjects=2, scans=2, windows=20)
-    y, how = series(table), {"kind": "blocked", "n": 4}
-    splits.check(splits.make(table, y, how, seed=0), table, y, how)
+def test_the_same_seconds_of_another_scan_are_no_leak_and_those_of_the_same_one_are():
+    table = rows(subjects=2, scans=2, windows=6).sort_index()
+    y, how = np.arange(24) % 2, {"kind": "blocked", "n": 3}
+    scans = np.arange(24).reshape(4, 6)  # two of either subject, at the same times
+    folds = [splits.Fold(str(i), scans[i - 1], scans[i - 2], scans[i]) for i in range(4)]
+    splits.check(folds, table, y, how)
+    train, test = scans[0, :3], scans[0, 3:]  # windows 2 and 3 overlap by half
+    for one in (
+        splits.Fold("0", train, scans[1], test),
+        splits.Fold("0", scans[1], train, test),
+        splits.Fold("0", train, test, scans[1]),
+    ):
+        with pytest.raises(InputError, match="fold 0: seconds of row sub-00/scan-0/window-0002"):
+            splits.check([one, *folds[1:]], table, y, how)
+    for kind in ("group_kfold", "leave_one_subject_out"):
+        with pytest.raises(InputError, match="subject sub-0"):
+            splits.check(folds, table, y, kind)
+
+
+def test_blocks_keep_the_same_seconds_of_another_scan():
+    table = rows(subjects=1, scans=2, windows=12)
+    table["stop"] = table["start"] + 15.0  # windows that only touch
+    late = table["scan"] == "scan-1"
+    table.loc[late, ["start", "stop"]] += 7.5  # no window ends where one of the other scan does
+    for fold in splits.make(table, np.arange(24) % 2, {"kind": "blocked", "n": 3}, seed=0):
+        assert [len(fold.train), len(fold.validation), len(fold.test)] == [8, 8, 8]
 
 
 def test_a_subject_is_told_from_another_whose_scan_has_the_same_name():

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from test_epoching import reference
 
 from engram import store, views
 from engram.datasets import read, things_eeg2
@@ -539,6 +540,18 @@ def test_test_trials_do_not_touch_the_training_trials_unless_asked(tmp_path):
         assert np.array_equal(one, two, equal_nan=True) == same
 
 
+def of_repetitions(array, counts):
+    """Noise covariance across repetitions by scikit-learn, a mean over times, then conditions."""
+    return np.mean(
+        [
+            np.mean([reference(array[i, :n, :, t].astype(float)) for t in range(array.shape[3])], 0)
+            for i, n in enumerate(counts)
+            if n > 1
+        ],
+        0,
+    )
+
+
 @pytest.mark.parametrize("whiten_with", ["training", "both"])
 def test_whitening_is_by_the_mean_of_the_covariances_asked_for(tmp_path, whiten_with):
     given = whitened(tmp_path, SHOWN[:1], np.eye(63), whiten_with=whiten_with)
@@ -550,7 +563,7 @@ def test_whitening_is_by_the_mean_of_the_covariances_asked_for(tmp_path, whiten_
         array, codes = epoching.epochs(data, names, 1000.0, channels, cut)
         found[split] = epoching.by_condition(array, codes, things_eeg2.MOST[split], 0)[1:]
     used = ["train", "test"] if whiten_with == "both" else ["train"]
-    covariance = np.mean([epoching.noise_covariance(*found[s], cut.across) for s in used], 0)
+    covariance = np.mean([of_repetitions(*found[split]) for split in used], 0)
     values, vectors = np.linalg.eigh(covariance)
     root = vectors @ np.diag(values**-0.5) @ vectors.T
     for trials, split in zip(given, ("train", "test"), strict=True):

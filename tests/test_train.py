@@ -102,14 +102,16 @@ def test_the_control_run_is_scored_by_labels_shifted_in_time(study):
 
 
 def test_the_control_has_no_say_in_the_choice_of_input(tmp_path):
-    """A source that shows the moved labels is not chosen before one that shows some true ones."""
-    study = Study(tmp_path, ["weak/x", "moved/x"])
+    """One source shows the classes, the other the moved ones, and the classes with mistakes."""
+    study = Study(tmp_path, ["true/x", "both/x"])
     moved = splits.control(study.y, study.table, np.random.default_rng(0))
-    study.x["weak/x"] = features(study.table, study.y, effect=2.0, seed=5)
-    study.x["moved/x"] = features(study.table, moved, effect=20.0, seed=6)
-    chosen = study.train(candidates=[["weak/x"], ["moved/x"]], seeds=1)[1].header["chosen"]["x"]
-    true = [fold for fold, x in chosen.items() if x == ["weak/x"]]
-    assert len(true) >= 4
+    mistaken = study.y ^ (study.table["window"].to_numpy() % 6 == 2)
+    study.x["true/x"] = features(study.table, study.y, effect=20.0, d=2, seed=5)
+    study.x["both/x"] = features(study.table, mistaken, effect=20.0, d=2, seed=6)
+    study.x["both/x"][:, 1] += 20 * moved
+    for first, second in (("true/x", "both/x"), ("both/x", "true/x")):
+        header = study.train(candidates=[[first], [second]], seeds=1)[1].header
+        assert header["chosen"]["x"] == {name: ["true/x"] for name in SUBJECTS}
 
 
 def test_a_class_beyond_those_named_is_refused(study):
@@ -123,9 +125,11 @@ def test_inputs_left_out_of_the_first_source_and_of_the_second_count_once(tmp_pa
     rows = study.table.index
     study.tables["a/x"].loc[rows[0:2], "exclude"] = "artefact"
     study.tables["b/x"].loc[rows[1:4], "exclude"] = "motion"
-    study.tables["b/x"] = study.tables["b/x"].rename(index={rows[30]: "else"})
+    study.tables["a/x"] = study.tables["a/x"].rename(index={rows[31]: "else"})
+    study.tables["b/x"] = study.tables["b/x"].rename(index={rows[30]: "else", rows[31]: "other"})
     header = study.train()[1].header
-    assert header["excluded"] == {"artefact": 2, "motion": 2, "not in b/x": 1}
+    counted = {"artefact": 2, "motion": 2, "not in a/x": 1, "not in b/x": 1}
+    assert header["excluded"] == counted
 
 
 def test_latents_say_which_part_each_row_plays_in_the_first_fold(study):
@@ -321,6 +325,8 @@ def test_each_fold_chooses_its_input_on_validation_rows(tmp_path, head):
     assert chosen.header["chosen"]["x"] == {name: ["signal/x"] for name in SUBJECTS}
     _, alone, _ = study.train("alone", head, candidates=every[1:])
     assert chosen.array.tobytes() == alone.array.tobytes()
+    own = {name: value for name, value in chosen.header["chosen"].items() if name != "x"}
+    assert own == alone.header["chosen"]
     assert latents.header["sources"] == ["signal/x"]
     assert len(pd.DataFrame(chosen.header["curves"])) == len(pd.DataFrame(alone.header["curves"]))
     with safe_open(model, "np") as file:
