@@ -10,10 +10,11 @@ import retrieving
 import study
 
 from engram.figures import latent_map
-from engram.figures.compare import compare
+from engram.figures.compare import draw
 from engram.figures.map import map as draw_map
 from engram.figures.plot import plot
 from engram.figures.report import report
+from engram.scores.comparison import compare as measure
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +30,8 @@ def html(tmp_path_factory):
     for name in spec["experiments"]:
         paths = {figure: folder / f"figures/{name}/{figure}.svg" for figure in FIGURES}
         stores = (folder / f"scores/{name}.json", folder / f"predictions/{name}.h5")
-        plot(*stores, view, **paths, events=folder / f"figures/{name}/events.out.tfevents.0.engram")
+        events = folder / f"figures/{name}/events.out.tfevents.0.engram"
+        plot(*stores, view, [], paths | {"events": events}, {"task": "classes"})
         figures += paths.values()
     drawn = [folder / "figures/clip/map.png", folder / "figures/clip/map.json"]
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +46,8 @@ def html(tmp_path_factory):
         comparing.member("bandpower", 0.71, baseline=True),
     ]
     compared = comparing.outputs(folder)
-    compare(**comparing.write(folder / "compared", members), **compared)
+    measure(**comparing.write(folder / "compared", members), comparison=compared["comparison"])
+    draw(**compared)
     report(
         [folder / f"scores/{name}.json" for name in spec["experiments"]],
         [folder / f"predictions/{name}.h5" for name in spec["experiments"]],
