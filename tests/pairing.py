@@ -19,7 +19,7 @@ class Simulated(World):
 
     def write(self, order=None):
         paths, y = super().write(order)
-        for path in paths:
+        for path in paths["epochs"]:
             rows = store.open(path).load()
             header = rows.header | {"attainable": retrieving.ATTAINABLE}
             store.write(path, Rows(rows.array, rows.table, header))

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/engram"
 #: Rooms by floor, from the top: each may use those on lower floors and none beside it.
 FLOORS = (
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"tasks"},
     {"heads", "backbones", "downloads"},
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
@@ -244,11 +245,14 @@ def test_environments_hold_what_their_stage_imports():
     families = {"listing": ["sources"], "download": ["sources", "datasets"]}
     families |= {"render": ["datasets", "views"], "extract": ["backbones"]}
     families |= {"train": ["tasks", "heads"], "occlude": ["tasks", "heads"]}
-    families |= {"evaluate": ["scores"], "plot": ["figures"]}
+    tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
+    families |= {"evaluate": [f"scores/{task}" for task in tasks]}
+    families |= {"plot": [f"figures/{task}" for task in tasks]}
     for script in (ROOT / "workflow/scripts").glob("*.py"):
         todo = [
             script,
             *(p for f in families.get(script.stem, []) for p in PACKAGE.glob(f"{f}/*.py")),
+            *(PACKAGE / f"{f}.py" for f in families.get(script.stem, []) if "/" in f),
         ]
         reached = set()
         while todo:

@@ -13,12 +13,20 @@ from sklearn.metrics import silhouette_score
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import comparison, page
-from engram.figures.compare import compare
+from engram.figures import page
+from engram.figures.compare import draw
 from engram.figures.comparison_figure import places
 from engram.measures.inference import holm
 from engram.measures.similarity import centred_gram, linear_cka, stratified
+from engram.scores import comparison
+from engram.scores.comparison import compare as measure
 from engram.store import Rows
+
+
+def compare(comparison, figure, cka, **inputs):
+    """The stage, as its script runs it."""
+    measure(**inputs, comparison=comparison)
+    draw(comparison, figure, cka)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_a_view_of_something_else_is_refused():
 def test_of_a_layer_that_gives_several_outputs_the_first_is_taken():
     model = nn.Sequential(nn.LSTM(3, 5, batch_first=True)).eval()
     x = torch.rand(2, 4, 3)
-    close(frozen.Layer(model, "0", "lstm")(x), model[0].forward(x)[0])
+    close(room.Layer(model, "0", "lstm")(x), model[0].forward(x)[0])
 
 
 # ---- precision ------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from engram.heads import adapter, cnn, forest, linear
 from engram.planning.components import constant, defaults, hyperparameters, kinds, options
 from engram.training import Run, Task, stacked
 
-#: Heads that learn labels; those that learn pictures are tested in test_alignment.py.
+#: Heads that learn labels; those that learn pictures are tested in test_pairs.py.
 HEADS = [kind for kind in kinds("heads") if "classes" in constant(f"engram.heads.{kind}", "TASKS")]
 
 

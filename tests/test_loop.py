@@ -281,7 +281,7 @@ def test_two_ranks_train_as_one_and_go_on_where_they_stopped(tmp_path):
     curves, expected = through[0].pop("curves"), one.pop("curves")
     close(through[0], one, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(curves[:, [0, 2]], expected[:, [0, 2]], rtol=1e-6, atol=1e-9)
-    assert not torch.equal(curves[:, 1], expected[:, 1])  # rank 1 draws numbers of its own
+    assert (curves[:, 1] - expected[:, 1]).abs().min() > 1e-4  # rank 1 draws numbers of its own
 
 
 def test_one_process_is_no_distributed_training():

@@ -114,7 +114,10 @@ def test_a_backbone_without_torch_weights_does_not_feel_the_room_of_frozen_model
 
 
 EDITOR = json.loads((ROOT / "workflow/schemas/config.editor.json").read_text(encoding="utf-8"))
-CONFIGURATIONS = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "config/studies").glob("*.yaml")]
+CONFIGURATIONS = [
+    path for folder in ("config", "config/studies", ".test/config")
+    for path in (ROOT / folder).glob("*.yaml")
+]  # fmt: skip
 
 
 def wrong(config):
@@ -127,7 +130,7 @@ def test_the_schema_for_editors_is_one():
     jsonschema.Draft7Validator.check_schema(EDITOR)
 
 
-@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_an_editor_takes_every_shipped_configuration_and_is_told_of_the_schema(path):
     text = path.read_text(encoding="utf-8")
     assert wrong(yaml.safe_load(text)) == set()

@@ -416,6 +416,6 @@ def test_experiments_whose_target_is_features_look_for_pictures():
     ]  # fmt: skip
     assert files["found"] == files["both"] == pictured
     assert files["told"] == ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg"]
-    assert plan.importance("found") == ["results/importance/found.json"]
+    assert plan.importance("found") == ["results/demo/importance/found.json"]
     assert plan.importance("told") == []
     assert plan.spec("plot", experiment="found") == {"experiment": "found", "task": "pairs"}

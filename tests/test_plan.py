@@ -86,8 +86,8 @@ def test_random_weights_on_published_recordings_are_refused_but_as_a_control(stu
         this["run"].append(name)  # beside its twin it is a control, wherever it shows
     configuration.check(this, SCHEMA)
 
-    compared = this["comparisons"]["eeg"]
-    compared["backbones"] = [name for name in compared["backbones"] if name != "clip_vitb32"]
+    models = this["comparisons"]["eeg"]["backbones"]
+    this["comparisons"]["eeg"]["backbones"] = [m for m in models if m != "clip_vitb32"]
     this["run"].remove("eeg-clip_vitb32")
     this["maps"].remove("eeg-clip_vitb32")
     refuse(this, r"experiment 'eeg-clip_random': backbone 'clip_random' has random .*'osf' is real")
@@ -98,7 +98,7 @@ def test_random_weights_on_published_recordings_are_refused_but_as_a_control(stu
 @pytest.mark.parametrize(
     "change",
     [
-        {"backbones": {"clip_vitb32": {"weights": "random"}}},
+        {"backbones": {"clip_vitb32": {"weights": "random"}, "clip_random": {"seed": 1}}},
         {"backbones": {"clip_random": {"precision": "bf16"}}},
         {"experiments": {"eeg_pixels": {"x": "eeg_picture/tiny", "head": "linear"}}},
         {"experiments": {"both_pixels": {"x": ["eeg_picture/pixels", "fmri_picture/tiny"]}}},
@@ -884,7 +884,7 @@ def test_a_head_goes_with_what_it_learns(config):
     config["experiments"]["eeg_clip"]["head"] = "nice"
     refuse(config, "eeg_clip: head 'nice' answers pairs, but y is state")
     config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip_random"}
-    refuse(config, "head 'linear' answers classes, but y is spectrogram/clip_random")
+    refuse(config, "eeg_clip: head 'linear' answers classes, but y is spectrogram/clip_random")
 
 
 def test_another_name_of_a_head_or_of_an_experiment_trains_nothing_again(config):

@@ -539,6 +539,14 @@ def test_folders_say_what_no_table_says(tmp_path):
         found("stimuli", [folder / "test/zoo"])
 
 
+def test_a_photograph_in_the_folder_of_its_split_is_its_own_concept(tmp_path):
+    for split, name in (("exp", "a"), ("exp", "b"), ("test", "c")):
+        (tmp_path / "images" / split).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / f"images/{split}/{name}.png")
+    (given,) = found("stimuli", [tmp_path / "images"], concept_pattern=None)
+    assert given.table["concept"].to_dict() == {"test/c": "c", "train/a": "a", "train/b": "b"}
+
+
 def test_photographs_of_trials_that_one_subject_lost_are_listed(tmp_path):
     paths = written(tmp_path, dict(image_files()))
     table = pd.read_csv(paths[0])

@@ -390,6 +390,8 @@ def test_all_checksums_count(publish, tmp_path):
     md5 = hashlib.md5(DATA).hexdigest()
     refused(tmp_path / "a", "md5", url=url, checksums=SUMS | {"md5": md5[::-1]})
     refused(tmp_path / "a", "sha256", url=url, checksums={"sha256": "01234567", "md5": md5})
+    nearly = SHA256[:-1] + ("0" if SHA256[-1] != "0" else "1")
+    refused(tmp_path / "a", "sha256", url=url, checksums={"sha256": nearly})
     good(tmp_path / "b", url=url, checksums={"sha256": SHA256[:8], "md5": md5})
 
 
@@ -414,6 +416,8 @@ def test_more_than_declared_is_refused(publish, tmp_path, fault):
     url, _ = publish(fault)
     path = tmp_path / "eeg.npy"
     refused(path, "bytes", url=url, size=len(DATA))
+    with pytest.raises(InputError, match=f"{len(DATA)}"):
+        fetch(url, path, size=len(DATA), limits=Limits(max_bytes=10**9))
     assert left(path) == []
     said = "sends more than the 1000" if "silently" in fault else "300004 bytes, more than the 1000"
     with pytest.raises(InputError, match=said):

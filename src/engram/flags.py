@@ -29,7 +29,8 @@ FLAGS = {
 
 def ordered(names) -> list[str]:
     """The given names of flags, each once, in the order of the table."""
-    return [name for name in FLAGS if name in set(names)]
+    given = set(names)
+    return [name for name in FLAGS if name in given]
 
 
 def inflated(flags) -> bool:

@@ -1,7 +1,8 @@
 """Rule compare: several backbones over one view, side by side."""
 
-from engram.figures.compare import compare
+from engram.figures.compare import draw
 from engram.job import job
+from engram.scores.comparison import compare
 
 with job(snakemake) as run:
     compare(
@@ -9,6 +10,7 @@ with job(snakemake) as run:
         features=snakemake.input.features,
         costs=snakemake.input.costs,
         y=snakemake.input.y,
+        comparison=snakemake.output.comparison,
         spec=run.spec,
-        **dict(snakemake.output.items()),
     )
+    draw(**dict(snakemake.output.items()))

@@ -1,6 +1,6 @@
 """What aligning many subjects takes: memory and time from stores on disk to similarities.
 
-    python benchmarks/alignment.py [--subjects 10] [--images 16540] [--device cuda] [--folder DIR]
+    python benchmarks/pairs.py [--subjects 10] [--images 16540] [--device cuda] [--folder DIR]
 
 Writes epoch stores of noise (63 channels, 250 samples), 1 GB a subject, then trains one model on
 all but one (case "leave one out") and one on all (case "pooled"), with its control, for a few
@@ -10,6 +10,7 @@ libraries take), gpu_mib, data_mib (the training epochs as they lie in the store
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import resource
@@ -61,21 +62,22 @@ def write(folder, subjects, images):
 
 
 def measure(case, paths, y, epochs, device):
-    from engram import alignment
+    from engram import contrastive
+    from engram.tasks import pairs
 
-    module, options = components.options("heads", HEAD | {"epochs": epochs, "patience": 0})
-    module.fit(*toy(), options, [0], device, None)
+    head, options = components.options("heads", HEAD | {"epochs": epochs, "patience": 0})
+    contrastive.fit(*toy(), options, [0], device, None)
     before = resident()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     wall, cpu = time.perf_counter(), time.process_time()
-    trained = paths[1:] if case == "leave one out" else paths
-    tested = paths[:1] if case == "leave one out" else paths
-    found = alignment.rows.pictures(y)
-    alignment._fold(case, trained, tested, found, options, module, [0], device)
+    folds = "leave_one_subject_out" if case == "leave one out" else "pooled"
+    task, _ = pairs.load({"epochs": paths}, y, {"folds": folds, "seeds": 1})
+    head.fit(dataclasses.replace(task, folds=task.folds[:1]), options, device)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    rows = sum(len(store.open(path)) - TEST for path in trained)
-    size = f"{len(trained)} subjects x {CHANNELS} x {TIMES}"
+    trained = len(paths) - (case == "leave one out")
+    rows = trained * (len(store.open(paths[0])) - TEST)
+    size = f"{trained} subjects x {CHANNELS} x {TIMES}"
     return {
         "case": f"{case}, {size}, {epochs} epochs, {device}",
         "engine": "engram",

@@ -1,4 +1,8 @@
-"""What a comparison of backbones says: scores, separability and cost, all on the same rows."""
+"""Stage `compare`: scores, separability and cost of backbones, all on the same rows."""
+
+import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +12,7 @@ from engram.errors import InputError
 from engram.measures.inference import holm, interval, sign_flip
 from engram.measures.neighbours import purity, silhouette
 from engram.measures.similarity import linear_cka, stratified
+from engram.store import json_file
 
 ROWS = 2000  # most rows that spaces are measured on
 NEIGHBOURS = 10
@@ -18,6 +23,45 @@ SCORE = (
     "metric", "value", "low", "high", "chance", "control", "p", "subjects",
     "baseline", "difference", "difference_low", "difference_high", "difference_p",
 )  # fmt: skip
+
+
+def compare(scores, features, costs, y, comparison, spec):
+    """Measure the members of a comparison.
+
+    Args:
+        scores: JSON files of `evaluate`, one a member, in the order of the members.
+        features: feature stores of all members, source by source, one member after the other.
+        costs: JSON files of `extract`, one a feature store.
+        y: label stores.
+        comparison: JSON file to write; what it holds says `build`.
+        spec: dict with `members`, each with experiment, title, sources (name and number of
+            stores of each; none if it is compared by its scores alone), is_baseline and
+            control_of.
+
+    Raises:
+        InputError: the stores share too few usable rows, or a model and its control ran at
+            different precisions.
+    """
+    members = spec["members"]
+    counts = [[count for _, count in member["sources"]] for member in members]
+    features, costs = iter(features), map(_read, costs)
+    found = build(
+        [member | {"sources": [source for source, _ in member["sources"]]} for member in members],
+        [_read(path) for path in scores],
+        [_grouped(features, of_sources) for of_sources in counts],
+        [_grouped(costs, of_sources) for of_sources in counts],
+        y,
+    )
+    json_file.write(found, comparison)
+
+
+def _read(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _grouped(items, counts):
+    """The next of `items`, as many as the first of `counts` says, then those after, and so on."""
+    return [list(itertools.islice(items, count)) for count in counts]
 
 
 def build(members, scores, features, costs, y) -> dict:
