@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from engram.errors import InputError
 from engram.models import eeg_encoders as encoders
 from engram.models import fronts
+from engram.models import nice as nice_layers
 
 LEARNED = {"pooling": "learned", "pool": 41, "stride": 1}
 FORMS = {
@@ -143,14 +144,14 @@ def state_after(encoder, x, weights):
 def blocks(request, monkeypatch):
     """The fused layout as for a small activation and for a large one, in several blocks."""
     if request.param == "in blocks":
-        monkeypatch.setattr(encoders.nice, "LARGE", 0)
-        monkeypatch.setattr(encoders.nice, "BLOCK", 4 * 17 * 40 * 8)
+        monkeypatch.setattr(nice_layers, "LARGE", 0)
+        monkeypatch.setattr(nice_layers, "BLOCK", 4 * 17 * 40 * 8)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("of_input", [True, False], ids=["input too", "parameters"])
 def test_layouts_are_the_same_function_with_the_same_gradients(form, of_input, blocks):
-    plain, fused = (quiet(make(form, layout)).double() for layout in encoders.nice.LAYOUTS[::-1])
+    plain, fused = (quiet(make(form, layout)).double() for layout in nice_layers.LAYOUTS[::-1])
     assert plain.layout == "plain"
     with torch.no_grad():  # of ordinary size, so that no tolerance hides a term
         for p in plain.parameters():
@@ -200,7 +201,7 @@ def test_statistics_of_windows_do_not_cancel():
 
 
 def test_dropout_drops_in_both_layouts():
-    for layout in encoders.nice.LAYOUTS:
+    for layout in nice_layers.LAYOUTS:
         encoder = make("adaptation", layout)
         x = torch.randn(4, 17, 100)
         assert not torch.equal(encoder(x), encoder(x))
@@ -336,7 +337,7 @@ def test_normalisation_of_rows_is_that_of_the_layer():
         torch.nn.init.constant_(layer.bias, 0.3)
     for training in (True, True, False):
         ours, theirs = (layer.train(training) for layer in layers)
-        found, expected = encoders.nice.of_rows(ours, y), theirs(y[:, :, None, None]).flatten(1)
+        found, expected = nice_layers.of_rows(ours, y), theirs(y[:, :, None, None]).flatten(1)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
         leaves = [[y, layer.weight, layer.bias] for layer in layers]
         gradients = [
