@@ -69,7 +69,7 @@ wildcard_constraints:
 
 
 rule all:
-    input: "results/report.html"
+    input: "results/many/report.html"
     localrule: True
 
 
@@ -78,7 +78,7 @@ rule download:
     log: "results/logs/download/{shelf}/{name}/{file}.log"
     localrule: True
     resources: connections=0
-    params: spec="spec", code="code"
+    params: spec="spec", code="code", lock="lock"
     script: "reference.py"
 
 
@@ -105,10 +105,10 @@ rule extract:
 
 rule train:
     input: x=of("x", "experiment"), y=of("y", "experiment")
-    output: "results/models/{experiment}.safetensors", "results/predictions/{experiment}.h5", \
-        "results/latents/{experiment}.h5"
-    log: "results/logs/train/{experiment}.log"
-    benchmark: "results/benchmarks/train/{experiment}.tsv"
+    output: "results/many/models/{experiment}.safetensors", \
+        "results/many/predictions/{experiment}.h5", "results/many/latents/{experiment}.h5"
+    log: "results/many/logs/train/{experiment}.log"
+    benchmark: "results/many/benchmarks/train/{experiment}.tsv"
     threads: 8
     resources: gpu=0, mem_mb=8000, runtime="4h"
     params: spec="spec", code="code"
@@ -116,32 +116,33 @@ rule train:
 
 
 rule evaluate:
-    input: "results/predictions/{experiment}.h5", of("baseline", "experiment"), \
-        of("x", "experiment")
-    output: "results/scores/{experiment}.json"
-    log: "results/logs/evaluate/{experiment}.log"
-    benchmark: "results/benchmarks/evaluate/{experiment}.tsv"
+    input: "results/many/predictions/{experiment}.h5", of("baseline", "experiment"), \
+        of("probed", "experiment")
+    output: "results/many/scores/{experiment}.json"
+    log: "results/many/logs/evaluate/{experiment}.log"
+    benchmark: "results/many/benchmarks/evaluate/{experiment}.tsv"
     resources: mem_mb=4000, runtime="1h"
     params: spec="spec", code="code"
     script: "reference.py"
 
 
-rule plot:
-    input: "results/scores/{experiment}.json", "results/predictions/{experiment}.h5", \
+rule plot_classes:
+    input: "results/many/scores/{experiment}.json", "results/many/predictions/{experiment}.h5", \
         of("pictures", "experiment")
-    output: *["results/figures/{experiment}/" + name for name in TABLE["figures"]]
-    log: "results/logs/plot/{experiment}.log"
-    resources: mem_mb=2000, runtime="30m"
+    output: *expand("results/many/figures/{{experiment}}/{name}", name=TABLE["figures"]), \
+        "results/many/figures/{experiment}/events"
+    log: "results/many/logs/plot/{experiment}.log"
+    resources: mem_mb=4000, runtime="30m"
     params: spec="spec", code="code"
     script: "reference.py"
 
 
 rule report:
-    input: expand("results/scores/{e}.json", e=TABLE["x"]), \
-        expand("results/predictions/{e}.h5", e=TABLE["x"]), \
-        expand("results/figures/{e}/{name}", e=TABLE["x"], name=TABLE["figures"][:4])
-    output: "results/report.html"
-    log: "results/logs/report.log"
+    input: expand("results/many/scores/{e}.json", e=TABLE["x"]), \
+        expand("results/many/predictions/{e}.h5", e=TABLE["x"]), \
+        expand("results/many/figures/{e}/{name}", e=TABLE["x"], name=TABLE["figures"])
+    output: "results/many/report.html"
+    log: "results/many/logs/report.log"
     localrule: True
     params: spec="spec", code="code"
     script: "reference.py"
@@ -176,6 +177,7 @@ def study(dataset, experiments):
         for i, view in enumerate(VIEWS)
     }
     return {
+        "study": "many",
         "run": names,
         "maps": [],
         "datasets": {"many": {**dataset, "windows": {"length": 30, "step": 15}}},
@@ -215,10 +217,11 @@ def prepare(folder, config):
         "dataset": "many",
         "views": [*VIEWS, "state"],
         "backbones": BACKBONES,
-        "figures": ["subjects.svg", "confusion.svg", "curves.svg", "examples.svg", "events"],
+        "figures": list(plan.of_task(config["run"][0], "FIGURES").values()),
         "raw": {unit: plan.raw("many", unit) for unit in plan.units("many")},
         "x": {name: plan.x(name) for name in config["run"]},
         "y": {name: plan.y(name) for name in config["run"]},
+        "probed": {name: plan.probed(name) for name in config["run"]},
         "pictures": {name: plan.pictures(name) for name in config["run"]},
         "baseline": {name: plan.baseline_predictions(name) for name in config["run"]},
     }
