@@ -41,7 +41,7 @@ datasets:
     windows: {length: 30, step: 15}
     source: {http: [{url: "https://example.org/sub-01.npz"}]}
 experiments:
-  clip: {dataset: few, x: spectrogram/clip, y: state, head: linear, baseline: none, seeds: 1}
+  clip: {dataset: few, x: spectrogram/clip_random, y: state, head: linear, baseline: none, seeds: 1}
 """
 
 
@@ -76,7 +76,7 @@ def outputs(printed):
 def test_a_module_knows_the_vocabulary_and_makes_everything_in_the_folder(folder):
     made = outputs(snakemake(folder, "--dry-run"))
     assert "results/mine/report.html" in made
-    assert "results/features/few/sub-01/spectrogram/clip.h5" in made
+    assert "results/features/few/sub-01/spectrogram/clip_random.h5" in made
     assert all(path.startswith(("results/", "resources/")) for path in made)
     view = "results/views/few/sub-01/state.h5"
     snakemake(folder, view)

@@ -487,7 +487,7 @@ def test_pulses_stand_where_and_with_the_image_they_were_planted(tmp_path, cut, 
 
 def test_no_more_repetitions_than_published_are_kept_in_a_session(tmp_path):
     files = sessions(tmp_path, [([1, 1, 1, 2, 2], [1] * 21 + [2, 2, 3])])
-    train, test = found(tmp_path, "sub-01", files, source="raw")
+    train, test = found(tmp_path, "sub-01", files, recordings="raw")
     assert train.table["repetitions"].tolist() == [2, 2]
     assert test.table["repetitions"].tolist() == [20, 2, 1]
 
@@ -495,8 +495,8 @@ def test_no_more_repetitions_than_published_are_kept_in_a_session(tmp_path):
 def test_the_seed_chooses_the_repetitions_and_their_order(tmp_path):
     """Image 1 is shown three times a session, of which two are kept; image 2 once."""
     files = sessions(tmp_path, [([1, 1, 1, 2], [1, 1])] * 2)
-    given = [found(tmp_path, "sub-01", files, source="raw", seed=s)[0].data for s in range(4)]
-    again = found(tmp_path, "sub-01", files, source="raw", seed=0)[0].data
+    given = [found(tmp_path, "sub-01", files, recordings="raw", seed=s)[0].data for s in range(4)]
+    again = found(tmp_path, "sub-01", files, recordings="raw", seed=0)[0].data
     assert_array_equal(again, given[0])
     pulse = np.array([[epoch[-2, 35:45].mean() for epoch in data[0]] for data in given])
     kept = {tuple(sorted(row.round(3))) for row in pulse}
@@ -513,7 +513,7 @@ def test_training_and_test_are_of_the_same_sessions(tmp_path):
     files = sessions(tmp_path, SHOWN)
     less = [file for file in files if "ses-02/raw_eeg_test" not in file]
     with pytest.raises(InputError, match="sub-01: training and test come from different sessions"):
-        found(tmp_path, "sub-01", less, source="raw")
+        found(tmp_path, "sub-01", less, recordings="raw")
 
 
 def test_a_recording_with_a_gap_is_refused(tmp_path):
@@ -522,7 +522,7 @@ def test_a_recording_with_a_gap_is_refused(tmp_path):
     content["raw_eeg_data"][content["ch_names"].index("Oz"), 900] = np.nan
     saved(tmp_path / files[0], content)
     with pytest.raises(InputError, match=r"raw_eeg_training.npy: holds values that are not finite"):
-        found(tmp_path, "sub-01", files, source="raw")
+        found(tmp_path, "sub-01", files, recordings="raw")
 
 
 def whitened(folder, shown, mix, **options):
