@@ -4,10 +4,8 @@ import contextlib
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -269,21 +267,6 @@ def few(scans):
     return {path: scans[path] for path in scans if OSF["units"][0] in path}
 
 
-def test_a_file_with_a_wrong_checksum_is_not_kept_and_the_others_are(project, scans):
-    files = few(scans)
-    found, claimed = sums(files[EEG])["sha256"], sums(files[FMRI])["sha256"]
-    project.publish(files | {EEG: (files[EEG], {"sha256": claimed})})
-    text = project.run("--keep-going", "results/views/osf/sub01-scan01/eeg_picture.h5", check=False)
-    line = project.mistake(EEG)
-    assert line.startswith(f"error: {RAW}/{EEG}: ")
-    assert f"sha256 is {found} instead of {claimed}" in line
-    assert line in text
-    assert "Traceback" not in text
-    assert project.raw() == {path: data for path, data in files.items() if path != EEG}
-    assert len(project.fetched(EEG)) == 1
-    assert not list(project.folder.glob("results/views/**/*.h5"))
-
-
 def test_many_cores_open_two_connections(project):
     noise = {f"x{number}": np.random.default_rng(number).bytes(1_000_000) for number in range(4)}
     project.publish(noise)
@@ -292,56 +275,6 @@ def test_many_cores_open_two_connections(project):
     project.run("--cores", "16", *(f"{RAW}/{path}" for path in noise))
     assert project.raw() == noise
     assert project.storage.together == 2
-
-
-def test_a_killed_download_continues_where_it_was(project, scans):
-    noise = np.random.default_rng(0).bytes(4_000_000)
-    project.publish({LABELS: scans[LABELS], EEG: noise})
-    project.storage.faults[project.blobs[EEG]] = "slow 2000"
-    part = project.folder / f"{RAW}/{EEG}.part"
-    running = subprocess.Popen(
-        project.command(f"{RAW}/{EEG}"),
-        cwd=project.folder,
-        env=project.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while not part.is_file() or part.stat().st_size < 500_000:
-            assert running.poll() is None
-            time.sleep(0.01)
-    finally:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    kept = part.stat().st_size
-    assert 500_000 <= kept < len(noise)
-    assert not (project.folder / RAW / EEG).exists()
-    project.storage.faults[project.blobs[EEG]] = None
-    project.run("--unlock")
-    project.run(f"{RAW}/{EEG}")
-    first, second = project.fetched(EEG)
-    assert "Range" not in first
-    assert second["Range"] == f"bytes={kept}-"
-    assert project.raw() == {EEG: noise}
-
-
-def test_what_came_first_is_what_must_come_later(project, scans):
-    project.publish({path: (data, {}) for path, data in few(scans).items()})
-    project.run(f"{RAW}/{LABELS}", f"{RAW}/{EEG}", f"{RAW}/{FMRI}")
-    recorded = {path: file.checksums for path, file in project.recorded().items()}
-    assert recorded == {p: {"sha256": sums(scans[p])["sha256"]} for p in (LABELS, EEG, FMRI)}
-    assert not any(file.checksums for file in project.lock().values())
-
-    (project.folder / RAW / LABELS).unlink()
-    changed = array(1 - labels(0))
-    project.storage.files[project.blobs[LABELS]] = changed
-    assert len(changed) == len(scans[LABELS])
-    project.run(f"{RAW}/{LABELS}", check=False)
-    line = project.mistake(LABELS)
-    assert f"sha256 is {sums(changed)['sha256']}" in line
-    assert set(project.raw()) == {EEG, FMRI}
-    assert {path: file.checksums for path, file in project.recorded().items()} == recorded
 
 
 def test_what_was_recorded_outlives_a_new_listing(project, scans):

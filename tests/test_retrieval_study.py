@@ -109,13 +109,12 @@ NICE = EVERY - {"things_published"}
     [
         ({"heads": {"nice": {"dropout": 0.4}}},
          {"train": NICE, "occlude": NICE, "evaluate": EVERY, "plot_pairs": EVERY}),
-        ({"datasets": {"things": {"title": "Other"}}}, {}),
         ({"views": {"epochs": {"clip": 10}}},
          {"render": 3, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "plot_pairs": EVERY}),
         ({"backbones": {"pixels": {"grid": 4}}},
          {"extract": 1, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "plot_pairs": EVERY}),
     ],
-    ids=["head option", "title", "view option", "backbone option"],
+    ids=["head option", "view option", "backbone option"],
 )  # fmt: skip
 def test_a_change_reruns_what_it_touches_and_nothing_else(finished, tmp_path, change, stages):
     (tmp_path / "change.yaml").write_text(yaml.safe_dump(change))
