@@ -887,7 +887,7 @@ def test_a_head_goes_with_what_it_learns(config):
     refuse(config, "eeg_clip: head 'linear' answers classes, but y is spectrogram/clip_random")
 
 
-def test_another_name_of_a_head_or_of_an_experiment_trains_nothing_again(config):
+def test_the_names_of_a_head_and_of_an_experiment_are_no_part_of_what_trains(config):
     before = plan.Plan(config).spec("train", experiment="eeg_clip")
     config["heads"]["renamed"] = config["heads"]["adapter"]
     config["experiments"]["renamed"] = config["experiments"]["eeg_clip"] | {"head": "renamed"}

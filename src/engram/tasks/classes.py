@@ -69,12 +69,9 @@ def predictions(outputs, task, header) -> Rows:
         task: from `load`.
         header: what all tasks write.
     """
-    fold_of = np.empty(len(task.y), object)
-    for fold in task.folds:
-        fold_of[fold.test] = fold.name
     moved = next(run.y for run in task.runs if run.shuffled)
-    facts = task.table.assign(y=task.y, y_shuffled=moved, fold=fold_of)
-    return Rows(outputs, facts.iloc[task.tested], header | {"classes": task.classes})
+    facts = task.table.assign(y=task.y, y_shuffled=moved).iloc[task.tested]
+    return Rows(outputs, facts.assign(fold=task.tested_by), header | {"classes": task.classes})
 
 
 def _runs(task, seeds):

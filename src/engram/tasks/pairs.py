@@ -99,11 +99,8 @@ def predictions(outputs, task, header) -> Rows:
         task: from `load`.
         header: what all tasks write.
     """
-    fold_of = np.empty(len(task.table), object)
-    for fold in task.folds:
-        fold_of[fold.test] = fold.name
     columns = ["subject", "concept", "stimulus", "fewer"]
-    table = task.table.iloc[task.tested][columns].assign(fold=fold_of[task.tested])
+    table = task.table.iloc[task.tested][columns].assign(fold=task.tested_by)
     candidates = [task.classes[i] for i in task.choices]
     return Rows(outputs, table, header | {"candidates": candidates})
 

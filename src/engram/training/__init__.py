@@ -66,6 +66,13 @@ class Task:
         """Rows that a fold tests, ascending."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
+    @property
+    def tested_by(self) -> list[str]:
+        """Name of the fold that tests each row of `tested`."""
+        names = [fold.name for fold in self.folds for _ in fold.test]
+        order = np.argsort(np.concatenate([fold.test for fold in self.folds]))
+        return [names[i] for i in order]
+
 
 @dataclass(frozen=True)
 class Fit:
