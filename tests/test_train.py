@@ -360,3 +360,12 @@ def test_a_published_split_without_test_rows_of_anyone_is_refused(study):
     study.table["split"] = "train"
     with pytest.raises(InputError, match="no row of the published split is for testing"):
         study.train()
+
+
+@pytest.mark.parametrize("how", [{"kind": "group_kfold", "n": 3}, {"kind": "blocked", "n": 4}])
+def test_a_row_names_the_fold_that_tested_it(study, how):
+    table = study.train(folds=how)[1].table
+    folds = splits.make(table, table["y"].to_numpy(), how, seed=0)
+    assert len({fold.name for fold in folds}) == how["n"]
+    for fold in folds:
+        assert set(table["fold"].iloc[fold.test]) == {fold.name}
