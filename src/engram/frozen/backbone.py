@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch.nn.functional import cosine_similarity
+from torch.overrides import TorchFunctionMode
 
 from engram.errors import InputError
 from engram.frozen import checkpoints
@@ -194,10 +195,35 @@ class Frozen:
         return pooled
 
 
+class _Undrawn(TorchFunctionMode):
+    """Puts NaN where random numbers would be drawn into a tensor: a file holds what comes there.
+
+    Drawing takes longer than reading the file; what it should not hold makes features NaN.
+    """
+
+    DRAWS = {
+        *(getattr(torch.Tensor, f"{name}_") for name in ("uniform", "normal", "erfinv")),
+        *(getattr(torch.nn.init, f"{name}_") for name in ("uniform", "normal", "trunc_normal")),
+        *(getattr(torch.nn.init, f"kaiming_{name}_") for name in ("uniform", "normal")),
+        *(getattr(torch.nn.init, f"xavier_{name}_") for name in ("uniform", "normal")),
+    }
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in self.DRAWS:
+            tensor = args[0] if args else kwargs["tensor"]
+            with torch.no_grad():
+                return tensor.fill_(torch.nan)
+        return function(*args, **kwargs)
+
+
 def build(make, options, weights) -> torch.nn.Module:
-    """The model that `make()` constructs, initialised from `options.seed`.
+    """The model that `make()` constructs, initialised from `options.seed`, or to be loaded.
 
     The global random state is as before.
+
+    Args:
+        weights: the file that every parameter is loaded from afterwards; None draws them.
 
     Raises:
         InputError: the configuration asks for a weights file and none was given.
@@ -206,6 +232,9 @@ def build(make, options, weights) -> torch.nn.Module:
         raise InputError(
             f"backbone {options.model}: `weights: {options.weights}` is neither a file nor `random`"
         )
+    if weights:
+        with _Undrawn():
+            return make()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         return make()
