@@ -63,6 +63,10 @@ class Channel:
     kind: str
     bad: bool = False
 
+    def means(self, name) -> bool:
+        """Whether a name in the configuration is that of this channel."""
+        return name in (self.key, self.label, self.name) or electrode(name) == self.name
+
 
 def electrode(label, cap=False) -> str:
     """One name for every spelling of an electrode, or of a pair: "EEG FP1-REF" is "Fp1".

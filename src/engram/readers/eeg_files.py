@@ -220,8 +220,10 @@ class EegFile:
     # ---- saying -------------------------------------------------------------------------
 
     def _hear(self, noticed):
+        own_clock = Path(self.path).suffix.lower() in recordings.EDF
         for line in recordings.sorted_out(self.path, noticed):
-            self._say(line)
+            if not (own_clock and "annotation(s)" in line):
+                self._say(line)
 
     def _say(self, line):
         if line not in self.said:
@@ -240,22 +242,23 @@ class EegFile:
         return re.sub(r"-\w$", "", key)
 
     def _say_cut_off(self):
-        """BrainVision: MNE takes as many whole samples as the file has."""
-        if type(self.raw).__name__ != "RawBrainVision":
-            return
+        """MNE takes as many whole records or samples as a file has."""
         facts = self.raw._raw_extras[0]
-        size = {"short": 2, "int": 4, "single": 4}.get(
-            facts["fmt"] if isinstance(facts["fmt"], str) else ""
-        )
-        if not size:
-            return
-        there = Path(self.raw.filenames[0]).stat().st_size
-        header = Path(self.path).read_bytes().decode("latin-1")
-        declared = re.search(r"(?m)^DataPoints=(\d+)", header)
-        if declared and int(declared[1]) != facts["n_samples"]:
-            self._say(f"{facts['n_samples']} samples, but the header says {declared[1]}: cut off?")
-        if there % (size * facts["orig_nchan"]):
-            self._say("the file of samples ends within a sample: cut off?")
+        match type(self.raw).__name__:
+            case "RawEDF" | "RawBDF":
+                with open(self.path, "rb") as file:
+                    file.seek(236)
+                    declared, there, what = file.read(8), int(facts["n_records"]), "records"
+            case "RawBrainVision":
+                header = Path(self.path).read_bytes()
+                declared = re.search(rb"(?m)^DataPoints=(\d+)", header)
+                declared = declared[1] if declared else b""
+                there, what = int(facts["n_samples"]), "samples"
+            case _:
+                return
+        declared = declared.decode("latin-1").strip()
+        if declared and declared != str(there):
+            self._say(f"{there} {what} are there, but the header says {declared}; is it cut off?")
 
 
 def resampled(data, sfreq, wanted):

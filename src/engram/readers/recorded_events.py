@@ -18,8 +18,8 @@ from engram.readers import edf_annotations, recordings
 #: What MNE leaves out by itself (`reject_by_annotation`, `skip_by_annotation`), where BrainVision
 #: or Persyst put the kind of a marker in front.
 BAD = re.compile(r"bad|edge|(?:comment|stimulus)/bad_", re.IGNORECASE)
-#: A place where samples were cut out: EEGLAB, BrainVision, GDF.
-SEAM = re.compile(r"boundary|New Segment(/.*)?|32766", re.IGNORECASE)
+#: A place where samples were cut out: EEGLAB, BrainVision, GDF, MNE's concatenation.
+SEAM = re.compile(r"(?:(?:bad|edge) )?boundary|New Segment(?:/.*)?|32766", re.IGNORECASE)
 SKIPPED = "BAD_ACQ_SKIP"  # FIF: there are no data, and MNE reads zeros
 LONGEST = 20  # times as long as the data may gaps last in all
 
@@ -90,8 +90,9 @@ def timeline(path, raw, *, encoding=None, markers=None) -> Timeline:
         found = _annotations(raw)
     events = _within(found, duration, said)
     half = 0.5 / raw.info["sfreq"]
-    cut = [e[0] for e in events if SEAM.fullmatch(e[2]) and half < e[0] < duration - half]
-    bad = [event for event in events if BAD.match(event[2])]
+    seams = {onset for onset, _, text in events if SEAM.fullmatch(text)}
+    cut = sorted(onset for onset in seams if half < onset < duration - half)
+    bad = [event for event in events if BAD.match(event[2]) and not SEAM.fullmatch(event[2])]
     bad += [(onset, 0.0, "cut") for onset in cut]
     bad += _between(pieces)
     if cut:
@@ -121,7 +122,7 @@ def _within(events, duration, said):
     kept, out, cut = [], 0, 0
     for onset, length, text in events:
         start, stop = max(onset, 0.0), min(onset + length, duration)
-        if start > duration or stop < 0:
+        if start > duration or stop < 0 or (length > 0 and start >= stop):
             out += 1
             continue
         cut += bool(start - onset > 1e-3 or onset + length - stop > 1e-3)

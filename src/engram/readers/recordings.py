@@ -15,6 +15,8 @@ from engram.errors import InputError
 #: Formats that say of each channel what it is; the others call every channel EEG.
 TYPED = (".fif", ".gz", ".ds", ".mff")
 EDF = (".edf", ".bdf")
+ENCODED = (".set", ".eeg", ".vhdr", ".ahdr")  # whose text may be in an encoding that is to be said
+MAGIC = {".edf": b"0       ", ".bdf": b"\xffBIOSEMI"}
 
 #: Warnings after which values, times or rates would be made up.
 REFUSED = {
@@ -30,12 +32,12 @@ REFUSED = {
     "header file do not match! sfreq": "the header states two sampling rates",
 }
 
-#: Warnings of what is put right here: names, marks of gaps, the clock of EDF+; and of what is
-#: only about the name of a file.
+#: Warnings of what is put right or said better elsewhere, and of the name of a file.
 RIGHTED = (
     "Channel names are not unique",
     "The data contains 'boundary' events",
     "does not conform to MNE naming conventions",
+    "Number of records from the header does not match",
 )
 
 #: Packages that formats need, by their ending, where MNE hides which one is missing.
@@ -57,12 +59,23 @@ def opened(path, encoding=None, **how):
         InputError: it cannot be read, with advice that suits the cause.
     """
     suffix, noticed = Path(path).suffix.lower(), []
+    _refuse_other_ending(path, suffix)
     try:
         with heard(noticed):
             raw = _read_raw(path, suffix, **_arguments(suffix, encoding), **how)
     except Exception as error:  # MNE's readers raise whatever a broken file makes them
         raise InputError(f"{path}: {_cause(path, suffix, error)}") from None
     return raw, noticed
+
+
+def _refuse_other_ending(path, suffix):
+    """MNE would take the bytes of one format for those of the other."""
+    if suffix in EDF and Path(path).is_file():
+        with open(path, "rb") as file:
+            start = file.read(8)
+        for other in EDF:
+            if other != suffix and start == MAGIC[other]:
+                raise InputError(f"{path}: holds {other[1:].upper()}; let its name end in {other}")
 
 
 def _read_raw(path, suffix, **how):
@@ -193,7 +206,7 @@ def _cause(path, suffix, error):
     if isinstance(error, FileNotFoundError) or "does not exist" in text:
         return f"a file is missing ({line}); put it beside the others under the name it had"
     undecoded = isinstance(error, UnicodeError) or "can't decode" in text or "too small" in text
-    if undecoded and suffix not in EDF:
+    if undecoded and suffix in ENCODED:
         return f"text in another encoding ({line}); say which in `encoding` of the dataset"
     if "Unsupported file type" in text or "files are supported" in text:
         return f"not the ending of a format that MNE reads ({line}); {_rather(path)}"

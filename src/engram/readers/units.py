@@ -64,8 +64,7 @@ def scale(path, raw, channel, stated=None, beside=None) -> float:
     """
     unit, factor = of_file(raw, channel.key)
     if isinstance(stated, dict):
-        names = (channel.key, channel.label, channel.name)
-        told = next((stated[name] for name in names if name in stated), None)
+        told = next((of for name, of in stated.items() if channel.means(name)), None)
         if told is not None:
             return _parsed(told) / factor
     for text in (unit, stated if isinstance(stated, str) else "", beside or ""):
