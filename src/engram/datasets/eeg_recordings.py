@@ -26,6 +26,8 @@ from engram.signals import quality
 
 DEVICE = "cpu"
 
+INEXACT = 0.05  # how far codes of an event channel may lie from whole numbers, where they are such
+
 #: Columns of the manifest that are read, beside those that `conditions` names.
 COLUMNS = ("subject", "scan", "labels")
 
@@ -168,8 +170,9 @@ def _signal(path, samples, sfreq):
 def _coded(file, name):
     """Stretches of equal values of an event channel; 16-bit files hold codes inexactly."""
     samples = file.numbers(*file.named([name])[:1])
-    at = 0
-    for value, stretch in groupby(samples.data[0].round(2)):
+    values, at = samples.data[0], 0
+    whole = np.nanmax(np.abs(values - values.round())) < INEXACT
+    for value, stretch in groupby(values.round(0 if whole else 2) + 0.0):  # no -0
         length = len(list(stretch))
         if np.isfinite(value):
             yield at / samples.sfreq, length / samples.sfreq, f"{name}:{value:g}"

@@ -11,19 +11,26 @@ import mne
 
 from engram.errors import InputError
 
-#: What MNE knows as electrodes: the 10-05 system, the older T3 to T6, earlobes and mastoids.
+#: Electrodes by name in upper case: the 10-05 system as MNE has it, with T3 to T6, earlobes and
+#: mastoids; and others that caps and clinics use.
 ELECTRODES = {
-    name.upper(): name for name in mne.channels.make_standard_montage("colin27_1005").ch_names
+    name.upper(): name
+    for name in (
+        *mne.channels.make_standard_montage("colin27_1005").ch_names,
+        *("Nz", "O9", "O10", "T1", "T2", "SP1", "SP2", "CB1", "CB2"),
+    )
 }
 #: Names of the 10-20 system that the 10-10 system replaced.
 OLDER = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
+#: Of all channels, behind the name of an electrode: linked ears, an average, ground.
+REFERENCES = r"REF|C?LE|LER|A1\+?A2|M1\+?M2|AR|AVG?|CAR|G\d+|GND"
 ORDER = {name: i for i, name in enumerate(ELECTRODES.values())}
 
 #: Kinds by a word of the name, the first that fits; a word is a run of letters.
 WORDS = {
     "ecg": r"\w*E[CK]G\w*",
     "eog": r"\w*EOG\w*|[HV]EO[GLRUDB]*|LOC|ROC|EYE\w*|PUPIL\w*|GAZE\w*|BLINK\w*",
-    "emg": r"\w*EMG\w*|CHIN|SUBMENTAL|MENTALIS|TIB\w*|[LR]?LEGS?|[LR]AT|MASSETER",
+    "emg": r"\w*EMG\w*|CHIN|SUBMENTAL|MENTALIS|TIB\w*|[LR]?LEG\w*|[LR]AT|MASSETER",
     "resp": r"RESP\w*|\w*FLOW|THOR\w*|ABD\w*|NASAL|ORONASAL|CANNULA|CHEST|EFFORT|SNOR\w*|PTAF|RIP|"
     r"PNEUM\w*|CPAP|ETCO|CAPNO\w*",
     "temperature": r"TEMP\w*",
@@ -37,8 +44,9 @@ WORDS = {
 }
 PATTERNS = {kind: re.compile(words, re.IGNORECASE) for kind, words in WORDS.items()}
 
-#: Many channels of one of these forms are a cap of that maker, and then A1 is no earlobe.
-CAPS = (re.compile(r"[A-H]\d{1,2}"), re.compile(r"E\d{1,3}"))
+#: Caps with names of their own, in which A1 is no earlobe: many names of the first form are such a
+#: cap, and then all names of the second are electrodes. BioSemi has A1 to H32, EGI E1 to E257.
+CAPS = {r"A\d{1,2}": r"[A-H]\d{1,2}", r"E\d{1,3}": r"E\d{1,3}"}
 MANY = 8
 
 #: Kinds of BIDS whose names differ from ours; others are the same in lower case.
@@ -93,20 +101,20 @@ def _bare(label):
     """Without a prefix for the kind, a suffix for the common reference, dots and outer blanks."""
     text = re.sub(r"\s+", " ", label.replace("$", "")).strip(" .")
     text = re.sub(r"^(?:POL|EEG)[ _:-]+(?=\S)", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"[ _-](?:REF|LE|AR|AVG?|CAR|G\d+|GND)$", "", text, flags=re.IGNORECASE)
+    text = re.sub(rf"\s*[ _-]\s*(?:{REFERENCES})$", "", text, flags=re.IGNORECASE)
     return text.strip(" .")
 
 
 def is_cap(labels) -> bool:
     """Whether the channels carry the names of a cap such as BioSemi's A1 to D32, EGI's E1."""
     names = [_bare(label).upper() for label in labels]
-    return any(sum(bool(cap.fullmatch(name)) for name in names) >= MANY for cap in CAPS)
+    return any(sum(bool(re.fullmatch(cap, name)) for name in names) >= MANY for cap in CAPS)
 
 
 def kind(label, cap=False) -> str:
     """The kind that a name tells: "eeg", "ecg", ..., or "unknown"."""
     bare = _bare(label)
-    if cap and any(form.fullmatch(bare.upper()) for form in CAPS):
+    if cap and any(re.fullmatch(form, bare.upper()) for form in CAPS.values()):
         return "eeg"
     parts = re.split(r"\s*[-–:/]\s*", bare)
     if all(_electrode(part) for part in parts):
@@ -216,10 +224,14 @@ def asked(path, channels, names) -> list[Channel]:
 
 def ordered(channels) -> list[Channel]:
     """By name, from the front of the head to its back, so that files in any order agree."""
-    return sorted(channels, key=lambda c: _rank(c.name))
+    cap = is_cap(channel.label for channel in channels)
+    return sorted(channels, key=lambda c: (0 if cap else _place(c.name), _numbered(c.name)))
 
 
-def _rank(name):
-    first = ORDER.get(name.split("-")[0], len(ORDER))
-    parts = re.split(r"(\d+)", name)
-    return first, [int(part) if part.isdigit() else part for part in parts]
+def _place(name):
+    return ORDER.get(name.split("-")[0], len(ORDER))
+
+
+def _numbered(name):
+    """For sorting: E2 comes before E10."""
+    return [(part.zfill(6) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]

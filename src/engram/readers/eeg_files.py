@@ -165,11 +165,11 @@ class EegFile:
             return self.raw
         header = self.raw._raw_extras[0]
         counts = dict(zip(self.raw.ch_names, header["n_samps"][header["sel"]], strict=True))
-        found = {one.label: int(counts[one.key]) for one in chosen}
+        found = {one.key: int(counts[one.key]) for one in chosen}
         if len(set(found.values())) > 1:
             raise InputError(
                 f"{self.path}: channels of different sampling rates ("
-                + ", ".join(f"{label}: {count} samples a record" for label, count in found.items())
+                + ", ".join(f"{key}: {count} samples a record" for key, count in found.items())
                 + "); name those of one rate in `channels`"
             )
         gdf = type(self.raw).__name__ == "RawGDF"

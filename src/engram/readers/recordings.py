@@ -40,6 +40,10 @@ RIGHTED = (
     "Number of records from the header does not match",
 )
 
+#: Files that name the others of their recording, and what those end in.
+HEADERS = (".vhdr", ".ahdr", ".set", ".lay")
+NAMED = (".eeg", ".dat", ".avg", ".seg", ".vmrk", ".amrk", ".fdt")
+
 #: Packages that formats need, by their ending, where MNE hides which one is missing.
 PACKAGES = {".cnt": "antio", ".dat": "curryreader"}
 
@@ -191,6 +195,9 @@ def _line(error):
 def _cause(path, suffix, error):
     """What is wrong, and what to do about just that."""
     text, line = str(error), _line(error)
+    headers = [header for header in map(Path(path).with_suffix, HEADERS) if header.exists()]
+    if headers and suffix in NAMED:
+        return f"not the file by which MNE reads it ({line}); list {headers[0].name} instead"
     package = re.search(r"pip install (\S+)", text) or (
         isinstance(error, ImportError) and re.search(r"No module named '(\w+)", text)
     )
@@ -209,7 +216,9 @@ def _cause(path, suffix, error):
     if undecoded and suffix in ENCODED:
         return f"text in another encoding ({line}); say which in `encoding` of the dataset"
     if "Unsupported file type" in text or "files are supported" in text:
-        return f"not the ending of a format that MNE reads ({line}); {_rather(path)}"
+        return f"not the ending of a format that MNE reads ({line}); list the file that names it"
+    if "has no associated original unit" in text:
+        return f"two channels share a name ({line}); give each a name of its own in the header"
     if "number of trials" in text or "No raw data in" in text:
         return (
             f"not a continuous recording ({line}); if it holds epochs, use a dataset of kind "
@@ -223,11 +232,3 @@ def _cause(path, suffix, error):
 
 def _installed(package):
     return package is None or importlib.util.find_spec(package) is not None
-
-
-def _rather(path):
-    """Which file to list instead."""
-    for other in (".vhdr", ".set", ".lay"):
-        if Path(path).with_suffix(other).exists():
-            return f"list {Path(path).with_suffix(other).name} beside it instead"
-    return "list the file that MNE's documentation names for the format, with its own ending"
