@@ -74,7 +74,8 @@ class Recording:
         duration: seconds covered by the recording; windows are cut from [0, duration].
         signals: by modality ("eeg", "fmri", "eog", ...).
         pictures: by modality, then by channel or region name.
-        events: table with onset (s), duration (s) and description; intervals may overlap.
+        events: table with onset (s), duration (s; 0 if it is not known) and description;
+            intervals may overlap.
             Everything known about time stands here: annotations of the file, device
             stages, protocol blocks, conditions that hold for the whole recording.
         labels: published labels, one value a window, shape (n_windows,).

@@ -4,9 +4,8 @@ A CSV manifest lists them: subject, scan, file, and whatever else is known of a 
 Everything known about time becomes events: annotations of the file, values of event
 channels, nominal protocol blocks, and conditions that hold for the whole recording.
 
-The column `labels` of the manifest may name a CSV file of labels beside the recording, with
-columns window and label (one line a window, numbered from 0; the label is the number of its
-class, empty if missing) or onset, duration and label (s; each line becomes an event).
+The column `labels` of the manifest may name a table of labels beside the recording, of its windows
+or of events (`engram.readers.label_tables`).
 """
 
 from dataclasses import dataclass
