@@ -164,7 +164,9 @@ def _refuse_mixed_rates(path, names):
 
 def _annotations(raw):
     start = raw.annotations.onset - (raw.first_time if raw.annotations.orig_time else 0)
-    return zip(start, raw.annotations.duration, raw.annotations.description, strict=True)
+    duration = raw.annotations.duration  # of one sample: how markers without duration are saved
+    duration = np.where(duration * raw.info["sfreq"] < 1.5, 0, duration)
+    return zip(start, duration, raw.annotations.description, strict=True)
 
 
 def _coded(path, present, name):
