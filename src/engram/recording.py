@@ -4,6 +4,7 @@
 before, `Stimuli` are the photographs that were shown.
 """
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,18 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
+from engram.readers import images
+
+#: What zipfile raises of a member that is missing, damaged or packed in a way it does not know.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -213,11 +226,23 @@ class _Source:
 
     def read(self, member):
         try:
+            size = self._size(member)
+            if size > images.MOST_BYTES:
+                raise InputError(
+                    f"{self.path}: {member} has {size >> 20} MiB, more than any picture of 20 "
+                    "megapixels; take it out"
+                )
             return self.archive.read(member) if self.archive else (self.path / member).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{self.path}: {member} cannot be read ({error}); fetch the file again"
             ) from None
+
+    def _size(self, member):
+        """Bytes once unpacked; zipfile does not unpack more than it says here."""
+        if self.archive:
+            return self.archive.getinfo(member).file_size
+        return (self.path / member).stat().st_size
 
 
 @dataclass(frozen=True)
