@@ -355,7 +355,7 @@ def damaged():
 
 
 @pytest.mark.parametrize(
-    ("what", "content"), damaged(), ids=lambda x: x if isinstance(x, str) else ""
+    ("what", "content"), [*damaged()], ids=lambda x: x if isinstance(x, str) else ""
 )
 def test_a_damaged_file_is_one_line_with_its_name(what, content):
     with pytest.raises(InputError, match=r"a\.img: not a readable image") as raised:
