@@ -197,6 +197,16 @@ def test_every_option_of_the_spectrogram_reaches_it(chosen):
     np.testing.assert_allclose(rows.header["frequencies"], freqs[::-1])
 
 
+@pytest.mark.parametrize(("fmax", "held"), [(49, True), (50, True), (50.1, False), (60, False)])
+def test_a_frequency_that_the_rate_does_not_hold_is_refused(fmax, held):
+    given, options = recording(noise(1, 6000), seconds=60), Options(fmax=fmax)
+    if held:
+        assert fmax - 0.2 < render(given, WINDOWS, options).header["frequencies"][0] <= fmax
+        return
+    with pytest.raises(InputError, match="sub-01/scan-01: 100 samples per second .* to 50 Hz, but"):
+        render(given, WINDOWS, options)
+
+
 # ---- quality ----------------------------------------------------------------------------
 
 

@@ -4,9 +4,8 @@ A CSV manifest lists them: subject, scan, file, and whatever else is known of a 
 Everything known about time becomes events: annotations of the file, values of event
 channels, nominal protocol blocks, and conditions that hold for the whole recording.
 
-The column `labels` of the manifest may name a CSV file of labels beside the recording, with
-columns window and label (one line a window, numbered from 0; the label is the number of its
-class, empty if missing) or onset, duration and label (s; each line becomes an event).
+The column `labels` of the manifest may name a table of labels beside the recording, of its windows
+or of events (`engram.readers.label_tables`).
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ import pandas as pd
 
 from engram.errors import InputError
 from engram.planning import companions
-from engram.readers import bids_channels
+from engram.readers import bids_channels, label_tables
 from engram.readers.eeg_files import EegFile, resampled
 from engram.recording import Recording, Signal
 from engram.signals import quality
@@ -120,7 +119,7 @@ def _read(row, options):
         *_protocol(path, options.protocol or [], duration, timeline),
         *_conditions(row, options.conditions or [], duration),
     ]
-    labels, labelled = _labels(row["labels_path"]) if row.get("labels") else (None, [])
+    labels, labelled = label_tables.read(row["labels_path"]) if row.get("labels") else (None, [])
     events += labelled
     bad = timeline.bad if options.reject_by_annotation else timeline.without_data
     recording = Recording(
@@ -198,34 +197,3 @@ def _conditions(row, columns, duration):
                 "fill it in, or take it out of `conditions`"
             )
         yield 0.0, duration, f"{column}:{row[column]}"
-
-
-def _labels(path):
-    """(labels of the windows or None, events) of a CSV file of labels."""
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable CSV file of labels ({error})") from None
-    if {"window", "label"} <= set(table):
-        return _by_window(path, table.sort_values("window")), []
-    if {"onset", "duration", "label"} <= set(table):
-        return None, _by_time(path, table)
-    raise InputError(
-        f"{path}: columns {', '.join(table)}; expected window and label, or onset, duration, label"
-    )
-
-
-def _by_window(path, table):
-    if table["window"].tolist() != list(range(len(table))):
-        raise InputError(f"{path}: windows are to be numbered 0, 1, ..., each once")
-    labels = pd.to_numeric(table["label"], errors="coerce")
-    if (labels.isna() & table["label"].notna()).any() or (labels.dropna() % 1 != 0).any():
-        raise InputError(f"{path}: a label is the number of its class, 0, 1, ..., or empty")
-    return labels.fillna(-1).to_numpy(int)
-
-
-def _by_time(path, table):
-    times = table[["onset", "duration"]].apply(pd.to_numeric, errors="coerce")
-    if times.isna().any(axis=None):
-        raise InputError(f"{path}: onset and duration are to be seconds, in every line")
-    return zip(times["onset"], times["duration"], table["label"].astype(str), strict=True)

@@ -29,7 +29,7 @@ class Timeline:
     """Facts about time, in s from the first sample that is read.
 
     Attributes:
-        events: (onset, duration, description), within the recording.
+        events: (onset, duration, description), within the recording; duration 0 if not known.
         bad: the same, of stretches that are not to be used, the description being the reason.
         pieces: where each piece without gaps begins, as (s of samples before it, s since the first
             sample); one (0, 0) where there is no gap of known length.
@@ -88,6 +88,8 @@ def timeline(path, raw, *, encoding=None, markers=None) -> Timeline:
         found = _markers(markers, raw.info["sfreq"], encoding, said)
     else:
         found = _annotations(raw)
+    point = 1.5 / raw.info["sfreq"]  # one sample: how markers without duration are saved
+    found = [(onset, 0.0 if length < point else length, text) for onset, length, text in found]
     events = _within(found, duration, said)
     half = 0.5 / raw.info["sfreq"]
     seams = {onset for onset, _, text in events if SEAM.fullmatch(text)}

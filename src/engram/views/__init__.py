@@ -102,18 +102,12 @@ def _refuse_difference(name, one, other_name, other):
         part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
         for part in (one, other)
     )
-    for key in facts | others:
-        if store.canonical(facts.get(key)) != store.canonical(others.get(key)):
-            raise InputError(
-                f"{name} and {other_name} differ in `{key}` "
-                f"({_short(facts.get(key))} and {_short(others.get(key))}); recordings of one "
-                "unit share a store: put them in different units, or resample them alike"
-            )
-
-
-def _short(value):
-    text = store.canonical(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    found = store.differences.said(facts, others)
+    if found:
+        raise InputError(
+            f"{name} and {other_name} differ in {found}, or put them in different units: "
+            "recordings of one unit share a store"
+        )
 
 
 def _digest(row):

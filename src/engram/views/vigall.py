@@ -37,7 +37,8 @@ class Options:
         ambiguous: [low, high]: windows whose share lies strictly between are excluded.
         marks: descriptions of events that mark sleep onset, K-complexes or spindles; without
             any, stage C never occurs.
-        bad: descriptions of events that mark stretches which must not be classified.
+        bad: descriptions of events that mark stretches which must not be classified; one without
+            duration marks its second.
         amplitude: largest range of a channel within a second, uV.
         flat: smallest range of a channel within a second, uV.
         jump: largest step between neighbouring samples, uV.
