@@ -140,7 +140,8 @@ class EegFile:
         scales = np.array([self._scale(raw, one) for one in chosen])
         data, timeline = self._read(raw, chosen)
         kept = self._once(chosen, data)
-        data = data[kept] * scales[kept, None]
+        data = data[kept] if len(kept) < len(data) else data
+        data *= scales[kept, None]
         return Samples(data, float(raw.info["sfreq"]), [chosen[i] for i in kept], timeline)
 
     def numbers(self, channel) -> Samples:
@@ -265,12 +266,15 @@ def resampled(data, sfreq, wanted):
     """Channels at another rate, each stretch between gaps by itself; NaN stays NaN."""
     n = round(data.shape[1] * wanted / sfreq)
     found = np.full((len(data), n), np.nan)
-    known = np.flatnonzero(np.diff([False, *np.isfinite(data).all(axis=0), False]))
-    for start, stop in zip(known[::2], known[1::2], strict=True):
-        info = mne.create_info(len(data), sfreq, "eeg", verbose="error")
-        piece = mne.io.RawArray(data[:, start:stop], info, verbose="error")
-        values = piece.resample(wanted, verbose="error").get_data()
-        at = round(start * wanted / sfreq)
-        values = values[:, : n - at]
-        found[:, at : at + values.shape[1]] = values
+    info = mne.create_info(1, sfreq, "eeg", verbose="error")
+    for row, series in zip(found, data, strict=True):
+        known = np.concatenate([[False], np.isfinite(series), [False]])
+        edges = np.flatnonzero(known[1:] != known[:-1])
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            at = round(start * wanted / sfreq)
+            length = min(round((stop - start) * wanted / sfreq), n - at)
+            if length > 0:
+                piece = mne.io.RawArray(series[None, start:stop], info, verbose="error")
+                values = piece.resample(wanted, verbose="error").get_data()
+                row[at : at + length] = values[0, :length]
     return found
