@@ -91,6 +91,8 @@ class Recording:
             intervals may overlap.
             Everything known about time stands here: annotations of the file, device
             stages, protocol blocks, conditions that hold for the whole recording.
+        bad: table like `events`: stretches that no view is to use, the description saying why;
+            one without duration is a seam, which no window may hold.
         labels: published labels, one value a window, shape (n_windows,).
         origin: facts for the header of what is rendered, e.g. {"simulated": True}.
     """
@@ -101,6 +103,7 @@ class Recording:
     signals: dict[str, Signal] = field(default_factory=dict)
     pictures: dict[str, dict[str, Picture]] = field(default_factory=dict)
     events: pd.DataFrame = field(default_factory=no_events)
+    bad: pd.DataFrame = field(default_factory=no_events)
     labels: np.ndarray | None = None
     origin: dict = field(default_factory=dict)
 

@@ -127,7 +127,7 @@ def _stages(recording, options):
         c=options.c,
         reduced=bool(options.reduced),
         marks=[start for start, _ in _intervals(recording.events, options.marks)],
-        bad=_intervals(recording.events, options.bad),
+        bad=_bad(recording, options.bad),
         amplitude=options.amplitude,
         flat=options.flat,
         jump=options.jump,
@@ -152,6 +152,13 @@ def _picked(signal, key, names):
         )
     rows = [signal.channels.index(name) for name in names]
     return Signal(signal.data[rows], signal.sfreq, tuple(names), signal.unit, signal.start)
+
+
+def _bad(recording, descriptions):
+    """(start, stop) in s of what the file marks as bad, and of events that do by the options."""
+    marked = recording.bad[recording.bad["duration"] > 0]
+    stretches = zip(marked["onset"], marked["onset"] + marked["duration"], strict=True)
+    return [*_intervals(recording.events, descriptions), *stretches]
 
 
 def _intervals(events, descriptions):
