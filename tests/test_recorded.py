@@ -518,6 +518,7 @@ def test_channels_that_are_marked_bad_are_left_out(tmp_path):
     found = recorded(path)
     assert found.signals["eeg"].channels == ("Fp1", "Oz")
     assert found.origin["recorded"]["a"]["left_out"] == {"Cz": "marked bad"}
+    assert found.signals["eeg"].bad == ("Cz",)
     assert eeg(path, channels=["Cz", "Oz"]).channels == ("Oz",)
     refused(path, r"a_raw\.fif: every EEG channel \(Cz\) is marked bad", channels=["Cz"])
 

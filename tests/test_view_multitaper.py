@@ -207,6 +207,17 @@ def test_a_frequency_that_the_rate_does_not_hold_is_refused(fmax, held):
         render(given, WINDOWS, options)
 
 
+def test_the_header_states_the_channels_whatever_their_order_and_whichever_are_bad():
+    def stated(*names, bad=(), **options):
+        eeg = Signal(noise(len(names), 3000), SFREQ, names, "uV", bad=bad)
+        this = Recording("sub-01", "scan-01", 30, {"eeg": eeg})
+        return render(this, WINDOWS, Options(**options)).header["channels"]
+
+    assert stated("Fz", "Oz") == stated("Oz", "Fz") == stated("Oz", bad=("Fz",)) == ["Fz", "Oz"]
+    assert stated("Fz", "Cz") == stated("Fz", "Cz", "Oz", channels=["Fz", "Cz"]) == ["Cz", "Fz"]
+    assert stated("Fz", "Cz", bad=("Oz",), channels=["Fz", "Cz"]) == ["Cz", "Fz"]
+
+
 # ---- quality ----------------------------------------------------------------------------
 
 

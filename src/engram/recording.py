@@ -41,6 +41,7 @@ class Signal:
         channels: one name a row of `data`.
         unit: physical unit of the values, e.g. "uV".
         start: seconds between the start of the recording and the first sample.
+        bad: names of channels that are left out because they are marked bad in this recording.
     """
 
     data: np.ndarray
@@ -48,6 +49,7 @@ class Signal:
     channels: tuple[str, ...]
     unit: str
     start: float = 0.0
+    bad: tuple[str, ...] = ()
 
     @property
     def stop(self) -> float:

@@ -24,8 +24,8 @@ class Options:
     """Options.
 
     Attributes:
-        bands: [low, high) in Hz by name; the view has to hold them from end to end.  Beside the bands stand the ratios alpha/theta and
-            delta/alpha, where both bands are named.
+        bands: [low, high) in Hz by name; the view has to hold them from end to end.  Beside the
+            bands stand the ratios alpha/theta and delta/alpha, where both bands are named.
     """
 
     bands: dict[str, list[float]] = field(default_factory=lambda: dict(BANDS))

@@ -109,7 +109,8 @@ def _read(row, options):
     )
     chosen, left_out = file.eeg(options.channels)
     samples = file.microvolts(chosen)
-    signals = {"eeg": _signal(path, samples, options.sfreq)}
+    bad = tuple(one.name for one in file.channels if left_out.get(one.key) == "marked bad")
+    signals = {"eeg": dataclasses.replace(_signal(path, samples, options.sfreq), bad=bad)}
     if options.eog:
         signals["eog"] = _signal(path, file.microvolts(file.named(options.eog)), options.sfreq)
     duration, timeline = min(signal.stop for signal in signals.values()), samples.timeline

@@ -271,6 +271,15 @@ def _reasons(signal, starts, length, options):
     return quality.reasons(signal.data, signal.sfreq, starts, length, **rules)
 
 
+def _montage(signal, options):
+    """Names of the channels that are averaged, sorted, for their order does not matter.
+
+    Those of all channels have to be the same for every subject, but for some that are bad.
+    """
+    whole = options.channels is None and options.regions is None
+    return sorted({*signal.channels, *(signal.bad if whole else ())})
+
+
 def _header(recording, signal, freqs, grid, limits, options):
     times, rows, step = grid.times(options), freqs[::-1], grid.step
     if options.size is not None:
@@ -287,6 +296,7 @@ def _header(recording, signal, freqs, grid, limits, options):
         "axes": 2,
         "modality": options.signal,
         "regions": options.regions,
+        "channels": _montage(signal, options),
         "frequencies": rows.tolist(),
         "times": times.tolist(),
         "limits": [float(limit) for limit in limits],
