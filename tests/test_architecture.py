@@ -22,7 +22,8 @@ FLOORS = (
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
-    {"errors", "flags", "precision", "progress", "torchvision_compat"},
+    {"flags", "precision", "progress", "tables", "torchvision_compat"},
+    {"errors"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
