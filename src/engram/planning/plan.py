@@ -4,16 +4,14 @@ Everything the rules need to know is computed here, from plain data and with the
 library alone, so that it can be tested without Snakemake.
 """
 
-import csv
 import difflib
 import re
-from collections import Counter
 from dataclasses import dataclass
-from functools import cache, cached_property, wraps
+from functools import cached_property, wraps
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.planning import components
+from engram.planning import components, manifest
 from engram.planning.companions import companions
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
@@ -105,7 +103,7 @@ class Plan:
         if not path.is_file():
             path = self._folder(dataset) / path
         try:
-            return _read_manifest(path, path.stat().st_mtime_ns)
+            return manifest.read(path, path.stat().st_mtime_ns)
         except OSError as error:
             raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
 
@@ -639,26 +637,6 @@ def task_of(experiment, heads) -> str:
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
         'pairs need features of pictures as y ("view/backbone"), classes a view of labels'
     )
-
-
-@cache
-def _read_manifest(path, changed):
-    """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache."""
-    rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
-    if not rows:
-        raise InputError(f"{path}: the manifest lists no recording")
-    for column in ("subject", "scan", "file"):
-        if any(not row.get(column) for row in rows):
-            raise InputError(f"{path}: every line needs a value for `{column}`")
-    named = Counter((row["subject"], row["scan"]) for row in rows)
-    twice = sorted(name for name, count in named.items() if count > 1)
-    if twice:
-        raise InputError(f"{path}: listed twice: subject {twice[0][0]}, scan {twice[0][1]}")
-    units = {}
-    for row in rows:
-        row["unit"] = row.get("unit") or row["subject"]
-        units.setdefault(row["unit"], []).append(row)
-    return units
 
 
 def _similar(path):
