@@ -711,8 +711,12 @@ def test_a_column_of_a_manifest_may_say_which_unit_a_recording_is_of(config, tmp
     ("text", "message"),
     [
         ("subject,scan,file\n", "list.csv: the manifest lists no recording"),
-        ("subject,file\ns1,1.edf\n", "every line needs a value for `scan`"),
-        ("subject,scan,file\ns1,a,1.edf\ns1,a,2.edf\n", "listed twice: subject s1, scan a"),
+        ("subject,file\ns1,1.edf\n", "list.csv, line 1: no column `scan`"),
+        ("subject,scan,file\ns1,,1.edf\n", "list.csv, line 2: no value for `scan`"),
+        (
+            "subject,scan,file\ns1,a,1.edf\ns1,a,2.edf\n",
+            "2 and 3: listed twice: subject s1, scan a",
+        ),
     ],
 )
 def test_a_broken_manifest_is_refused(config, tmp_path, text, message):
@@ -723,7 +727,7 @@ def test_a_broken_manifest_is_refused(config, tmp_path, text, message):
 def test_a_missing_manifest_is_named(config, tmp_path):
     this = local(config, tmp_path, "")
     (tmp_path / "list.csv").unlink()
-    with pytest.raises(InputError, match=r"list\.csv: No such file"):
+    with pytest.raises(InputError, match=r"local.manifest: no file list.csv nor .*list.csv"):
         this.units("local")
 
 

@@ -98,10 +98,14 @@ class Plan:
     @kept
     def _manifest(self, dataset):
         """The lines of a manifest, by unit."""
-        this = self.config["datasets"][dataset]
-        path = Path(this["manifest"])
-        if not path.is_file():
-            path = self._folder(dataset) / path
+        named = self.config["datasets"][dataset]["manifest"]
+        places = (Path(named), self._folder(dataset) / named)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"datasets.{dataset}.manifest: no file {' nor '.join(map(str, places))}; correct "
+                "its name, or put it there"
+            )
         try:
             return manifest.read(path, path.stat().st_mtime_ns)
         except OSError as error:
