@@ -136,6 +136,7 @@ S0 = "s0,a,0.edf\n"
         (HEADER + "s0,a,~/0.edf\n", "line 2: file '~/0.edf': `~` is no folder here"),
         (HEADER + "s0,a,x\\0.edf\n", "line 2: file .*: write / between folders"),
         (HEADER + "s0,a,https://host/0.edf\n", "line 2: file .*: an address is no file"),
+        (HEADER + "s0,a,{0}.edf\n", "line 2: file '{0}.edf': .* braces .*; rename the file"),
         (HEADER + "s0,a,./\n", "line 2: file './': no file can have this name"),
         (HEADER + f"s0,a,{'x' * 256}\n", "line 2: file 'x*': a name of more than 255 bytes"),
         ("subject,scan,file,labels\ns0,a,0.edf,~/l.csv\n", "line 2: labels '~/l.csv': `~` is no"),

@@ -215,6 +215,8 @@ def _fault_of_file(file):
         return "write / between folders, which works everywhere"
     if "://" in file:
         return "an address is no file; fetch it into the folder, or give the dataset a `source`"
+    if "{" in file or "}" in file:
+        return "the workflow takes what stands in braces for a wildcard; rename the file"
     if file[0] == "~":
         return "`~` is no folder here; write the path out"
     if _one_form(file) == "." or not file.isprintable():
