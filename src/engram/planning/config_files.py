@@ -5,7 +5,7 @@ equal keys was first. Needs PyYAML, as Snakemake does.
 """
 
 import re
-from functools import cache
+from datetime import date
 from pathlib import Path
 
 import yaml
@@ -50,7 +50,6 @@ def check(path):
     _check_node(path, root, set())
 
 
-@cache
 def _nodes(path):
     """The tree of nodes of a file, each with its line, or None if the file holds nothing."""
     try:
@@ -97,8 +96,8 @@ def _check_key(path, key, lines):
         raise InputError(f"{path}, line {line}: a key is text; put {_source(key)} in quotes")
     if key.value in lines:
         raise InputError(
-            f"{path}, lines {lines[key.value]} and {line}: `{key.value}` twice; YAML would take "
-            "the last alone: join them or take one out"
+            f"{path}, line {line}: `{key.value}` again, after line {lines[key.value]}; YAML takes "
+            "the last alone: join them, or take one out"
         )
     lines[key.value] = line
 
@@ -109,11 +108,13 @@ def _check_value(path, node):
         value = yaml.SafeLoader("").construct_object(node)
         raise InputError(
             f"{path}, line {node.start_mark.line + 1}: YAML takes {node.value} for {_said(value)}; "
-            f"write that if it is meant, or '{node.value}' in quotes"
+            f"write that if it is meant, or put '{node.value}' in quotes"
         )
 
 
 def _said(value):
+    if isinstance(value, date):
+        return "a date"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

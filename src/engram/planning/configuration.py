@@ -91,7 +91,8 @@ def _check_study(name):
     if not good or name.lower() in plan.SHARED:
         raise InputError(
             f"study: {name!r} cannot name its folder in results/; set `study` to a name of "
-            f"letters, digits, '.', '_' and '-' that is none of {', '.join(plan.SHARED)}"
+            f"letters, digits, '.', '_' and '-', {names.LONGEST} at most, that is none of "
+            f"{', '.join(plan.SHARED)}"
         )
 
 
@@ -107,7 +108,8 @@ def _check_source(where, dataset):
 
 def _check_recordings(where, dataset):
     """What a dataset lists: a manifest, or units and the patterns of their files."""
-    if "manifest" not in dataset and not ("units" in dataset and "files" in dataset):
+    listed = "manifest" in dataset
+    if not listed and not ("units" in dataset and "files" in dataset):
         raise InputError(f"{where}: needs a `manifest`, or `units` and their `files`")
     units, shared = list(map(str, dataset.get("units", []))), list(dataset.get("shared", {}))
     taken = {}
@@ -117,8 +119,14 @@ def _check_recordings(where, dataset):
         if other := taken.get(names.alike(name)):
             raise InputError(f"{where}.{key}: {other!r} and {name!r} are one folder; rename one")
         taken[names.alike(name)] = name
-    for pattern in dataset.get("files", []):
+    folder = dataset.get("folder", ".")
+    if fault := names.fault_of_path(folder) if folder else "name one, or leave the key out":
+        raise InputError(f"{where}.folder: {folder!r}: {fault}")
+    patterns = dataset.get("files", [])
+    for pattern in patterns:
         _check_pattern(f"{where}.files", pattern, dataset)
+    if not listed and len(units) > 1 and not any("{unit}" in pattern for pattern in patterns):
+        raise InputError(f"{where}.files: all units have the same files; put {{unit}} in a pattern")
 
 
 def _check_pattern(where, pattern, dataset):
@@ -212,11 +220,14 @@ def _check_experiment(config, where, this):
     _check_name(f"{where}.dataset", this["dataset"], config["datasets"], "dataset")
     _check_name(f"{where}.head", this["head"], config["heads"], "head")
     targets = [this["y"]] if isinstance(this["y"], str) else this["y"]
+    for sources in (*plan.candidates(this), targets):
+        if twice := [source for source in sources if sources.count(source) > 1]:
+            raise InputError(f"{where}: {twice[0]!r} is listed twice; take one out")
     for source in [*(s for one in plan.candidates(this) for s in one), *targets]:
         view, _, backbone = source.partition("/")
         _check_name(where, view, config["views"], "view")
         _check_shared(config, where, this["dataset"], view)
-        if backbone:
+        if "/" in source:
             _check_name(where, backbone, config["backbones"], "backbone")
     try:
         task = plan.task_of(this, config["heads"])

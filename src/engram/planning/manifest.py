@@ -210,20 +210,9 @@ def _one_form(file):
 
 
 def _fault_of_file(file):
-    """Why a path in a manifest leads nowhere, and what to write; None if it may."""
-    if "\\" in file:
-        return "write / between folders, which works everywhere"
-    if "://" in file:
-        return "an address is no file; fetch it into the folder, or give the dataset a `source`"
-    if "{" in file or "}" in file:
-        return "the workflow takes what stands in braces for a wildcard; rename the file"
-    if file[0] == "~":
-        return "`~` is no folder here; write the path out"
-    if _one_form(file) == "." or not file.isprintable():
-        return "no file can have this name; correct it"
-    if len(file) > 60 and any(len(part.encode()) > 255 for part in file.split("/")):
-        return "a name of more than 255 bytes is on no disk; shorten it"
-    return None
+    if _one_form(file) == ".":
+        return "that is the folder itself; name a file in it"
+    return names.fault_of_path(file)
 
 
 #: Finds what can be left out of a path.

@@ -35,6 +35,23 @@ def fault_of_key(name) -> str | None:
     return _too_long(name)
 
 
+def fault_of_path(path) -> str | None:
+    """Why no file or folder is found under a path, and what to write; None if one may be."""
+    if "\\" in path:
+        return "write / between folders, which works everywhere"
+    if "://" in path:
+        return "an address is no file; fetch it into the folder, or give the dataset a `source`"
+    if "{" in path or "}" in path:
+        return "the workflow takes what stands in braces for a wildcard; rename it"
+    if path.startswith("~"):
+        return "`~` is no folder here; write the path out"
+    if not path.isprintable():
+        return "leave out what does not print"
+    if len(path) > 60 and any(len(part.encode()) > 255 for part in path.split("/")):
+        return "a name of more than 255 bytes is on no disk; shorten it"
+    return None
+
+
 def _too_long(name):
     if len(name.encode()) > LONGEST:
         return f"it has more than {LONGEST} bytes; shorten it"

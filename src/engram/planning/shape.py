@@ -5,7 +5,9 @@ Standard library only, like `engram.planning.plan`.
 
 import ast
 import difflib
+import json
 import math
+import operator
 import re
 
 from engram.errors import InputError
@@ -30,6 +32,14 @@ TYPES = {
     "list": "array",
     "tuple": "array",
     "dict": "object",
+}
+
+
+#: Bounds of a number in a JSON schema: what a value has to fulfil, and how that is said.
+BOUNDS = {
+    "minimum": (operator.ge, "{} or more"),
+    "exclusiveMinimum": (operator.gt, "more than {}"),
+    "exclusiveMaximum": (operator.lt, "less than {}"),
 }
 
 
@@ -70,13 +80,13 @@ def _alternatives(schema, root):
         return _alternatives(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     if "anyOf" in schema:
         return [found for one in schema["anyOf"] for found in _alternatives(one, root)]
-    types = schema.get("type", list(WORDS))
-    return [schema | {"type": kind} for kind in ([types] if isinstance(types, str) else types)]
+    types = schema.get("type")
+    return [schema | {"type": kind} for kind in types] if isinstance(types, list) else [schema]
 
 
 def _fitting(value, alternatives, where):
     for schema in alternatives:
-        if _is(value, schema["type"]):
+        if "type" not in schema or _is(value, schema["type"]):
             return schema
     words = " or ".join(dict.fromkeys(WORDS[schema["type"]] for schema in alternatives))
     raise InputError(f"{where or 'configuration'}: {expected(words, value)}")
@@ -120,12 +130,9 @@ def _check_items(value, schema, where, root):
 
 
 def _check_range(value, schema, where):
-    if value < schema.get("minimum", -math.inf):
-        raise InputError(f"{where}: has to be {schema['minimum']} or more, is {value}")
-    if value <= schema.get("exclusiveMinimum", -math.inf):
-        raise InputError(f"{where}: has to be more than {schema['exclusiveMinimum']}, is {value}")
-    if value >= schema.get("exclusiveMaximum", math.inf):
-        raise InputError(f"{where}: has to be less than {schema['exclusiveMaximum']}, is {value}")
+    for key, (within, words) in BOUNDS.items():
+        if key in schema and not within(value, schema[key]):
+            raise InputError(f"{where}: has to be {words.format(schema[key])}, is {value}")
 
 
 # ---- options of a component -----------------------------------------------------------
@@ -216,9 +223,14 @@ def _one_of(values):
 
 def expected(words, value) -> str:
     """What is wrong with a value where `words` say what is expected, and what to write."""
-    said = "nothing" if value is None else str(value).lower() if value is True else repr(value)
-    said = "false" if value is False else said
-    return f"expected {words}, got {said}{_remedy(words, value)}"
+    return f"expected {words}, got {_said(value)}{_remedy(words, value)}"
+
+
+def _said(value):
+    """A value as YAML writes it."""
+    if value is None:
+        return "nothing"
+    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _remedy(words, value):
@@ -230,6 +242,8 @@ def _remedy(words, value):
             f"; write {', '.join(numbers)} in a file: YAML takes 1e-3 and what stands in quotes "
             "for text, and --config what is nested"
         )
+    if "true or false" in words and {"true", "false"}.intersection(texts):
+        return "; write it in a file: YAML takes what stands in quotes for text, as --config does"
     if "text" in words and any(isinstance(one, int | float) for one in scalars):
         return "; put it in quotes to make it text"
     allowed = re.findall(r"'([^']*)'", words)
