@@ -2,6 +2,8 @@
 
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,61 @@ def test_the_last_file_that_holds_a_key_is_named(tmp_path):
 )
 def test_what_the_command_line_lays_over_is_checked_too(refused, given, message):
     assert re.search("^" + message, refused("title: x\n", given))
+
+
+# ---- through Snakemake --------------------------------------------------------------------
+
+OWN = """
+run: [bands]
+datasets:
+  mine: {kind: eeg_recordings, folder: raw, manifest: list.csv, windows: {length: 20, step: 10}}
+experiments:
+  bands: {dataset: mine, x: spectrogram/bandpower, y: state, head: linear, baseline: none}
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "message"),
+    [
+        (
+            {"config/config.yaml": OWN + "run: []\n", "mine.yaml": "title: x\n"},
+            ["--configfile", "mine.yaml"],
+            "config/config.yaml, line 7: `run` again, after line 2; .*",
+        ),
+        (
+            {"config/config.yaml": OWN, "mine.yaml": "heads:\n  linear: {c: 1e-3}\n"},
+            ["--configfile", "mine.yaml"],
+            r"mine.yaml, line 2: heads.linear.c: expected a list, .*; write 0\.001 in a file: .*",
+        ),
+        (
+            {"config/config.yaml": OWN, "raw/list.csv": "subject;scan;file\na/b;1;a.edf\n"},
+            [],
+            "raw/list.csv, line 2: subject 'a/b': use letters, .*",
+        ),
+        (
+            {
+                "config/config.yaml": OWN,
+                "raw/list.csv": "subject;scan;file\na;1;a.edf\n",
+                "raw/a.edf": "",
+                "results/demo/report.html": "",
+            },
+            ["results/demo/report.html", "--config", "study=mine"],
+            "results/demo/report.html: belongs to the study 'demo', but this is 'mine'; .*",
+        ),
+    ],
+)
+def test_a_user_reads_one_line(tmp_path, files, arguments, message):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    command = [Path(sys.executable).with_name("snakemake"), *arguments, "--dry-run"]
+    done = subprocess.run(
+        [*command, "--cores", "1", "--snakefile", ROOT / "Snakefile"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.search(f"^error in the configuration: {message}$", done.stdout, re.MULTILINE)
+    assert "Traceback" not in done.stdout
