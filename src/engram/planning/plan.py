@@ -11,7 +11,7 @@ from functools import cached_property, wraps
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.planning import components, manifest
+from engram.planning import components, manifest, provenance
 from engram.planning.companions import companions
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
@@ -99,12 +99,13 @@ class Plan:
     def _manifest(self, dataset):
         """The lines of a manifest, by unit."""
         named = self.config["datasets"][dataset]["manifest"]
-        places = (Path(named), self._folder(dataset) / named)
+        checkout = provenance.ROOT.parents[1]  # a study of it may run in another folder
+        places = (Path(named), self._folder(dataset) / named, checkout / named)
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise InputError(
-                f"datasets.{dataset}.manifest: no file {' nor '.join(map(str, places))}; correct "
-                "its name, or put it there"
+                f"datasets.{dataset}.manifest: no file {places[0]} nor {places[1]}; correct its "
+                "name, or put it there"
             )
         try:
             return manifest.read(path, path.stat().st_mtime_ns)
