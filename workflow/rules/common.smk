@@ -2,8 +2,6 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
-from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
 here = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
@@ -55,7 +53,7 @@ if here_too:
 given = config  # in a module that of the workflow around it
 config = {}
 for file in vocabulary:
-    update_config(config, load_configfile(file))
+    update_config(config, config_files.load(file))
 update_config(config, given)
 if asked:
     config.setdefault("study", Path(asked[-1]).stem)
@@ -64,7 +62,7 @@ if asked:
 def checked_plan():
     """The plan of the configuration, or one line that says what is wrong in it."""
     try:
-        check(config, yaml.safe_load(SCHEMA.read_text()))
+        check(config, config_files.load(SCHEMA))
         validate(config, str(SCHEMA))
         this = Plan(config)
         check_asked(this, sys.argv[1:])  # Snakemake reads its targets after this
