@@ -97,9 +97,20 @@ def test_bands_of_a_slow_signal_have_no_ratios():
     np.testing.assert_allclose(band(rows), [[20, 10]], rtol=1e-6)
 
 
-def test_a_band_outside_the_view_is_refused():
-    with pytest.raises(InputError, match=r"bands\.gamma.*0\.5 to 35 Hz"):
-        backbone("bandpower", bands={"gamma": [40, 80]})
+@pytest.mark.parametrize(
+    ("band", "inside"),
+    [([40, 80], False), ([30, 36], False), ([30, 35.2], True), ([30, 35], True), ([0.1, 4], False),
+     ([0.4, 4], True), ([0.5, 4], True), ([10.01, 10.02], False), ([12, 8], False)],
+)  # fmt: skip
+def test_a_band_that_the_view_does_not_hold_from_end_to_end_is_refused(band, inside):
+    frequencies = np.arange(35, 0.4, -0.25).tolist()
+    view = VIEW | {"frequencies": frequencies, "settings": {"sfreq": 70.0}}
+    if inside:
+        backbone("bandpower", view, bands={"gamma": band})
+        return
+    message = r"bands\.gamma: .* of 70 samples per second, which has 0\.5 to 35 Hz"
+    with pytest.raises(InputError, match=message):
+        backbone("bandpower", view, bands={"gamma": band})
 
 
 def test_band_power_of_a_view_that_holds_no_decibels_is_refused():

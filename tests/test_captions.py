@@ -68,7 +68,8 @@ def test_captions_become_features_of_the_text_tower(tiny, tmp_path):
     assert np.ptp(expected, axis=0).min() > 1e-3
     assert found.table.index.tolist() == NAMES
     assert found.table["exclude"].tolist() == ["", "", "no caption", "", ""]
-    assert found.header["view"] == {"what": "text", "simulated": True}
+    assert found.header["view"]["what"] == "text"
+    assert found.header["view"]["simulated"] is True
 
 
 def test_a_study_names_captions_under_a_text_tower_as_any_other_source():

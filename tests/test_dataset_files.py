@@ -99,20 +99,9 @@ def test_labels_beside_a_recording_are_read_by_window_or_by_time(tmp_path):
     assert by_time.events.to_numpy().tolist() == [[0, 20, "alert"], [20, 40, "drowsy"]]
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ("", "not a readable CSV"),
-        ("window,state\n0,1\n", "columns window, state; expected window and label"),
-        ("window,label\n0,1\n2,1\n", "numbered 0, 1, ..., each once"),
-        ("window,label\n0,awake\n", "a label is the number of its class"),
-        ("window,label\n0,0.5\n", "a label is the number of its class"),
-        ("onset,duration,label\n0,long,alert\n", "to be seconds, in every line"),
-    ],
-)
-def test_a_bad_file_of_labels_is_named(tmp_path, labels, message):
-    with pytest.raises(InputError, match=rf"a\.csv: .*{message}"):
-        recorded(tmp_path, labels)
+def test_a_bad_file_of_labels_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"a\.csv, line 2: duration 'long' is no number"):
+        recorded(tmp_path, "onset,duration,label\n0,long,alert\n")
 
 
 @pytest.mark.parametrize("channels", [("Fp1", "Oz"), None])

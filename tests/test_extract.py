@@ -89,8 +89,7 @@ def test_features_carry_names_table_and_what_made_them(view, tmp_path):
     assert header["what"] == "features"
     assert header["kind"] == "timm"
     assert (header["weights"], header["seed"]) == ("random", 3)
-    kept = ("what", "modality", "regions", "simulated", "lag_s", "support_s")
-    assert header["view"] == {key: HEADER[key] for key in kept}
+    assert header["view"] == {key: HEADER[key] for key in HEADER if key != "made_by"}
     assert header["made_by"] == MADE_BY | {"from": {"view": str(view), "weights": None}}
     assert re.fullmatch("[0-9a-f]{64}", header["weights_sha256"])
     assert re.fullmatch("[0-9a-f]{16}", header["fingerprint"])
@@ -307,3 +306,31 @@ def test_progress_at_a_terminal_redraws_itself(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     assert list(progress(["a", "b"], "folds")) == ["a", "b"]
     assert "\r" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated", "key"),
+    [
+        ({"kind": "bandpower"}, {"frequencies": (FREQUENCIES * 0.99).tolist()}, "view.frequencies"),
+        ({"kind": "bandpower"}, {"settings": {"sfreq": 50.0}}, "view.settings"),
+        ({"kind": "bandpower"}, {"unit": "dB re 1 V^2/Hz"}, "view.unit"),
+        ({"kind": "timm", "model": VIT}, {"channels": ["Oz"]}, "view.channels"),
+    ],
+)
+def test_features_of_views_that_state_other_facts_do_not_stand_side_by_side(
+    tmp_path, kind, stated, key
+):
+    """The features have one shape: nothing but the header says that they mean another thing."""
+    made = []
+    for name, header in (("a", HEADER), ("b", HEADER | stated)):
+        view = write_view(tmp_path / f"{name}.h5", noise(3), header)
+        run(view, tmp_path / f"{name}-features.h5", **kind)
+        made.append(tmp_path / f"{name}-features.h5")
+    with pytest.raises(InputError, match=f"a-features.h5 and .*b-features.h5 differ in `{key}`"):
+        store.load(made)
+
+
+def test_what_a_backbone_refuses_is_said_with_the_view(tmp_path):
+    view = write_view(tmp_path / "s3.h5", noise(3))
+    with pytest.raises(InputError, match=r"s3\.h5: backbone bandpower, bands\.high: \[30, 80\] Hz"):
+        run(view, tmp_path / "features.h5", kind="bandpower", bands={"high": [30, 80]})

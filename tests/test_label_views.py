@@ -1,11 +1,14 @@
 """Labels and pictures of windows against rules written out second by second."""
 
+from fractions import Fraction
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from engram.errors import InputError
-from engram.recording import Picture, Recording, Windows
+from engram.recording import Picture, Recording, Signal, Windows
 from engram.views import annotations, picture, window_labels
 
 WINDOWS = Windows(30, 15)
@@ -139,6 +142,210 @@ def test_the_last_window_that_fits_is_there_although_floats_fall_short():
     table = this.table(recording(duration=0.4), support=(0.2, 0.05))
     np.testing.assert_allclose(table["start"], [-0.2, -0.1])
     np.testing.assert_allclose(table["stop"], [0.35, 0.45])
+
+
+# ---- events without duration ----------------------------------------------------------------
+
+MARKERS = [(0, 0, "drowsy"), (75, 0, "alert"), (160, 0, "drowsy"), (228, 0, "alert")]
+STAYS = [(0, 75, "drowsy"), (75, 85, "alert"), (160, 68, "drowsy"), (228, 72, "alert")]
+
+
+def labels(events, /, seconds=300.0, windows=WINDOWS, rate=None, **options):
+    options = {"classes": ["drowsy", "alert"], "min_valid": 1.0} | options
+    signals = {}
+    if rate:
+        data = np.zeros((1, round(seconds * rate)), np.float32)
+        signals["eeg"] = Signal(data, rate, ("Oz",), "uV")
+    this = recording(events, seconds, signals=signals)
+    return annotations.render(this, windows, annotations.Options(**options))
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.array, other.array)
+    assert one.table["exclude"].tolist() == other.table["exclude"].tolist()
+    np.testing.assert_allclose(one.table["score"], other.table["score"], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        MARKERS,
+        MARKERS[::-1],
+        [*MARKERS, (30, 0, "blink"), (100, 20, "noise"), (200, 0, "stop")],
+        [*MARKERS, (20, 0, "drowsy"), (75, 0, "alert")],
+        [*MARKERS, (300, 0, "drowsy"), (400, 0, "alert")],
+        [MARKERS[0], STAYS[1], *MARKERS[2:]],
+        [(onset, np.nan, name) for onset, _, name in MARKERS],
+    ],
+    ids=["sorted", "unsorted", "others between", "repeated", "beyond", "mixed", "missing"],
+)
+def test_an_event_without_duration_lasts_until_the_next_that_means_a_class(events):
+    same(labels(events, duration="until_next"), labels(STAYS))
+
+
+def test_what_an_event_means_and_what_ends_it_are_told_by_descriptions():
+    events = [(0, 0, "S  1"), (75, 0, "S  2"), (150, 0, "S  9"), (180, 0, "S  1")]
+    means = {"drowsy": ["S  1"], "alert": ["S  2", "S  3"]}
+    stays = [(0, 75, "drowsy"), (75, 75, "alert"), (180, 120, "drowsy")]
+    found = labels(events, duration="until_next", events=means, ends=["S  9", "S 10"])
+    same(found, labels(stays))
+    stays[1] = (75, 105, "alert")
+    same(labels(events, duration="until_next", events=means), labels(stays))
+
+
+def test_an_event_with_a_duration_keeps_it():
+    events = [(0, 0, "drowsy"), (75, 20, "alert"), (160, 0, "drowsy")]
+    stays = [(0, 75, "drowsy"), (75, 20, "alert"), (160, 140, "drowsy")]
+    same(labels(events, duration="until_next"), labels(stays))
+
+
+def test_events_without_duration_may_last_some_seconds_each():
+    stays = [(0, 50, "drowsy"), (75, 50, "alert"), (160, 50, "drowsy"), (228, 50, "alert")]
+    same(labels(MARKERS, duration=50), labels(stays))
+    same(labels([*MARKERS[:2], *stays[2:]], duration=50.0), labels(stays))
+
+
+def test_a_second_that_two_classes_claim_has_none():
+    events = [(0, 40, "drowsy"), (20, 100, "alert"), (90, 60, "drowsy"), (150, 150, "alert")]
+    clear = [(0, 20, "drowsy"), (40, 50, "alert"), (120, 30, "drowsy"), (150, 150, "alert")]
+    for min_valid in (0.3, 0.5, 1.0):
+        same(labels(events, min_valid=min_valid), labels(clear, min_valid=min_valid))
+    with pytest.raises(InputError, match="no second of a window has one class alone"):
+        labels([(0, 300, "drowsy"), (0, 300, "alert")])
+
+
+def test_a_window_without_a_label_is_out_even_if_none_has_to_be_there():
+    rows = labels([(0, 30, "drowsy"), (270, 30, "alert")], min_valid=0.0)
+    assert rows.table["exclude"].tolist() == ["", ""] + ["unlabelled"] * 15 + ["", ""]
+    assert rows.array.tolist() == [0, 0] + [-1] * 15 + [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("events", "options", "message"),
+    [
+        (MARKERS, {}, "4 of 4 events have no duration, first 'drowsy' at 0 s.*`until_next`"),
+        ([*STAYS[:3], MARKERS[3]], {}, "1 of 4 events have no duration, first 'alert' at 228 s"),
+        (
+            [*MARKERS, (75, 0, "drowsy")],
+            {"duration": "until_next"},
+            "events of two classes without duration begin at 75 s",
+        ),
+        ([(1000 * a, 0, name) for a, _, name in MARKERS], {"duration": "until_next"},
+         r"3 of 4 events begin after its end, first at 75000 s of 300 s.*seconds"),
+        ([(0, 9, "Drowsy"), (9, 9, "alert")], {}, "no event 'drowsy', but 'Drowsy'; write both"),
+        ([(0, 9, "0.0"), (9, 9, "1.0")], {"classes": ["0", "1"]}, "no event '0', but '0.0'"),
+        ([(0, 9, "eyes  shut"), (9, 9, "b")], {"classes": ["eyes shut", "b"]},
+         "no event 'eyes shut', but 'eyes  shut'"),
+    ],
+)  # fmt: skip
+def test_events_that_say_too_little_are_refused(events, options, message):
+    with pytest.raises(InputError, match=f"sub-01/scan-01: {message}"):
+        labels(events, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"duration": 0}, "duration: 0 is no length"),
+        ({"duration": float("inf")}, "duration: inf is no length"),
+        ({"ends": ["x"]}, "ends: has a meaning under"),
+        ({"events": {"drowsy": ["alert"]}}, "'alert' means two classes"),
+        ({"classes": ["alert", "drowsy", "alert"]}, "'alert' means two classes"),
+    ],
+)
+def test_options_of_durations_out_of_range_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        labels(STAYS, **options)
+
+
+# ---- rounding ---------------------------------------------------------------------------------
+
+
+def exact(events, classes, onset, length):
+    """Seconds of each class alone in a window, as fractions."""
+    within = [(max(a, onset), min(a + d, onset + length), name) for a, d, name in events]
+    edges = sorted({onset, onset + length} | {t for a, b, _ in within if a < b for t in (a, b)})
+    seconds = dict.fromkeys(classes, Fraction(0))
+    for a, b in pairwise(edges):
+        here = {name for c, d, name in within if c <= a and b <= d}
+        if len(here) == 1:
+            seconds[here.pop()] += b - a
+    return [seconds[name] for name in classes]
+
+
+def stays(rng, seconds, gaps=False):
+    """Events whose ends are thirds, sevenths or 128ths of a second, one after the other."""
+    at, events = Fraction(0), []
+    while at < seconds:
+        length = Fraction(int(rng.integers(1, 150)), int(rng.choice([3, 7, 128])))
+        length = min(length, seconds - at)
+        if not (gaps and rng.random() < 0.3):
+            events.append((at, length, ["drowsy", "alert", "asleep"][rng.integers(3)]))
+        at += length
+    return events
+
+
+ROUNDED = {
+    "floats": float,
+    "microseconds": lambda t: round(float(t), 6),
+    "milliseconds": lambda t: round(float(t), 3),
+    "samples": lambda t: round(t * 128) / 128,
+    "down to samples": lambda t: int(t * 128) / 128,
+}
+
+
+@pytest.mark.parametrize("rounded", ROUNDED)
+@pytest.mark.parametrize("length", [1, 2, 5, 20])
+def test_a_window_that_is_labelled_throughout_is_not_lost_to_rounding(rounded, length):
+    rng, off = np.random.default_rng(length), ROUNDED[rounded]
+    for classes in (["drowsy", "alert", "asleep"], ["asleep", "drowsy", "alert"]):
+        events = stays(rng, 120)
+        rows = labels(
+            [(off(a), off(d), name) for a, d, name in events],
+            120.0, Windows(length, length / 2), 128, classes=classes,
+        )  # fmt: skip
+        assert set(rows.table["exclude"]) == {""}
+        for label, onset in zip(rows.array, rows.table["onset"], strict=True):
+            seconds = exact(events, classes, Fraction(onset), length)
+            assert seconds[label] >= max(seconds) - Fraction(length, 10)
+            if sum(s >= max(seconds) - Fraction(length, 10) for s in seconds) == 1:
+                assert label == seconds.index(max(seconds))
+
+
+def test_a_window_with_a_gap_is_left_out_and_no_other():
+    rng = np.random.default_rng(0)
+    for length, min_valid in [(1, 1.0), (5, 0.9), (10, 0.5)]:
+        events = stays(rng, 120, gaps=True)
+        classes = ["drowsy", "alert", "asleep"]
+        rows = labels(
+            [(float(a), float(d), name) for a, d, name in events],
+            120.0, Windows(length, 0.5), 1000, classes=classes, min_valid=min_valid,
+        )  # fmt: skip
+        out = []
+        for onset in rows.table["onset"]:
+            known = sum(exact(events, classes, Fraction(onset), length))
+            out.append(known == 0 or known < Fraction(min_valid) * length - Fraction(1, 1000))
+        assert (rows.table["exclude"] == "unlabelled").tolist() == out
+        assert 0 < sum(out) < len(out)
+
+
+@pytest.mark.parametrize("off", [-7e-3, -1e-3, -1e-6, 0.0, 1e-6, 1e-3, 7e-3])
+def test_a_border_that_is_met_but_for_rounding_is_met(off):
+    events = [(0, 15 + off, "drowsy"), (15 + off, 15 - off, "alert")]
+    assert labels(events, 30.0, rate=128).array.tolist() == [1]
+    assert labels(events, 30.0, rate=128, ambiguous=[0.5, 0.9]).array.tolist() == [1]
+    events = [(0, 15 - off, "drowsy"), (25, 5, "blink")]
+    assert labels(events, 30.0, rate=128, min_valid=0.5).array.tolist() == [0]
+
+
+def test_a_gap_of_more_than_rounding_is_one():
+    """A sample is 8 ms at 128 Hz; slow signals do not make it longer than 20 ms."""
+    for rate, gap, reason in [(128, 0.007, ""), (128, 0.009, "unlabelled"), (None, 0.001, ""),
+                              (None, 0.002, "unlabelled"), (0.5, 0.03, "unlabelled")]:  # fmt: skip
+        events = [(0, 20 - gap, "drowsy"), (20, 10, "alert")]
+        assert labels(events, 30.0, rate=rate).table["exclude"].tolist() == [reason]
+        events = [(gap, 30 - gap, "drowsy")]
+        assert labels(events, 30.0, rate=rate).table["exclude"].tolist() == [reason]
 
 
 # ---- published labels ---------------------------------------------------------------------

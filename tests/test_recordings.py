@@ -235,7 +235,7 @@ def test_labels_of_another_form_are_named(published, labels, message):
 def test_a_broken_picture_is_named(published):
     path = published / f"eeg_spectrograms/{UNIT}_eeg_spectrogram.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"eeg_spectrogram\.png: not a readable picture"):
+    with pytest.raises(InputError, match=r"eeg_spectrogram\.png: not a readable image"):
         read(*published_rows(published))
 
 

@@ -563,6 +563,44 @@ def test_stores_of_one_kind_are_stacked_and_others_refused(tmp_path):
         store.load([tmp_path / "a.h5", tmp_path / "b.h5"])
 
 
+FINE, COARSE = ([30.0 - i * step for i in range(119)] for step in (0.25, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (
+            {"view": {"settings": {"sfreq": 128.0}, "frequencies": FINE}},
+            {"view": {"settings": {"sfreq": 50.0}, "frequencies": COARSE}},
+            r"`view.settings.sfreq` \(128.0 and 50.0\), `view.frequencies` \(29.75 at position 1 "
+            r"and 29.8 at position 1\); set `sfreq` of the dataset",
+        ),
+        (
+            {"frequencies": FINE},
+            {"frequencies": FINE[::2]},
+            r"`frequencies` \(119, 30 to 0.5 and 60, 30 to 0.5\); set `sfreq`",
+        ),
+        (
+            {"channels": [f"E{i}" for i in range(64)]},
+            {"channels": [f"E{i}" for i in range(62)] + ["E63", "E62"]},
+            r"`channels` \(E62 at position 62 and E63 at position 62\); name those that all have",
+        ),
+        ({"channels": ["Oz", "Pz"]}, {"channels": ["Oz"]}, r"\(\['Oz', 'Pz'\] and \['Oz'\]\)"),
+        ({"unit": "uV", "a": 1}, {"unit": "V", "a": 2}, r"`unit` \(uV and V\), `a` \(1 and 2\)"),
+        (dict.fromkeys("bcdef", 1), {}, r"`e` \(1 and None\) and 1 more; make both alike"),
+    ],
+)
+def test_what_differs_between_stores_is_named_by_keys_and_values(tmp_path, one, other, words):
+    given = rows()
+    for name, header in (("a", one), ("b", other)):
+        own = {"made_by": {"unit": name}, "recorded": {name: "as it was"}}
+        table = given.table.add_prefix(f"{name}-", axis=0)
+        store.write(tmp_path / f"{name}.h5", Rows(given.array, table, header | own))
+    with pytest.raises(InputError, match=rf"a\.h5 and .*b\.h5 differ in .*{words}"):
+        store.load([tmp_path / "a.h5", tmp_path / "b.h5"])
+    assert len(store.load([tmp_path / "a.h5"]).array) == len(given.array)
+
+
 # ---- reading, working and writing at once ----------------------------------------------
 
 

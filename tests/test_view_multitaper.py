@@ -197,6 +197,27 @@ def test_every_option_of_the_spectrogram_reaches_it(chosen):
     np.testing.assert_allclose(rows.header["frequencies"], freqs[::-1])
 
 
+@pytest.mark.parametrize(("fmax", "held"), [(49, True), (50, True), (50.1, False), (60, False)])
+def test_a_frequency_that_the_rate_does_not_hold_is_refused(fmax, held):
+    given, options = recording(noise(1, 6000), seconds=60), Options(fmax=fmax)
+    if held:
+        assert fmax - 0.2 < render(given, WINDOWS, options).header["frequencies"][0] <= fmax
+        return
+    with pytest.raises(InputError, match="sub-01/scan-01: 100 samples per second .* to 50 Hz, but"):
+        render(given, WINDOWS, options)
+
+
+def test_the_header_states_the_channels_whatever_their_order_and_whichever_are_bad():
+    def stated(*names, bad=(), **options):
+        eeg = Signal(noise(len(names), 3000), SFREQ, names, "uV", bad=bad)
+        this = Recording("sub-01", "scan-01", 30, {"eeg": eeg})
+        return render(this, WINDOWS, Options(**options)).header["channels"]
+
+    assert stated("Fz", "Oz") == stated("Oz", "Fz") == stated("Oz", bad=("Fz",)) == ["Fz", "Oz"]
+    assert stated("Fz", "Cz") == stated("Fz", "Cz", "Oz", channels=["Fz", "Cz"]) == ["Cz", "Fz"]
+    assert stated("Fz", "Cz", bad=("Oz",), channels=["Fz", "Cz"]) == ["Cz", "Fz"]
+
+
 # ---- quality ----------------------------------------------------------------------------
 
 

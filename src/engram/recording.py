@@ -4,6 +4,7 @@
 before, `Stimuli` are the photographs that were shown.
 """
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,18 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
+from engram.readers import images
+
+#: What zipfile raises of a member that is missing, damaged or packed in a way it does not know.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Signal:
         channels: one name a row of `data`.
         unit: physical unit of the values, e.g. "uV".
         start: seconds between the start of the recording and the first sample.
+        bad: names of channels that are left out because they are marked bad in this recording.
     """
 
     data: np.ndarray
@@ -35,6 +49,7 @@ class Signal:
     channels: tuple[str, ...]
     unit: str
     start: float = 0.0
+    bad: tuple[str, ...] = ()
 
     @property
     def stop(self) -> float:
@@ -74,9 +89,12 @@ class Recording:
         duration: seconds covered by the recording; windows are cut from [0, duration].
         signals: by modality ("eeg", "fmri", "eog", ...).
         pictures: by modality, then by channel or region name.
-        events: table with onset (s), duration (s) and description; intervals may overlap.
+        events: table with onset (s), duration (s; 0 if it is not known) and description;
+            intervals may overlap.
             Everything known about time stands here: annotations of the file, device
             stages, protocol blocks, conditions that hold for the whole recording.
+        bad: table like `events`: stretches that no view is to use, the description saying why;
+            one without duration is a seam, which no window may hold.
         labels: published labels, one value a window, shape (n_windows,).
         origin: facts for the header of what is rendered, e.g. {"simulated": True}.
     """
@@ -87,6 +105,7 @@ class Recording:
     signals: dict[str, Signal] = field(default_factory=dict)
     pictures: dict[str, dict[str, Picture]] = field(default_factory=dict)
     events: pd.DataFrame = field(default_factory=no_events)
+    bad: pd.DataFrame = field(default_factory=no_events)
     labels: np.ndarray | None = None
     origin: dict = field(default_factory=dict)
 
@@ -212,11 +231,23 @@ class _Source:
 
     def read(self, member):
         try:
+            size = self._size(member)
+            if size > images.MOST_BYTES:
+                raise InputError(
+                    f"{self.path}: {member} has {size >> 20} MiB, more than any picture of 20 "
+                    "megapixels; take it out"
+                )
             return self.archive.read(member) if self.archive else (self.path / member).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{self.path}: {member} cannot be read ({error}); fetch the file again"
             ) from None
+
+    def _size(self, member):
+        """Bytes once unpacked; zipfile does not unpack more than it says here."""
+        if self.archive:
+            return self.archive.getinfo(member).file_size
+        return (self.path / member).stat().st_size
 
 
 @dataclass(frozen=True)

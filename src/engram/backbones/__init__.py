@@ -18,9 +18,6 @@ from engram.planning import components
 from engram.progress import progress
 from engram.store.overlap import Overlap
 
-#: Facts about the view that those who use its features need.
-INHERITED = ("what", "modality", "regions", "simulated", "lag_s", "support_s")
-
 #: Batches in one part of an extraction, what a killed job may lose; fewer if they are large.
 PART_BATCHES = 16
 PART_BYTES = 64 << 20
@@ -80,7 +77,10 @@ def load(source, spec, weights, device):
             f"their `axes`, but the view holds {source.header.get('what')}; choose another view"
         )
     module, options = components.options("backbones", spec["backbone"])
-    return module.load(options, Path(weights) if weights else None, source.header, device)
+    try:
+        return module.load(options, Path(weights) if weights else None, source.header, device)
+    except InputError as error:
+        raise InputError(f"{source.path}: {error}") from None
 
 
 def encode(source, backbone, features, spec, made_by, cost=None, made_from=None):
@@ -97,7 +97,7 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
     header = {
         "what": "features",
         "kind": spec["backbone"]["kind"],
-        "view": {key: source.header[key] for key in INHERITED if key in source.header},
+        "view": store.stated(source.header),
         "made_by": made_by | {"from": made_from or {}},
         **backbone.facts,
     }

@@ -24,8 +24,8 @@ class Options:
     """Options.
 
     Attributes:
-        bands: [low, high) in Hz by name.  Beside the bands stand the ratios alpha/theta and
-            delta/alpha, where both bands are named.
+        bands: [low, high) in Hz by name; the view has to hold them from end to end.  Beside the
+            bands stand the ratios alpha/theta and delta/alpha, where both bands are named.
     """
 
     bands: dict[str, list[float]] = field(default_factory=lambda: dict(BANDS))
@@ -41,7 +41,7 @@ def load(options, weights, view, device) -> "BandPower":
         device: not used.
 
     Raises:
-        InputError: the view is no spectrogram, or a band holds none of its frequencies.
+        InputError: the view is no spectrogram, or does not hold a band from end to end.
     """
     if not view.get("frequencies"):
         raise InputError(f"band power needs a view with `frequencies`, not a {view['what']}")
@@ -50,7 +50,24 @@ def load(options, weights, view, device) -> "BandPower":
             f"band power needs decibels, but the view holds {view['unit']}; "
             "give it a view with fixed `limits`"
         )
-    return BandPower(options.bands, np.asarray(view["frequencies"], float))
+    frequencies = np.asarray(view["frequencies"], float)
+    _check_bands(options.bands, frequencies, view.get("settings", {}).get("sfreq"))
+    return BandPower(options.bands, frequencies)
+
+
+def _check_bands(bands, frequencies, sfreq):
+    """A band that the view holds in part would be the number of another band."""
+    rows = np.sort(frequencies)
+    spacing = np.diff(rows).max(initial=0) * (1 + 1e-6)
+    for name, (low, high) in bands.items():
+        held = rows[0] - spacing <= low and high <= rows[-1] + spacing
+        if not held or not ((rows >= low) & (rows < high)).any():
+            rate = f" of {sfreq:g} samples per second" if sfreq else ""
+            raise InputError(
+                f"backbone bandpower, bands.{name}: [{low:g}, {high:g}] Hz is not in the view"
+                f"{rate}, which has {rows[0]:g} to {rows[-1]:g} Hz; correct `bands`, or `fmin` and "
+                "`fmax` of the view"
+            )
 
 
 class BandPower:
@@ -66,12 +83,6 @@ class BandPower:
         inside = np.array(
             [(frequencies >= low) & (frequencies < high) for low, high in bands.values()]
         )
-        for name, found in zip(bands, inside, strict=True):
-            if not found.any():
-                raise InputError(
-                    f"backbone bandpower, bands.{name}: no frequency of the view lies in "
-                    f"{bands[name]} Hz; it has {frequencies.min():g} to {frequencies.max():g} Hz"
-                )
         self.averages = inside / inside.sum(axis=1, keepdims=True)
         names = list(bands)
         self.ratios = [(names.index(a), names.index(b)) for a, b in RATIOS if {a, b} <= set(names)]

@@ -1,6 +1,7 @@
 """The command `engram`: look at stores, verify them, encode images outside the workflow."""
 
 import argparse
+import copy
 import itertools
 import json
 import os
@@ -161,7 +162,7 @@ def _print_table(head, lines):
 
 def configuration(configfiles) -> dict:
     """The vocabulary, with the configuration of the folder and studies laid over it."""
-    import yaml
+    from engram.planning import config_files
 
     roots = [Path(), Path(__file__).parents[3]]
     root = next((root for root in roots if (root / "config/backbones.yaml").is_file()), None)
@@ -173,7 +174,7 @@ def configuration(configfiles) -> dict:
     for file in [*vocabulary, *own, *configfiles]:
         if not file.is_file():
             raise InputError(f"{file}: no such file; correct --configfile")
-        _lay_over(merged, yaml.safe_load(file.read_text("utf-8")) or {})
+        _lay_over(merged, config_files.load(file))
     return merged
 
 
@@ -182,7 +183,7 @@ def _lay_over(base, over):
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _lay_over(base[key], value)
         else:
-            base[key] = value
+            base[key] = copy.deepcopy(value)  # what two keys refer to stays with each
 
 
 def backbones(options):

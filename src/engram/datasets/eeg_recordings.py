@@ -4,28 +4,31 @@ A CSV manifest lists them: subject, scan, file, and whatever else is known of a 
 Everything known about time becomes events: annotations of the file, values of event
 channels, nominal protocol blocks, and conditions that hold for the whole recording.
 
-The column `labels` of the manifest may name a CSV file of labels beside the recording, with
-columns window and label (one line a window, numbered from 0; the label is the number of its
-class, empty if missing) or onset, duration and label (s; each line becomes an event).
+The column `labels` of the manifest may name a table of labels beside the recording, of its windows
+or of events (`engram.readers.label_tables`).
 """
 
+import dataclasses
+import sys
 from dataclasses import dataclass
 from itertools import groupby
 
-import mne
 import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
+from engram.planning import companions
+from engram.readers import bids_channels, label_tables
+from engram.readers.eeg_files import EegFile, resampled
 from engram.recording import Recording, Signal
-from engram.signals.quality import check_channels
+from engram.signals import quality
 
 DEVICE = "cpu"
 
+INEXACT = 0.05  # how far codes of an event channel may lie from whole numbers, where they are such
+
 #: Columns of the manifest that are read, beside those that `conditions` names.
 COLUMNS = ("subject", "scan", "labels")
-
-MICROVOLTS = 1e6  # MNE reads volts
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,20 @@ class Options:
     """Options.
 
     Attributes:
-        channels: EEG channels, by their names in the files; null takes all that the file
-            marks as EEG.
+        channels: EEG channels, by their names; FP1, Fp1. and EEG Fp1-REF are one name, and so are
+            T3 and T7. Null takes all that are EEG by what the file, its `channels.tsv` or their
+            names say; what is left out is said in the log and in the header.
         eog: channels that hold the EOG; null if there are none.
-        sfreq: Hz that every recording is resampled to; null keeps that of the files, which
-            then has to be the same in all.
+        types: kind of a channel by its name, where its name or the file is wrong about it, e.g.
+            {Fz: ecg, Foo: eeg}.
+        rename: new names of channels by those in the files; MNE calls doubled ones Oz-0, Oz-1.
+        unit: of the numbers in the files, V, mV, uV or nV, of channels that have none; by
+            name, {Oz: uV}, it overrides that of the file.
+        encoding: of the text in the files, where it is not UTF-8, e.g. latin-1 or shift-jis.
+        reject_by_annotation: leave out windows that reach into annotations which begin with BAD
+            or EDGE, as MNE does.
+        sfreq: Hz that every recording is resampled to, no more than any has; null keeps that of
+            the files, which then has to be the same in all.
         event_channels: channels whose values are codes that hold until they change; a value
             3 of the channel Stage becomes events "Stage:3".
         protocol: nominal blocks [start, stop, name] in seconds; each becomes an event
@@ -48,6 +60,11 @@ class Options:
 
     channels: list[str] | None = None
     eog: list[str] | None = None
+    types: dict[str, str] | None = None
+    rename: dict[str, str] | None = None
+    unit: str | dict[str, str] | None = None
+    encoding: str | None = None
+    reject_by_annotation: bool = True
     sfreq: float | None = None
     event_channels: list[str] | None = None
     protocol: list[list] | None = None
@@ -57,13 +74,15 @@ class Options:
 def read(unit, rows, options) -> list[Recording]:
     """The recordings of one unit, one a row of the manifest.
 
-    Signals: "eeg" and, if asked for, "eog", float32, uV.
+    Signals: "eeg" and, if asked for, "eog", float32, uV; NaN in gaps. All times are seconds from
+    the first sample. `origin["recorded"]` says of each scan which channels were taken, which were
+    left out and why, and what else the log says.
 
     Raises:
-        InputError: a file cannot be read, lacks a channel or holds one without a signal, or
-            sampling rates differ.
+        InputError: a file cannot be read as it was recorded, lacks a channel or holds one without
+            a signal or of unknown unit, or sampling rates differ.
     """
-    recordings = [_read(row, options) for row in rows]
+    recordings, told = zip(*(_read(row, options) for row in rows), strict=True)
     first = recordings[0].signals["eeg"].sfreq
     for row, recording in zip(rows, recordings, strict=True):
         if recording.signals["eeg"].sfreq != first:
@@ -71,113 +90,101 @@ def read(unit, rows, options) -> list[Recording]:
                 f"{row['path']}: {recording.signals['eeg'].sfreq:g} samples per second, but "
                 f"{rows[0]['path']} has {first:g}; set `sfreq` of the dataset to resample them"
             )
-    return recordings
+    origin = {"recorded": {r.scan: facts for r, facts in zip(recordings, told, strict=True)}}
+    return [dataclasses.replace(recording, origin=origin) for recording in recordings]
 
 
 def _read(row, options):
+    """One recording, and what its header says of how it was read."""
     path = row["path"]
-    raw = _open(path)
-    channels = options.channels or _eeg_channels(raw, path)
-    signals = {"eeg": _signal(path, raw.ch_names, channels, options.sfreq)}
+    table = companions.channels_table(path)
+    file = EegFile(
+        path,
+        encoding=options.encoding,
+        types=options.types,
+        rename=options.rename,
+        stated=options.unit,
+        bids=bids_channels.read(table) if table else None,
+        markers=companions.markers(path),
+    )
+    chosen, left_out = file.eeg(options.channels)
+    samples = file.microvolts(chosen)
+    bad = tuple(one.name for one in file.channels if left_out.get(one.key) == "marked bad")
+    signals = {"eeg": dataclasses.replace(_signal(path, samples, options.sfreq), bad=bad)}
     if options.eog:
-        signals["eog"] = _signal(path, raw.ch_names, options.eog, options.sfreq)
-    duration = min(signal.stop for signal in signals.values())
+        signals["eog"] = _signal(path, file.microvolts(file.named(options.eog)), options.sfreq)
+    duration, timeline = min(signal.stop for signal in signals.values()), samples.timeline
     events = [
-        *_annotations(raw),
-        *(e for name in options.event_channels or [] for e in _coded(path, raw.ch_names, name)),
-        *_protocol(options.protocol or [], duration),
+        *timeline.events,
+        *(e for name in options.event_channels or [] for e in _coded(file, name)),
+        *_protocol(path, options.protocol or [], duration, timeline),
         *_conditions(row, options.conditions or [], duration),
     ]
-    labels, labelled = _labels(row["labels_path"]) if row.get("labels") else (None, [])
+    labels, labelled = label_tables.read(row["labels_path"]) if row.get("labels") else (None, [])
     events += labelled
-    return Recording(
+    bad = timeline.bad if options.reject_by_annotation else timeline.without_data
+    recording = Recording(
         subject=row["subject"],
         scan=row["scan"],
         duration=duration,
         signals=signals,
         events=pd.DataFrame(events, columns=["onset", "duration", "description"]),
+        bad=pd.DataFrame(bad, columns=["onset", "duration", "description"]),
         labels=labels,
     )
+    facts = {
+        "eeg": [one.label for one in samples.channels],
+        "left_out": left_out,
+        "said": file.said,
+    }
+    _say(path, facts)
+    return recording, facts
 
 
-def _open(path, **options):
-    try:
-        return mne.io.read_raw(path, verbose="error", **options)
-    except Exception as error:  # MNE's readers raise whatever a broken file makes them
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+def _say(path, facts):
+    left = ", ".join(f"{name} ({why})" for name, why in facts["left_out"].items()) or "none"
+    print(f"{path}: EEG: {', '.join(facts['eeg'])}; left out: {left}", file=sys.stderr)
+    for line in facts["said"]:
+        print(f"{path}: {line}", file=sys.stderr)
+
+
+def _signal(path, samples, sfreq):
+    data, rate = samples.data, samples.sfreq
+    if sfreq and sfreq > rate:
         raise InputError(
-            f"{path}: not a recording that MNE can read ({reason[0]}); "
-            "correct the file or take it off the manifest"
-        ) from None
-
-
-def _eeg_channels(raw, path):
-    names = [raw.ch_names[i] for i in mne.pick_types(raw.info, eeg=True)]
-    if not names:
-        raise InputError(f"{path}: no channel is marked as EEG; name them in `channels`")
-    return names
-
-
-def _signal(path, present, names, sfreq):
-    """Channels in uV. Others are left unread, as MNE would upsample all to the fastest."""
-    raw = _selected(path, present, names)
-    if sfreq and raw.info["sfreq"] != sfreq:
-        raw.resample(sfreq, verbose="error")
-    data = (raw.get_data() * MICROVOLTS).astype(np.float32)
-    signal = Signal(data, float(raw.info["sfreq"]), tuple(raw.ch_names), "uV")
-    check_channels(signal, path)
-    return signal
-
-
-def _selected(path, present, names):
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise InputError(f"{path}: no channel {', '.join(missing)}; there is {', '.join(present)}")
-    if str(path).lower().endswith((".edf", ".bdf", ".gdf")):
-        _refuse_mixed_rates(path, names)
-        raw = _open(path, include=names)
-    else:
-        raw = _open(path)
-    return raw.pick(names, verbose="error").load_data(verbose="error")
-
-
-def _refuse_mixed_rates(path, names):
-    """MNE would upsample the slower channels of an EDF or BDF file without a word."""
-    if str(path).lower().endswith(".gdf"):
-        return
-    with open(path, "rb") as file:
-        n = int(file.read(256)[252:])
-        header = file.read(256 * n).decode("latin-1")
-    labels = [header[16 * i : 16 * i + 16].strip() for i in range(n)]
-    samples = [int(header[216 * n + 8 * i :][:8]) for i in range(n)]  # in one data record
-    found = {label: count for label, count in zip(labels, samples, strict=True) if label in names}
-    if len(set(found.values())) > 1:
-        raise InputError(
-            f"{path}: channels of different sampling rates ("
-            + ", ".join(f"{label}: {count} samples a record" for label, count in found.items())
-            + "); name those of one rate in `channels`"
+            f"{path}: {rate:g} samples per second, fewer than `sfreq` of the dataset, {sfreq:g}; "
+            f"nothing is recorded above {rate / 2:g} Hz: set `sfreq` to {rate:g} or less"
         )
+    if sfreq and sfreq != rate:
+        data, rate = resampled(data, rate, sfreq), float(sfreq)
+    names = tuple(channel.name for channel in samples.channels)
+    signal = Signal(data.astype(np.float32), rate, names, "uV")
+    quality.check_channels(signal, path)
+    quality.check_spread(signal, path)
+    return signal
 
 
 # ---- events -------------------------------------------------------------------------
 
 
-def _annotations(raw):
-    start = raw.annotations.onset - (raw.first_time if raw.annotations.orig_time else 0)
-    return zip(start, raw.annotations.duration, raw.annotations.description, strict=True)
-
-
-def _coded(path, present, name):
+def _coded(file, name):
     """Stretches of equal values of an event channel; 16-bit files hold codes inexactly."""
-    raw = _selected(path, present, [name])
-    values, sfreq, at = raw.get_data()[0].round(2), raw.info["sfreq"], 0
-    for value, stretch in groupby(values):
+    samples = file.numbers(*file.named([name])[:1])
+    values, at = samples.data[0], 0
+    whole = np.nanmax(np.abs(values - values.round())) < INEXACT
+    for value, stretch in groupby(values.round(0 if whole else 2) + 0.0):  # no -0
         length = len(list(stretch))
-        yield at / sfreq, length / sfreq, f"{name}:{value:g}"
+        if np.isfinite(value):
+            yield at / samples.sfreq, length / samples.sfreq, f"{name}:{value:g}"
         at += length
 
 
-def _protocol(blocks, duration):
+def _protocol(path, blocks, duration, timeline):
+    if blocks and timeline.seams:
+        raise InputError(
+            f"{path}: samples were cut out after {timeline.seams[0]:g} s, so that the seconds of "
+            "`protocol` fit no longer; take `protocol` off, or export the file without cuts"
+        )
     for start, stop, name in blocks:
         if start < duration:
             yield start, min(stop, duration) - start, f"protocol:{name}"
@@ -191,34 +198,3 @@ def _conditions(row, columns, duration):
                 "fill it in, or take it out of `conditions`"
             )
         yield 0.0, duration, f"{column}:{row[column]}"
-
-
-def _labels(path):
-    """(labels of the windows or None, events) of a CSV file of labels."""
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable CSV file of labels ({error})") from None
-    if {"window", "label"} <= set(table):
-        return _by_window(path, table.sort_values("window")), []
-    if {"onset", "duration", "label"} <= set(table):
-        return None, _by_time(path, table)
-    raise InputError(
-        f"{path}: columns {', '.join(table)}; expected window and label, or onset, duration, label"
-    )
-
-
-def _by_window(path, table):
-    if table["window"].tolist() != list(range(len(table))):
-        raise InputError(f"{path}: windows are to be numbered 0, 1, ..., each once")
-    labels = pd.to_numeric(table["label"], errors="coerce")
-    if (labels.isna() & table["label"].notna()).any() or (labels.dropna() % 1 != 0).any():
-        raise InputError(f"{path}: a label is the number of its class, 0, 1, ..., or empty")
-    return labels.fillna(-1).to_numpy(int)
-
-
-def _by_time(path, table):
-    times = table[["onset", "duration"]].apply(pd.to_numeric, errors="coerce")
-    if times.isna().any(axis=None):
-        raise InputError(f"{path}: onset and duration are to be seconds, in every line")
-    return zip(times["onset"], times["duration"], table["label"].astype(str), strict=True)

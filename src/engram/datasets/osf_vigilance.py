@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from engram.errors import InputError
+from engram.readers import images
 from engram.recording import Picture, Recording
 
 DEVICE = "cpu"
@@ -63,7 +63,8 @@ def read(unit, rows, options) -> list[Recording]:
     for row in rows:
         if row["path"] not in label_files:
             modality, name = _what(row)
-            pictures[modality][name] = Picture(_pixels(row["path"]), seconds_per_pixel)
+            pixels = np.asarray(images.read(row["path"], row["path"]))
+            pictures[modality][name] = Picture(pixels, seconds_per_pixel)
     widths = {p.pixels.shape for kind in pictures.values() for p in kind.values()}
     if len(widths) != 1:
         raise InputError(f"{unit}: pictures of different shapes: {sorted(widths)}")
@@ -100,14 +101,6 @@ def _refuse_lookalikes(path):
 def _plain(name):
     name = unicodedata.normalize("NFC", name).casefold()
     return name.translate(dict.fromkeys(map(ord, "’‘ʼ`´"), "'"))
-
-
-def _pixels(path):
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path}: not a readable picture ({error})") from None
 
 
 def _labels(path, units):

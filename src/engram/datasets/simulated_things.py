@@ -32,6 +32,7 @@ from scipy import signal
 from engram.datasets import things_eeg2
 from engram.errors import InputError
 from engram.measures.ranking import repetition_counts
+from engram.readers import images
 
 DEVICE = "cpu"
 
@@ -230,7 +231,8 @@ def code(split, options) -> np.ndarray:
 
 def _pictures(split, options):
     """As a reader of the JPEG files sees them, uint8 (n, size, size, 3)."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in _jpegs(split, options)])
+    jpegs = _jpegs(split, options)
+    return np.stack([np.asarray(images.read(io.BytesIO(jpeg), split)) for jpeg in jpegs])
 
 
 # ---- EEG ----------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ BESIDE = {
 #: Folders that are one recording: CTF, EGI.
 FOLDERS = (".ds", ".mff")
 
+#: What the names of recordings end in, by BIDS.
+BIDS_SUFFIXES = ("eeg", "ieeg", "meg", "nirs")
+
 #: Keys under which a header names its other files: BrainVision, Persyst.
 NAMED = {
     ".vhdr": ("DataFile", "MarkerFile"),
@@ -33,7 +36,7 @@ def companions(path) -> list[Path]:
     """The files that are read with a recording, beside `path` itself.
 
     Those that a header names; of a folder that is a recording, the files in it; of a split FIF,
-    its other parts; and the files of the same stem that the format has.
+    its other parts; the files of the same stem that the format has; and BIDS' table of channels.
 
     Args:
         path: of a recording that is there.
@@ -45,6 +48,36 @@ def companions(path) -> list[Path]:
     suffix = path.suffix.lower()
     if path.is_dir() and suffix not in FOLDERS:
         return []
+    table = channels_table(path)
+    return [*_of_format(path, suffix), *([table] if table else [])]
+
+
+def channels_table(path) -> Path | None:
+    """The table of channels that BIDS puts beside a recording, if it is there.
+
+    That of `sub-01_task-rest_split-01_eeg.fif` is `sub-01_task-rest_channels.tsv`.
+    """
+    path = Path(path)
+    stem, _, kind = re.sub(r"(\.fif)?\.[^.]+$", "", path.name).rpartition("_")
+    if kind not in BIDS_SUFFIXES:
+        return None
+    table = path.with_name(re.sub(r"_split-\d+", "", stem) + "_channels.tsv")
+    return table if table.is_file() else None
+
+
+def markers(path) -> Path | None:
+    """The file of markers that a BrainVision header names, or None.
+
+    Raises:
+        InputError: it is missing or lies outside of the header's folder.
+    """
+    path = Path(path)
+    if "MarkerFile" not in NAMED.get(path.suffix.lower(), ()):
+        return None
+    return next(iter(_named(path, ["MarkerFile"])), None)
+
+
+def _of_format(path, suffix):
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     if suffix in NAMED:

@@ -4,16 +4,14 @@ Everything the rules need to know is computed here, from plain data and with the
 library alone, so that it can be tested without Snakemake.
 """
 
-import csv
 import difflib
 import re
-from collections import Counter
 from dataclasses import dataclass
-from functools import cache, cached_property, wraps
+from functools import cached_property, wraps
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.planning import components
+from engram.planning import components, manifest, provenance
 from engram.planning.companions import companions
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
@@ -100,12 +98,17 @@ class Plan:
     @kept
     def _manifest(self, dataset):
         """The lines of a manifest, by unit."""
-        this = self.config["datasets"][dataset]
-        path = Path(this["manifest"])
-        if not path.is_file():
-            path = self._folder(dataset) / path
+        named = self.config["datasets"][dataset]["manifest"]
+        checkout = provenance.ROOT.parents[1]  # a study of it may run in another folder
+        places = (Path(named), self._folder(dataset) / named, checkout / named)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"datasets.{dataset}.manifest: no file {places[0]} nor {places[1]}; correct its "
+                "name, or put it there"
+            )
         try:
-            return _read_manifest(path, path.stat().st_mtime_ns)
+            return manifest.read(path, path.stat().st_mtime_ns)
         except OSError as error:
             raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
 
@@ -639,26 +642,6 @@ def task_of(experiment, heads) -> str:
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
         'pairs need features of pictures as y ("view/backbone"), classes a view of labels'
     )
-
-
-@cache
-def _read_manifest(path, changed):
-    """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache."""
-    rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
-    if not rows:
-        raise InputError(f"{path}: the manifest lists no recording")
-    for column in ("subject", "scan", "file"):
-        if any(not row.get(column) for row in rows):
-            raise InputError(f"{path}: every line needs a value for `{column}`")
-    named = Counter((row["subject"], row["scan"]) for row in rows)
-    twice = sorted(name for name, count in named.items() if count > 1)
-    if twice:
-        raise InputError(f"{path}: listed twice: subject {twice[0][0]}, scan {twice[0][1]}")
-    units = {}
-    for row in rows:
-        row["unit"] = row.get("unit") or row["subject"]
-        units.setdefault(row["unit"], []).append(row)
-    return units
 
 
 def _similar(path):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from engram.errors import InputError
+from engram.readers import images
 
 #: Headers of views of such rows.
 PICTURE = {"what": "picture", "axes": 3}
@@ -23,8 +24,8 @@ TEXT_BYTES = 4096
 class Images:
     """Image files as rows of pictures.
 
-    Each is turned as its EXIF orientation says, converted to RGB and resized to `size` as a
-    whole, by Pillow, antialiased.
+    Each becomes upright RGB (`engram.readers.images`) and is resized to `size` as a whole, by
+    Pillow, antialiased.
 
     Args:
         paths: image files; a folder stands for the images in it, sorted by name.
@@ -64,13 +65,7 @@ class Images:
 
     def _read(self, file):
         height, width = self.shape[1:3]
-        try:
-            with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise InputError(
-                f"{file}: not a readable image ({error}); replace or remove it"
-            ) from None
+        upright = images.read(file, file)
         return np.asarray(upright.resize((width, height), self.method))
 
 

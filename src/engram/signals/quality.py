@@ -7,6 +7,8 @@ from engram.errors import InputError
 
 CLIPPED = 0.02  # s that a signal rests at its largest or smallest value before it counts
 CLIPPED_SAMPLES = 4  # and samples, at the least
+TOUCH = 1e-3  # s that a window and a stretch may share: files hold times as 32-bit numbers
+SPREAD = (0.01, 1e5)  # uV, standard deviations between which an EEG channel can lie
 
 
 def reasons(
@@ -69,6 +71,42 @@ def check_channels(signal, where):
         else:
             continue
         raise InputError(f"{where}: channel {name!r} {what}; leave it out, or correct the file")
+
+
+def check_spread(signal, where):
+    """Refuse EEG whose values cannot be in the unit that they are said to be in.
+
+    Args:
+        signal: `engram.recording.Signal` in uV, which `check_channels` passed.
+        where: names the recording or its file, for the message.
+
+    Raises:
+        InputError: the standard deviation of a channel is smaller or larger than any EEG's.
+    """
+    low, high = SPREAD
+    for name, series in zip(signal.channels, signal.data, strict=True):
+        spread = np.nanstd(series, dtype=np.float64)
+        if not low <= spread <= high:
+            raise InputError(
+                f"{where}: channel {name!r} has a standard deviation of {spread:.3g} uV, which no "
+                "EEG has: the unit in the file is wrong, or this is no EEG; say the true unit of "
+                f"its numbers in `unit` of the dataset, e.g. {{{name}: uV}}, or leave it out"
+            )
+
+
+def marked(bad, starts, stops) -> list[str]:
+    """Which stretch that is not to be used each window reaches into, "" if none.
+
+    Args:
+        bad: table with onset, duration (s) and description; the first in the table counts.
+        starts, stops: (n,) s, of the data that each window is computed from.
+    """
+    chosen = np.full(len(starts), "", dtype=object)
+    stretches = zip(bad["onset"], bad["onset"] + bad["duration"], bad["description"], strict=True)
+    for onset, end, description in stretches:
+        hit = (np.asarray(starts) < end - TOUCH) & (np.asarray(stops) > onset + TOUCH)
+        chosen[hit & (chosen == "")] = description
+    return list(chosen)
 
 
 def _flags(series, sfreq, piece, flat, amplitude, jump):

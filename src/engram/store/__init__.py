@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.store import formats
+from engram.store import differences, formats
 from engram.store.audit import Audit
 from engram.store.layout import block_rows, canonical, repeated
 from engram.store.parts import Parts, replaced, resume, write
@@ -32,8 +32,12 @@ __all__ = [
     "open",
     "replaced",
     "resume",
+    "stated",
     "write",
 ]
+
+#: Facts of a header that differ between stores of a kind: how one was made, and recorded.
+OWN = ("made_by", "recorded")
 
 
 class Store:
@@ -150,8 +154,8 @@ class Stacked:
         shape, dtype: as if they were one array.
 
     Raises:
-        InputError: their rows differ in shape, or their headers in anything but `made_by`
-            (frequencies, classes, weights, ...).
+        InputError: their rows differ in shape, or their headers in what is stated of all rows
+            (frequencies, unit, classes, weights, ...).
     """
 
     def __init__(self, paths):
@@ -187,26 +191,20 @@ def load(paths) -> Rows:
 
 
 def _refuse_different(stores):
-    first = _facts(stores[0])
-    for other in stores:
-        facts = _facts(other)
-        for key in first | facts:
-            if first.get(key) != facts.get(key):
-                raise InputError(
-                    f"{stores[0].path} and {other.path} differ in `{key}` "
-                    f"({_short(first.get(key))} and {_short(facts.get(key))}); rows of one kind "
-                    "must agree: make both alike"
-                )
+    first = stores[0]
+    for other in stores[1:]:
+        found = differences.said(_facts(first), _facts(other))
+        if found:
+            raise InputError(f"{first.path} and {other.path} differ in {found}")
 
 
 def _facts(store):
-    header = {key: value for key, value in store.header.items() if key != "made_by"}
-    return header | {"shape of a row": list(store.shape[1:])}
+    return stated(store.header) | {"shape of a row": list(store.shape[1:])}
 
 
-def _short(value):
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def stated(header) -> dict:
+    """What a header says of all rows of its kind, without the facts of the one store (`OWN`)."""
+    return {key: value for key, value in header.items() if key not in OWN}
 
 
 def align(*tables: pd.DataFrame, link: str | None = None) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ array are its own, `axes`: 2 of a spectrogram (frequency, time), 3 of a picture,
 between the first and these, such as regions, hold rows of their own.
 """
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -19,6 +20,7 @@ from engram.errors import InputError
 from engram.planning import components
 from engram.progress import progress
 from engram.recording import Recording, Windows
+from engram.signals import quality
 from engram.store import Rows
 
 
@@ -46,7 +48,7 @@ def render(recordings, view, spec, made_by):
     windows = _windows(recordings, module, spec)
     parts = []
     for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
-        parts.append(module.render(recording, windows, options))
+        parts.append(_without_bad(recording, module.render(recording, windows, options)))
         _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
     header = parts[0].header | {"made_by": made_by}
     store.write(
@@ -56,6 +58,18 @@ def render(recordings, view, spec, made_by):
             for one in parts
         ),
     )
+
+
+def _without_bad(recording, rows):
+    """Rows with those excluded that reach into a stretch which the recording marks as bad."""
+    if not isinstance(recording, Recording) or recording.bad.empty:
+        return rows
+    reasons = np.array(quality.marked(recording.bad, rows.table["start"], rows.table["stop"]))
+    table = rows.table.assign(exclude=np.where(reasons != "", reasons, rows.table["exclude"]))
+    if rows.header["what"] != "labels":
+        return dataclasses.replace(rows, table=table)
+    array = np.where(table["exclude"] == "", rows.array, -1).astype(rows.array.dtype)
+    return dataclasses.replace(rows, array=array, table=table)
 
 
 def _windows(recordings, module, spec):
@@ -88,18 +102,12 @@ def _refuse_difference(name, one, other_name, other):
         part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
         for part in (one, other)
     )
-    for key in facts | others:
-        if store.canonical(facts.get(key)) != store.canonical(others.get(key)):
-            raise InputError(
-                f"{name} and {other_name} differ in `{key}` "
-                f"({_short(facts.get(key))} and {_short(others.get(key))}); recordings of one "
-                "unit share a store: put them in different units, or resample them alike"
-            )
-
-
-def _short(value):
-    text = store.canonical(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    found = store.differences.said(facts, others)
+    if found:
+        raise InputError(
+            f"{name} and {other_name} differ in {found}, or put them in different units: "
+            "recordings of one unit share a store"
+        )
 
 
 def _digest(row):

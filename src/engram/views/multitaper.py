@@ -40,7 +40,7 @@ class Options:
         regions: names; each gives an image of its own. Null is one image of `channels`.
         window, step: of the spectrogram, s, rounded to samples.
         time_bandwidth, n_tapers: time-half-bandwidth product and number of tapers.
-        fmin, fmax: Hz shown, both included.
+        fmin, fmax: Hz shown, both included; `fmax` at most half the samples per second.
         detrend: what is removed from each spectrogram window.
         weighting: of the tapers.
         min_nfft: points of the Fourier transform at the least.
@@ -88,7 +88,8 @@ def render(recording, windows, options) -> Rows:
 
     Raises:
         InputError: a signal, channel or region is missing or ambiguous, a channel carries
-            nothing, the recording is too short, or an option is out of range.
+            nothing, the recording is too short, its rate does not hold `fmax`, or an option is
+            out of range.
     """
     try:
         return _render(recording, windows, options)
@@ -100,6 +101,12 @@ def _render(recording, windows, options):
     _check(options)
     signal, groups = _chosen(recording, options)
     quality.check_channels(signal, f"signal {options.signal!r}")
+    if options.fmax > signal.sfreq / 2 * (1 + 1e-9):
+        raise InputError(
+            f"{signal.sfreq:g} samples per second hold frequencies up to {signal.sfreq / 2:g} Hz, "
+            f"but `fmax` of the view is {options.fmax:g}; lower it and the bands above, or leave "
+            "the recording out"
+        )
     if recording.duration < windows.length:
         raise InputError(
             f"lasts {recording.duration:g} s, less than one window of {windows.length:g} s; "
@@ -264,6 +271,15 @@ def _reasons(signal, starts, length, options):
     return quality.reasons(signal.data, signal.sfreq, starts, length, **rules)
 
 
+def _montage(signal, options):
+    """Names of the channels that are averaged, sorted, for their order does not matter.
+
+    Those of all channels have to be the same for every subject, but for some that are bad.
+    """
+    whole = options.channels is None and options.regions is None
+    return sorted({*signal.channels, *(signal.bad if whole else ())})
+
+
 def _header(recording, signal, freqs, grid, limits, options):
     times, rows, step = grid.times(options), freqs[::-1], grid.step
     if options.size is not None:
@@ -280,6 +296,7 @@ def _header(recording, signal, freqs, grid, limits, options):
         "axes": 2,
         "modality": options.signal,
         "regions": options.regions,
+        "channels": _montage(signal, options),
         "frequencies": rows.tolist(),
         "times": times.tolist(),
         "limits": [float(limit) for limit in limits],

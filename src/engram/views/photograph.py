@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 
 from engram.errors import InputError
 from engram.progress import progress
+from engram.readers import images
 from engram.recording import Stimuli
 from engram.store import Rows
 
@@ -34,7 +35,7 @@ class Options:
 
 
 def render(stimuli, windows, options) -> Rows:
-    """Every photograph: turned as its EXIF orientation says, converted to RGB, resized, blurred.
+    """Every photograph: upright RGB (`engram.readers.images`), resized, blurred.
 
     Returns:
         Rows: uint8 RGB (n, height, width, 3), named as in the table of the stimuli; columns
@@ -64,13 +65,7 @@ def render(stimuli, windows, options) -> Rows:
 
 def _pixels(content, name, options):
     height, width = options.size
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{name}: not a readable image ({error}); fetch the images again"
-        ) from None
+    upright = images.read(io.BytesIO(content), name)
     method = Image.Resampling[options.interpolation.upper()]
     resized = upright.resize((width, height), method)
     if options.blur:

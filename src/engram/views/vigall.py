@@ -37,7 +37,8 @@ class Options:
         ambiguous: [low, high]: windows whose share lies strictly between are excluded.
         marks: descriptions of events that mark sleep onset, K-complexes or spindles; without
             any, stage C never occurs.
-        bad: descriptions of events that mark stretches which must not be classified.
+        bad: descriptions of events that mark stretches which must not be classified; one without
+            duration marks its second.
         amplitude: largest range of a channel within a second, uV.
         flat: smallest range of a channel within a second, uV.
         jump: largest step between neighbouring samples, uV.
@@ -126,7 +127,7 @@ def _stages(recording, options):
         c=options.c,
         reduced=bool(options.reduced),
         marks=[start for start, _ in _intervals(recording.events, options.marks)],
-        bad=_intervals(recording.events, options.bad),
+        bad=_bad(recording, options.bad),
         amplitude=options.amplitude,
         flat=options.flat,
         jump=options.jump,
@@ -151,6 +152,13 @@ def _picked(signal, key, names):
         )
     rows = [signal.channels.index(name) for name in names]
     return Signal(signal.data[rows], signal.sfreq, tuple(names), signal.unit, signal.start)
+
+
+def _bad(recording, descriptions):
+    """(start, stop) in s of what the file marks as bad, and of events that do by the options."""
+    marked = recording.bad[recording.bad["duration"] > 0]
+    stretches = zip(marked["onset"], marked["onset"] + marked["duration"], strict=True)
+    return [*_intervals(recording.events, descriptions), *stretches]
 
 
 def _intervals(events, descriptions):

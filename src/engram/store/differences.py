@@ -1,0 +1,60 @@
+"""In what two headers differ, said in a few words."""
+
+from engram.store.layout import canonical
+
+CODE_VERSION = 1  # nothing that is stored depends on this file
+
+#: What to do about facts that follow from a recording, the causes before what follows from them.
+REMEDIES = {
+    "sfreq": "set `sfreq` of the dataset, which resamples all recordings alike",
+    "channels": "name those that all have in `channels`",
+    "unit": "give all the same unit",
+    "frequencies": "set `sfreq` of the dataset, which resamples all recordings alike",
+    "times": "set `sfreq` of the dataset, which resamples all recordings alike",
+}
+MOST = 4  # keys that a message names
+
+
+def said(one, other) -> str | None:
+    """The keys in which two headers differ, both values of each, and a remedy; None if in none.
+
+    Facts inside of others are named by their path, `settings.sfreq`; of lists the first values
+    that differ, or their lengths and ends.
+    """
+    found = dict(_pairs(one, other))
+    if not found:
+        return None
+    known = list(REMEDIES)
+    keys = sorted(found, key=lambda k: known.index(_last(k)) if _last(k) in known else len(known))
+    parts = [f"`{key}` ({' and '.join(_short(*found[key]))})" for key in keys[:MOST]]
+    more = f" and {len(keys) - MOST} more" if len(keys) > MOST else ""
+    return f"{', '.join(parts)}{more}; {REMEDIES.get(_last(keys[0]), 'make both alike')}"
+
+
+def _pairs(one, other, path=""):
+    for key in one | other:
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _pairs(a, b, f"{path}{key}.")
+        elif canonical(a) != canonical(b):
+            yield f"{path}{key}", (a, b)
+
+
+def _last(key):
+    return key.rpartition(".")[2]
+
+
+def _short(a, b):
+    if not (isinstance(a, list) and isinstance(b, list)) or len(canonical([a, b])) <= 80:
+        return [text if len(text) <= 60 else f"{text[:57]}..." for text in (str(a), str(b))]
+    if len(a) == len(b):
+        i = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        return [f"{_one(values[i])} at position {i}" for values in (a, b)]
+    return [
+        f"{len(values)}, {_one(values[0])} to {_one(values[-1])}" if values else "none"
+        for values in (a, b)
+    ]
+
+
+def _one(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)[:40]
