@@ -13,10 +13,10 @@ from engram.planning.shape import did_you_mean
 #: Families whose names stand in paths: components, what is made of them, and weights.
 NAMED = (*plan.FAMILIES, "experiments", "comparisons", "checkpoints")
 
-#: Folders of a study in which every file or folder is called after an experiment or comparison.
-OF_EXPERIMENTS = (
-    *("models", "predictions", "latents", "scores", "importance", "figures", "comparisons"),
-    "tracking",
+#: The report of a study, or a file that is called after one of its experiments or comparisons.
+OF_STUDY = (
+    r"results/([^/]+)/(?:report\.html$|"
+    "(?:models|predictions|latents|scores|importance|figures|comparisons|tracking)/([^/.]+))"
 )
 
 #: Names that mean something else where they would stand.
@@ -320,17 +320,22 @@ def check_asked(this, arguments):
     Raises:
         InputError: names the target and what was meant.
     """
-    known = {*this.known, *this.config.get("comparisons", {})}
-    folders = "|".join(OF_EXPERIMENTS)
     for target in arguments:
-        found = re.match(rf"results/([^/]+)/(?:report\.html$|(?:{folders})/([^/.]+))", target)
-        if not found:
-            continue
-        study, name = found.groups()
-        if study != this.study:
-            raise InputError(
-                f"{target}: belongs to the study {study!r}, but this is {this.study!r}; name the "
-                "file of that study with --configfile, behind the targets"
-            )
-        if name and name not in known:
-            raise InputError(f"{target}: no experiment {name!r}{did_you_mean(name, known)}")
+        if found := re.match(r"results/(?:views|features)/([^/]+)/([^/]+)/", target):
+            dataset, unit = found.groups()
+            _check_name(target, dataset, this.config["datasets"], "dataset")
+            _check_name(target, unit, [*this.units(dataset), *this.shared(dataset)], "unit")
+        elif found := re.match(OF_STUDY, target):
+            _check_own(this, target, *found.groups())
+
+
+def _check_own(this, target, study, name):
+    """A file of this study, of an experiment or comparison that there is."""
+    if study != this.study:
+        raise InputError(
+            f"{target}: belongs to the study {study!r}, but this is {this.study!r}; name the "
+            "file of that study with --configfile, behind the targets"
+        )
+    if name:
+        known = {*this.known, *this.config.get("comparisons", {})}
+        _check_name(target, name, known, "experiment")

@@ -87,13 +87,26 @@ class Plan:
         return list(self.config["datasets"][dataset].get("shared", {}))
 
     def rows(self, dataset, unit) -> list[dict]:
-        """The raw files of a unit: for each its `file` and what is known about it."""
+        """The raw files of a unit: for each its `file` and what is known about it.
+
+        Raises:
+            InputError: the manifest does not list the unit.
+        """
         this = self.config["datasets"][dataset]
         if unit in this.get("shared", {}):
             return [{"unit": unit, "file": file} for file in this["shared"][unit]]
         if "manifest" in this:
-            return self._manifest(dataset).get(unit, [])
+            return self._listed(dataset, unit)
         return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
+
+    def _listed(self, dataset, unit):
+        listed = self._manifest(dataset)
+        if unit not in listed:
+            raise InputError(
+                f"datasets.{dataset}: no unit {unit!r} in the manifest, which lists "
+                f"{', '.join(list(listed)[:5])}{', ...' * (len(listed) > 5)}"
+            )
+        return listed[unit]
 
     @kept
     def _manifest(self, dataset):
@@ -108,9 +121,12 @@ class Plan:
                 "name, or put it there"
             )
         try:
-            return manifest.read(path, path.stat().st_mtime_ns)
+            listed = manifest.read(path, path.stat().st_mtime_ns)
         except OSError as error:
             raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
+        if taken := [unit for unit in self.shared(dataset) if unit in listed]:
+            raise InputError(f"datasets.{dataset}.shared: {taken[0]!r} is a unit of {path} already")
+        return listed
 
     def _folder(self, dataset, file=None):
         """Where raw files lie: in the dataset's folder, or where they are put or downloaded."""
