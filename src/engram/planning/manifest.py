@@ -10,7 +10,6 @@ import posixpath
 import re
 import unicodedata
 from functools import cache
-from operator import itemgetter
 
 from engram.errors import InputError
 from engram.planning import names
@@ -47,14 +46,17 @@ def read(path, changed) -> dict[str, list[dict]]:
         InputError: it is no such table, a line does not fit its header, or names or files in it
             are missing, doubled or cannot be used; the message names the line.
     """
-    header, lines = _table(path)
-    rows = [(line, _row(path, line, header, cells)) for line, cells in lines]
-    if not rows:
+    lines, columns = _table(path)
+    if not lines:
         raise InputError(f"{path}: the manifest lists no recording")
-    _check_names(path, rows)
-    _check_once(path, rows)
+    for column in columns:
+        _check_column(path, lines, column, columns[column])
+    both = zip(columns.get("unit", columns["subject"]), columns["subject"], strict=True)
+    columns["unit"] = [unit or subject for unit, subject in both]
+    _check_once(path, lines, columns)
     units = {}
-    for _, row in rows:
+    for values in zip(*columns.values(), strict=True):
+        row = dict(zip(columns, values, strict=True))
         units.setdefault(row["unit"], []).append(row)
     return units
 
@@ -63,25 +65,56 @@ def read(path, changed) -> dict[str, list[dict]]:
 
 
 def _table(path):
-    """(column names, [(line, cells)]) of a file; commas at the end of the header name nothing."""
-    lines = _lines(path, _text(path))
-    first, header = next(lines, (1, []))
+    """(numbers of the lines, their cells by column) of a file."""
+    rows = _rows(path, _text(path))
+    first, header = next(rows, (1, []))
+    header = _header(path, first, header)
+    lines, table = [], []
+    for line, cells in rows:
+        if len(cells) != len(header) and (len(cells) < len(header) or any(cells[len(header) :])):
+            raise InputError(
+                f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}; add or "
+                "take out what is missing or too much, and put a value with a comma into quotes"
+            )
+        lines.append(line)
+        table.append(cells)
+    columns = {}
+    for name, cells in zip(header, zip(*table, strict=False), strict=False):
+        if name:
+            columns[name] = _in_one_form(cells) if name not in FILES else cells
+        elif any(cells):
+            line = next(line for line, cell in zip(lines, cells, strict=True) if cell)
+            raise InputError(
+                f"{path}, line {line}: a value in a column without a name; name the column or "
+                "take it out (pandas: index=False)"
+            )
+    return lines, columns
+
+
+def _header(path, line, cells):
+    """The names of the columns; commas at its end name nothing."""
+    header = [_column(cell) for cell in cells]
     if not header:
         raise InputError(f"{path}: the manifest is empty; its first line names the columns")
-    header = [_column(cell) for cell in header]
-    while header and not header[-1]:
+    while not header[-1]:
         header.pop()
     for column in NEEDED:
         if column not in header:
-            there = ", ".join(filter(None, header))
             raise InputError(
-                f"{path}, line {first}: no column `{column}`; the first line names the columns, "
-                f"{', '.join(NEEDED)} and others; there is {there}"
+                f"{path}, line {line}: no column `{column}`; the first line names the columns, "
+                f"{', '.join(NEEDED)} and others; there is {', '.join(filter(None, header))}"
             )
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
-        raise InputError(f"{path}, line {first}: two columns `{twice}`; take one out or rename it")
-    return header, lines
+        raise InputError(f"{path}, line {line}: two columns `{twice}`; take one out or rename it")
+    return header
+
+
+def _in_one_form(cells):
+    """Texts in NFC, in which a letter is always written in the same way."""
+    if all(map(str.isascii, cells)):
+        return cells
+    return tuple(unicodedata.normalize("NFC", cell) for cell in cells)
 
 
 def _text(path):
@@ -100,7 +133,7 @@ def _text(path):
     return text
 
 
-def _lines(path, text):
+def _rows(path, text):
     """(number of its first line, cells) of what is not empty; cells without blanks around."""
     delimiter = _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -136,70 +169,54 @@ def _column(cell):
     return lower if lower in MEANT else unicodedata.normalize("NFC", cell)
 
 
-# ---- its rows -------------------------------------------------------------------------
+# ---- what stands in it ----------------------------------------------------------------
 
 
-def _row(path, line, header, cells):
-    """One line as a dict, with a value for whatever has to have one."""
-    if len(cells) != len(header) and (len(cells) < len(header) or any(cells[len(header) :])):
-        raise InputError(
-            f"{path}, line {line}: {len(cells)} cells under a header of {len(header)}; add or take "
-            "out what is missing or too much, and put a value with a comma into quotes"
-        )
-    row = dict(zip(header, cells, strict=False))
-    if not all(map(str.isascii, cells)):
-        row |= {name: unicodedata.normalize("NFC", row[name]) for name in row if name not in FILES}
-    if row.pop("", None):
-        raise InputError(
-            f"{path}, line {line}: a value in a column without a name; name the column or take it "
-            "out (pandas: index=False)"
-        )
-    if not all(map(row.get, NEEDED)):
-        column = next(name for name in NEEDED if not row[name])
+def _check_column(path, lines, column, cells):
+    """Values where there have to be some, names that fit into paths, files that can be found."""
+    if column in NEEDED and "" in cells:
+        line = lines[cells.index("")]
         raise InputError(f"{path}, line {line}: no value for `{column}`; every line needs one")
-    row["unit"] = row.get("unit") or row["subject"]
-    return row
+    if column not in FAULTS:
+        return
+    values = list(filter(None, dict.fromkeys(cells)))
+    for value in values:
+        if fault := FAULTS[column](value):
+            line = lines[cells.index(value)]
+            raise InputError(f"{path}, line {line}: {column} {value[:80]!r}: {fault}")
+    if column in FOLDERS and (pair := _twice(map(names.alike, values))):
+        one, other = (values[i] for i in pair)
+        raise InputError(
+            f"{path}, lines {lines[cells.index(one)]} and {lines[cells.index(other)]}: {column} "
+            f"{one!r} and {other!r} differ in nothing but case or form; write one name in one way, "
+            "or rename one"
+        )
 
 
-def _check_names(path, rows):
-    """Names that can stand in paths and in the names of rows, and files that can be looked for."""
-    for column, fault_of in FAULTS.items():
-        firsts = {row.get(column): line for line, row in reversed(rows)}
-        for value, line in firsts.items():
-            if value and (fault := fault_of(value)):
-                raise InputError(f"{path}, line {line}: {column} {value[:80]!r}: {fault}")
-        if column in FOLDERS:
-            _check_differ(path, column, firsts)
-
-
-def _check_differ(path, column, firsts):
-    """No two names for one folder, on disks that do not know capitals apart."""
-    taken = {}
-    for value, line in sorted(firsts.items(), key=itemgetter(1)):
-        other = taken.setdefault(names.alike(value), value)
-        if other != value:
-            raise InputError(
-                f"{path}, lines {firsts[other]} and {line}: {column} {other!r} and {value!r} "
-                "differ in nothing but case or form; write one name in one way, or rename one"
-            )
-
-
-def _check_once(path, rows):
+def _check_once(path, lines, columns):
     """No scan of a subject and no file is listed twice."""
-    scans, files = {}, {}
-    for line, row in rows:
-        scan = row["subject"], row["scan"]
-        file = _one_form(row["file"])
-        if (first := scans.setdefault(scan, line)) != line:
-            raise InputError(
-                f"{path}, lines {first} and {line}: listed twice: subject {scan[0]}, scan "
-                f"{scan[1]}; give every scan of a subject a name of its own"
-            )
-        if (first := files.setdefault(file, line)) != line:
-            raise InputError(
-                f"{path}, lines {first} and {line}: the same file {file}: one recording under two "
-                "names leaks; take one line out, or correct its file"
-            )
+    if pair := _twice(zip(columns["subject"], columns["scan"], strict=True)):
+        first, second = (lines[i] for i in pair)
+        subject, scan = columns["subject"][pair[0]], columns["scan"][pair[0]]
+        raise InputError(
+            f"{path}, lines {first} and {second}: listed twice: subject {subject}, scan {scan}; "
+            "give every scan of a subject a name of its own"
+        )
+    if pair := _twice(map(_one_form, columns["file"])):
+        first, second = (lines[i] for i in pair)
+        raise InputError(
+            f"{path}, lines {first} and {second}: the same file {columns['file'][pair[0]]}: one "
+            "recording under two names leaks; take one line out, or correct its file"
+        )
+
+
+def _twice(values):
+    """Positions of the first value that occurs again, and of its second occurrence."""
+    seen = {}
+    for j, value in enumerate(values):
+        if (i := seen.setdefault(value, j)) != j:
+            return i, j
+    return None
 
 
 def _one_form(file):
@@ -210,7 +227,7 @@ def _one_form(file):
 
 
 def _fault_of_file(file):
-    if _one_form(file) == ".":
+    if not file.strip("./"):
         return "that is the folder itself; name a file in it"
     return names.fault_of_path(file)
 
