@@ -75,12 +75,12 @@ def from_options(title, family, kind):
     meaning, beside = {}, None
     *shared, own = components.options_classes(family, kind)
     for options in shared:
-        text = ast.get_docstring(options)
+        text = options.doc
         meaning |= described(text)
         heading = text.partition(".")[0]
         yield section(heading, fields(options, meaning), beside)
         beside = heading
-    yield section(title, fields(own, meaning | described(ast.get_docstring(own))), beside)
+    yield section(title, fields(own, meaning | described(own.doc)), beside)
 
 
 def fields(options, meaning):
@@ -177,7 +177,7 @@ def options_schema(family, kind):
     """The options of a component by name: type, meaning, default."""
     meaning, found = {}, {}
     for options in components.options_classes(family, kind):
-        meaning |= described(ast.get_docstring(options))
+        meaning |= described(options.doc)
         for node in options.body:
             if isinstance(node, ast.AnnAssign):
                 key = node.target.id

@@ -46,8 +46,13 @@ def options(family, spec):
 
 def kinds(family) -> list[str]:
     """The components of a family, by the files that hold them."""
+    return list(_kinds(family))
+
+
+@cache
+def _kinds(family):
     files = (provenance.ROOT / family).glob("[!_]*.py")
-    return sorted(path.stem for path in files if _class(path, "Options"))
+    return sorted(path.stem for path in files if "\nclass Options" in provenance.text(path))
 
 
 def fields(family, kind) -> dict[str, tuple[ast.expr, bool]]:
@@ -109,7 +114,7 @@ def _extended(path, name):
 def _full_name(path, written):
     """A dotted name by what the file imports: `stacked.Options` is one of engram.training."""
     first, dot, rest = written.partition(".")
-    for node in _statements(path):
+    for node in provenance.tree(path).body:
         for alias in node.names if isinstance(node, ast.ImportFrom) else ():
             if first == (alias.asname or alias.name):
                 return f"{node.module}.{alias.name}{dot}{rest}"
@@ -117,20 +122,14 @@ def _full_name(path, written):
 
 
 def _class(path, name):
-    found = (n for n in _statements(path) if isinstance(n, ast.ClassDef) and n.name == name)
-    return next(found, None)
+    classes = (node for node in provenance.tree(path).body if isinstance(node, ast.ClassDef))
+    return next((node for node in classes if node.name == name), None)
 
 
 @cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
-    for node in _statements(provenance.locate(module)):
+    for node in provenance.tree(provenance.locate(module)).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
     return None
-
-
-@cache
-def _statements(path):
-    """Top level of a file, parsed once a process: thousands of jobs ask about a few files."""
-    return ast.parse(path.read_text(encoding="utf-8")).body

@@ -45,7 +45,7 @@ def reached(script, modules=()) -> set[Path]:
 def imports(path) -> tuple[Path, ...]:
     """Files of this package that the file `path` imports, and the packages around them."""
     found = []
-    for node in _statements(_parse(path)):
+    for node in _statements(tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -74,15 +74,23 @@ def locate(name) -> Path | None:
 
 
 @cache
-def _parse(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in (tree, *_statements(tree)):
+def text(path) -> str:
+    """Source of a module."""
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def tree(path) -> ast.Module:
+    """A module, parsed once a process; docstrings stand beside its code, in `doc` of a node."""
+    module = ast.parse(text(path))
+    for node in (module, *_statements(module)):
         documented = isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         )
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        node.doc = ast.get_docstring(node) if documented else None
+        if node.doc is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return tree
+    return module
 
 
 def _statements(node):
@@ -96,11 +104,11 @@ def _statements(node):
 @cache
 def _digest(path):
     """Version that a module declares as `CODE_VERSION = n`, or else a digest of its code."""
-    tree = _parse(path)
-    for node in tree.body:
+    module = tree(path)
+    for node in module.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CODE_VERSION":
             return f"v{ast.literal_eval(node.value)}"
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:8]
+    return hashlib.sha256(ast.unparse(module).encode()).hexdigest()[:8]
 
 
 def _name(path):
