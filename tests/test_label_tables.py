@@ -52,6 +52,11 @@ def test_a_label_keeps_its_letters_and_its_digits(tmp_path, encoding):
     assert [onset for onset, *_ in events] == list(range(len(labels)))
 
 
+def test_a_letter_is_the_same_composed_or_not(tmp_path):
+    _, events = read(tmp_path, "onset,label\n0,mu\N{COMBINING DIAERESIS}de\n")
+    assert events == [(0, 0, "müde")]
+
+
 def test_a_blank_label_is_none_and_leaves_the_others_as_they_are(tmp_path):
     lines = "onset,duration,label\n0,60,1\n60,60,0\n120,60,\n180,60,n/a\n240,1,1"
     _, events = read(tmp_path, lines)

@@ -503,6 +503,32 @@ def test_marks_leave_windows_out_of_every_view_alike(tmp_path):
     assert kept.bad.empty
 
 
+@pytest.mark.parametrize("write", [edf, fif, brainvision, eeglab])
+def test_markers_last_until_the_next_whatever_the_format_calls_their_length(tmp_path, write):
+    """No duration, or one sample."""
+    path = tmp_path / {"fif": "a_raw.fif", "brainvision": "a.vhdr", "eeglab": "a.set"}.get(
+        write.__name__, "a.edf"
+    )
+    marks = [(5.0, 0.0, "closed"), (20.0, 0.0, "open"), (30.0, 0.0, "stop"), (12.0, 0.0, "blink")]
+    if write is fif:
+        fif(path, raw(marks=marks))
+    elif write is edf:
+        edf(path, marks=marks)
+    elif write is brainvision:
+        brainvision(path, [("Comment", text, onset, 1 / SFREQ) for onset, _, text in marks])
+    else:
+        eeglab(path, [(onset * SFREQ + 1, 1, text) for onset, _, text in marks])
+    found, prefix = recorded(path), "Comment/" if write is brainvision else ""
+    means = {name: [prefix + name] for name in ("open", "closed")}
+    options = {"classes": ["open", "closed"], "events": means}
+    with pytest.raises(InputError, match="s/a: 2 of 2 events have no duration, first .*closed"):
+        excluded(found, "annotations", tmp_path, **options)
+    options |= {"duration": "until_next", "ends": [f"{prefix}stop"], "min_valid": 1.0}
+    reasons, values = excluded(found, "annotations", tmp_path, **options)
+    assert reasons == ["unlabelled", *[""] * 5, *["unlabelled"] * 2]
+    assert values.tolist() == [-1, 1, 1, 1, 0, 0, -1, -1]
+
+
 def test_gaps_leave_windows_out(tmp_path):
     starts = [k + 10 * (k >= 17) for k in range(SECONDS)]
     found = recorded(discontinuous(tmp_path / "a.edf", starts), reject_by_annotation=False)
@@ -530,6 +556,8 @@ def test_the_table_of_channels_beside_a_recording_counts(tmp_path):
     columns = ["name", "type", "units", "status"]
     pd.DataFrame(rows, columns=columns).to_csv(table, sep="\t", index=False)
     np.testing.assert_allclose(eeg(path).data, DATA[1:], atol=0.01)
+    assert eeg(path).channels == ("Cz", "X1")
+    pd.DataFrame(rows, columns=columns).to_csv(table, sep=";", index=False, encoding="utf-16")
     assert eeg(path).channels == ("Cz", "X1")
     table.write_text("label\tstatus\nCz\tbad\n")
     refused(path, "_channels.tsv: a line has no `name`")

@@ -172,12 +172,17 @@ def test_two_subjects_stand_side_by_side_whatever_their_order_of_channels(tmp_pa
     assert rows.table["subject"].value_counts().to_dict() == {"P1": 15, "P2": 15}
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_a_table_beside_the_epochs_says_the_same_as_their_metadata(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "form"),
+    [(".csv", {}), (".tsv", {"sep": "\t"}), (".csv", {"sep": ";", "encoding": "utf-8-sig"}),
+     (".csv", {"sep": "\t", "encoding": "utf-16"}), (".tsv", {"sep": "\t", "na_rep": "n/a"})],
+)  # fmt: skip
+def test_a_table_beside_the_epochs_says_the_same_as_their_metadata(tmp_path, suffix, form):
     array, table, expected = subject(tmp_path)
     path = saved(tmp_path / "a-epo.fif", array, table, metadata=False)
-    table.to_csv(tmp_path / f"a{suffix}", sep="," if suffix == ".csv" else "\t", index=False)
-    columns = THINGS["trial_columns"] | {"event": "things_image_nr"}
+    table.assign(artefact=None).to_csv(tmp_path / f"a{suffix}", index=False, **form)
+    columns = {"event": "things_image_nr", "exclude": "artefact"}
+    columns = THINGS["trial_columns"] | columns
     given = found("P1", [path, tmp_path / f"a{suffix}"], trial_columns=columns)
     for one, other in zip(given, expected, strict=True):
         assert one.table.equals(other.table)
@@ -455,7 +460,7 @@ def test_tables_that_are_no_match_for_the_epochs_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"1 files of epochs and 2 tables"):
         found("P1", [path, listed, listed])
     listed.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"a.csv: not a readable table"):
+    with pytest.raises(InputError, match=r"a.csv: is no text in UTF-8"):
         found("P1", [path, listed])
     path.write_bytes(b"not epochs")
     with pytest.raises(InputError, match=r"a-epo.fif: not epochs that MNE can read"):

@@ -267,6 +267,16 @@ def test_bad_stores_are_refused_in_one_sentence(study, spoil, message):
     assert not (study.folder / "predictions").exists()
 
 
+@pytest.mark.parametrize("column", ["onset", "duration"])
+def test_rows_of_one_name_are_of_the_same_seconds(study, column):
+    source, wrong = study.sources[0], study.table.index[70]
+    for one in (study.table, study.tables[source]):
+        one["onset"], one["duration"] = 15.0 * one["window"], 30.0
+    study.tables[source].loc[wrong, column] += 5
+    with pytest.raises(InputError, match=f"{source}: {wrong} has the {column} .* same `windows`"):
+        study.train()
+
+
 def test_stores_of_another_source_are_refused(tmp_path):
     """Sources told apart by position alone would trade their names in silence."""
     paths = Study(tmp_path, ["spectrogram/clip", "fmri_spectrogram/clip"]).write()

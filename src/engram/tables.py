@@ -6,6 +6,7 @@ know the column.
 
 import csv
 import io
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def read(path) -> Table:
 
     The separator is the one that gives the first line the most cells. The encoding is UTF-8 or
     UTF-16, with or without a byte order mark, or else Windows-1252. Blanks around names and cells
-    are dropped, blank lines skipped. Cells that a line lacks at its end are blank; a column without
-    a name is left out: at the end it has to be blank, as trailing commas are.
+    are dropped, blank lines skipped, letters composed (NFC). Cells that a line lacks at its end are
+    blank; a column without a name is left out: at the end it has to be blank, as trailing commas
+    are.
 
     Raises:
         InputError: the file is unreadable, empty or no text, a column stands there twice, a line
@@ -79,7 +81,7 @@ def _text(path):
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
-            return text
+            return unicodedata.normalize("NFC", text)
     raise InputError(
         f"{path}: is no text in UTF-8, UTF-16 or Windows-1252; save it as CSV in UTF-8, not as a "
         "workbook"

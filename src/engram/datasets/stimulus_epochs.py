@@ -41,7 +41,7 @@ from engram.recording import Stimuli, Trials, members
 
 DEVICE = "cpu"
 
-TABLES = tuple(trial_tables.SEPARATORS)
+TABLES = trial_tables.SUFFIXES
 EPOCHS = (".fif", ".gz", ".set")
 #: Kinds of channels: from the unit of MNE to the one of the trials.
 UNITS = {

@@ -1,7 +1,6 @@
 """The table of channels that BIDS puts beside a recording: `sub-01_task-rest_channels.tsv`."""
 
-import csv
-
+from engram import tables
 from engram.errors import InputError
 
 
@@ -9,13 +8,11 @@ def read(path) -> dict[str, dict[str, str]]:
     """What the table says of each channel, by its label: type, units, status, if it has them.
 
     Raises:
-        InputError: it has no column `name`, or names a channel twice.
+        InputError: it is no table, has no column `name`, or names a channel twice.
     """
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
     found = {}
-    for row in rows:
-        facts = {key.strip().lower(): (value or "").strip() for key, value in row.items() if key}
+    for _, row in tables.read(path).rows:
+        facts = {column.lower(): value for column, value in row.items()}
         name = facts.pop("name", None)
         if not name or name in found:
             what = f"channel {name!r} stands there twice" if name else "a line has no `name`"

@@ -8,11 +8,13 @@ import re
 import numpy as np
 import pandas as pd
 
+from engram import tables
 from engram.errors import InputError
 from engram.readers.folders import IMAGES
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".csv", ".tsv")
 SPLITS = ("train", "test")
+MISSING = ("n/a", "na", "nan")  # as BIDS, R and MATLAB write a cell that is missing
 
 
 def check(options):
@@ -40,15 +42,14 @@ def check(options):
 
 
 def load(path) -> pd.DataFrame:
-    """A CSV or TSV file as texts.
+    """A table in any form that `engram.tables` reads, as texts: "" where a cell is missing.
 
     Raises:
         InputError: it is not readable.
     """
-    try:
-        return pd.read_csv(path, sep=SEPARATORS[path.suffix], dtype=str)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable table ({error}); correct the file") from None
+    table = tables.read(path)
+    rows = [["" if c.casefold() in MISSING else c for c in row.values()] for _, row in table.rows]
+    return pd.DataFrame(rows, columns=table.columns, dtype=object)
 
 
 def column(path, table, options, key) -> np.ndarray:

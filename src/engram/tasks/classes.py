@@ -95,7 +95,9 @@ def _rows(x, y):
     if not len(usable):
         raise InputError(f"{y[0]}: no usable row; all are left out: {_counted(reason)}")
     labels, *found = (_taken(rows, usable) for rows in (labels, *found))
-    _check_values(labels, dict(zip(sources, found, strict=True)), y[0])
+    by_source = dict(zip(sources, found, strict=True))
+    _check_windows(labels, by_source)
+    _check_values(labels, by_source, y[0])
     table = _supported(labels.table, [rows.table for rows in found])
     task = Task(
         x=[rows.array for rows in found],
@@ -159,6 +161,22 @@ def _reasons(stores):
 
 def _counted(reasons):
     return {str(k): int(n) for k, n in pd.Series(reasons[reasons != ""]).value_counts().items()}
+
+
+def _check_windows(labels, sources):
+    """Rows of one name are of the same seconds."""
+    for source, rows in sources.items():
+        for column in ("onset", "duration"):
+            if column not in labels.table or column not in rows.table:
+                continue
+            one, other = (r.table[column].to_numpy(float) for r in (rows, labels))
+            differs = ~np.isclose(one, other, rtol=0, atol=1e-6)
+            if differs.any():
+                i = differs.argmax()
+                raise InputError(
+                    f"{source}: {rows.table.index[i]} has the {column} {one[i]:g} s, but its label "
+                    f"{other[i]:g} s; render both with the same `windows`"
+                )
 
 
 def _check_values(labels, sources, path):
