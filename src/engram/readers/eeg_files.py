@@ -76,7 +76,8 @@ class EegFile:
             names: of the channels; None takes those that are EEG.
 
         Returns:
-            list of Channel, and why each other channel that could be meant is left out, by key.
+            list of Channel; the same of those left out as bad; and why each channel that could
+            be meant is left out, by key.
 
         Raises:
             InputError: a name is none, no channel is EEG, or all of them are marked bad.
@@ -90,15 +91,15 @@ class EegFile:
         else:
             found = channels.ordered(self._named_eeg())
             left = {c.key: c.kind for c in self.channels if c.key not in {f.key for f in found}}
-        good = [one for one in found if not one.bad]
-        left |= {one.key: "marked bad" for one in found if one.bad}
+        good, bad = ([one for one in found if one.bad == is_bad] for is_bad in (False, True))
+        left |= {one.key: "marked bad" for one in bad}
         if not good:
             what = ", ".join(one.label for one in found)
             raise InputError(
                 f"{self.path}: every EEG channel ({what}) is marked bad, in the file or in its "
                 "channels.tsv; correct the mark, or take the recording off the manifest"
             )
-        return good, left
+        return good, bad, left
 
     def named(self, names):
         """The channels of these names.
