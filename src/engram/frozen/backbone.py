@@ -15,6 +15,14 @@ from engram.precision import multiplies_bf16
 #: Least cosine between features in bf16 and in fp32; below it a backbone stays in fp32.
 AGREEMENT = 0.999
 
+#: What fills a tensor with random numbers where a model is constructed.
+DRAWS = {
+    *(getattr(torch.Tensor, f"{name}_") for name in ("uniform", "normal", "erfinv")),
+    *(getattr(torch.nn.init, f"{name}_") for name in ("uniform", "normal", "trunc_normal")),
+    *(getattr(torch.nn.init, f"kaiming_{name}_") for name in ("uniform", "normal")),
+    *(getattr(torch.nn.init, f"xavier_{name}_") for name in ("uniform", "normal")),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -201,16 +209,9 @@ class _Undrawn(TorchFunctionMode):
     Drawing takes longer than reading the file; what it should not hold makes features NaN.
     """
 
-    DRAWS = {
-        *(getattr(torch.Tensor, f"{name}_") for name in ("uniform", "normal", "erfinv")),
-        *(getattr(torch.nn.init, f"{name}_") for name in ("uniform", "normal", "trunc_normal")),
-        *(getattr(torch.nn.init, f"kaiming_{name}_") for name in ("uniform", "normal")),
-        *(getattr(torch.nn.init, f"xavier_{name}_") for name in ("uniform", "normal")),
-    }
-
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function in self.DRAWS:
+        if function in DRAWS:
             tensor = args[0] if args else kwargs["tensor"]
             with torch.no_grad():
                 return tensor.fill_(torch.nan)
