@@ -227,6 +227,16 @@ def test_events_of_a_fif_count_from_its_first_sample(tmp_path, date, first_samp)
     np.testing.assert_allclose(found.signals["eeg"].data, DATA[:, 13 * SFREQ :], rtol=0, atol=1e-4)
 
 
+def test_what_a_crop_leaves_of_an_event_before_is_none(tmp_path):
+    """MNE keeps an event that ends where the crop begins, of 0 s."""
+    path = fif(tmp_path / "a_raw.fif", raw().crop(15.0))
+    found = recorded(path)
+    assert events(found) == [(5, 10, "open")]
+    assert "1 event(s) of 0 s at the edge" in said(found)
+    points = [(0.0, 0.0, "go"), (9.0, 0.0, "go"), (12.0, 5.0, "rest")]
+    assert events(recorded(fif(tmp_path / "b_raw.fif", raw(marks=points)))) == points
+
+
 def test_a_clock_of_the_annotations_of_their_own_is_kept(tmp_path):
     made = raw(marks=[], date=DATE)
     later = DATE + datetime.timedelta(seconds=4)

@@ -83,18 +83,18 @@ def timeline(path, raw, *, encoding=None, markers=None) -> Timeline:
     pieces, duration = [(0.0, 0.0)], raw.n_times / raw.info["sfreq"]
     if Path(path).suffix.lower() in recordings.EDF:
         pieces, duration = _pieces(path, raw, duration)
-        found = edf_annotations.events(path, raw, _decoder(path, encoding, said))
+        found = edf_annotations.events(path, raw, _decoder(path, encoding))
     elif markers is not None:
         found = _markers(markers, raw.info["sfreq"], encoding, said)
     else:
         found = _annotations(raw)
     point = 1.5 / raw.info["sfreq"]  # one sample: how markers without duration are saved
     found = [(onset, 0.0 if length < point else length, text) for onset, length, text in found]
-    events = _within(found, duration, said)
     half = 0.5 / raw.info["sfreq"]
+    events = _without_remnants(_within(found, duration, said), half, duration - half, said)
     seams = {onset for onset, _, text in events if SEAM.fullmatch(text)}
     cut = sorted(onset for onset in seams if half < onset < duration - half)
-    bad = [event for event in events if BAD.match(event[2]) and not SEAM.fullmatch(event[2])]
+    bad = [event for event in events if _is_mark(event[2]) and not SEAM.fullmatch(event[2])]
     bad += [(onset, 0.0, "cut") for onset in cut]
     bad += _between(pieces)
     if cut:
@@ -136,6 +136,31 @@ def _within(events, duration, said):
     return kept
 
 
+def _without_remnants(events, first, last, said):
+    """Without what cropping leaves, at the edge, of an event that ends there: one that lasts 0 s.
+
+    A marker without duration at the edge is kept where others are without, too.
+    """
+    lasting = {text for _, length, text in events if length > 0 and not BAD.match(text)}
+    inner = [event for event in events if first < event[0] < last]
+    points = {text for _, length, text in inner if not (length or _is_mark(text))}
+    kept = [
+        (onset, length, text)
+        for onset, length, text in events
+        if length
+        or first < onset < last
+        or _is_mark(text)
+        or not (text in lasting or (lasting and not points))
+    ]
+    if len(kept) < len(events):
+        said.append(f"{len(events) - len(kept)} event(s) of 0 s at the edge, which a crop leaves")
+    return kept
+
+
+def _is_mark(text):
+    return bool(BAD.match(text) or SEAM.fullmatch(text))
+
+
 # ---- gaps -------------------------------------------------------------------------------
 
 
@@ -172,7 +197,7 @@ def _between(pieces):
 # ---- text -------------------------------------------------------------------------------
 
 
-def _decoder(path, encoding, said):
+def _decoder(path, encoding):
     def decode(text):
         try:
             return text.decode("utf-8")
