@@ -67,6 +67,7 @@ class EegFile:
         )
         self._say_unknown("types", types)
         self._say_unknown("rename", rename)
+        self._say_unknown("unit", stated if isinstance(stated, dict) else None)
         self._say_cut_off()
 
     def eeg(self, names=None):

@@ -40,6 +40,9 @@ RIGHTED = (
     "Number of records from the header does not match",
 )
 
+#: Warnings about programs, not about a recording.
+OF_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
+
 #: Files that name the others of their recording, and what those end in.
 HEADERS = (".vhdr", ".ahdr", ".set", ".lay")
 NAMED = (".eeg", ".dat", ".avg", ".seg", ".vmrk", ".amrk", ".fdt")
@@ -160,7 +163,7 @@ def heard(noticed):
             yield
     finally:
         logger.handlers = silent
-        noticed += [str(one.message) for one in caught]
+        noticed += [str(one.message) for one in caught if not issubclass(one.category, OF_CODE)]
 
 
 def sorted_out(path, noticed) -> list[str]:
