@@ -342,8 +342,9 @@ def test_a_unit_of_voltage_is_understood_however_it_is_spelt(tmp_path, unit, siz
 def test_a_unit_that_is_none_or_unknown_is_refused_until_it_is_said(tmp_path, unit):
     path = edf(tmp_path / "a.edf", unit=unit)
     refused(path, r"a\.edf: channel 'Fp1' has (the|no) .*unit.* in `unit`")
-    told = eeg(path, unit=dict.fromkeys(("FP1", "Cz", "oz"), "uV"))
-    np.testing.assert_allclose(told.data, DATA, rtol=0, atol=0.01)
+    told = recorded(path, unit=dict.fromkeys(("FP1", "Cz", "oz"), "uV"))
+    np.testing.assert_allclose(told.signals["eeg"].data, DATA, rtol=0, atol=0.01)
+    assert "Fp1 is read in uV, which the file does not say" in said(told)
 
 
 def test_a_unit_for_all_is_for_those_that_have_none(tmp_path):
@@ -352,6 +353,14 @@ def test_a_unit_for_all_is_for_those_that_have_none(tmp_path):
     np.testing.assert_allclose(found, DATA, rtol=0, atol=0.01)
     with pytest.raises(InputError, match="unit: 'foo' is none of V, mV, uV, nV"):
         recorded(path, unit="foo")
+
+
+def test_a_unit_by_name_overrides_that_of_the_file(tmp_path):
+    path = edf(tmp_path / "a.edf", unit="V")
+    refused(path, "standard deviation of 1.99e.07 uV")
+    found = recorded(path, unit=dict.fromkeys((*NAMES, "Pz"), "uV"))
+    np.testing.assert_allclose(found.signals["eeg"].data, DATA, rtol=0, atol=0.01)
+    assert "`unit` names Pz, which no channel of this file is called" in said(found)
 
 
 def test_brainvision_and_fif_state_units_too(tmp_path):

@@ -139,7 +139,11 @@ class EegFile:
                 cannot be read.
         """
         raw = self._reopened(chosen)
-        scales = np.array([self._scale(raw, one) for one in chosen])
+        found = [self._scale(raw, one) for one in chosen]
+        for one, (_, unit) in zip(chosen, found, strict=True):
+            if unit:
+                self._say(f"{one.label} is read in {unit}, which the file does not say")
+        scales = np.array([factor for factor, _ in found])
         data, timeline = self._read(raw, chosen)
         kept = self._once(chosen, data)
         data = data[kept] if len(kept) < len(data) else data

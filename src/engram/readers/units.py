@@ -48,15 +48,15 @@ def _kept(raw, key):
     return "" if text == "n/a" else text
 
 
-def scale(path, raw, channel, stated=None, beside=None) -> float:
-    """uV in one of what MNE reads of a channel.
+def scale(path, raw, channel, stated=None, beside=None) -> tuple[float, str]:
+    """uV in one of what MNE reads of a channel, and the unit if it is not that of the file.
 
     Args:
         path: for messages.
         raw: `mne.io.BaseRaw`.
         channel: `engram.readers.channels.Channel`.
         stated: unit of the file's numbers by the dataset's options: one for each channel, by
-            key, label or name, which overrides that of the file; or one text, for those without.
+            name, which overrides that of the file; or one text, for those without.
         beside: unit by a table beside the file, for a channel without.
 
     Raises:
@@ -66,15 +66,14 @@ def scale(path, raw, channel, stated=None, beside=None) -> float:
     if isinstance(stated, dict):
         told = next((of for name, of in stated.items() if channel.means(name)), None)
         if told is not None:
-            return _parsed(told) / factor
-    for text in (unit, stated if isinstance(stated, str) else "", beside or ""):
-        known = microvolts(text)
-        if known is not None:
-            return known / factor
-        if text == unit and text:  # degrees or percent: no statement makes volts of them
-            break
-    if isinstance(stated, str):
+            return _parsed(told) / factor, str(told)
+    elif stated is not None:
         _parsed(stated)
+    if microvolts(unit) is not None:
+        return microvolts(unit) / factor, ""
+    for text in (stated, beside) if not unit else ():  # no statement makes volts of degrees
+        if isinstance(text, str) and microvolts(text) is not None:
+            return microvolts(text) / factor, text
     what = f"the unit {unit!r}, which is no voltage" if unit else "no known unit (dimension)"
     raise InputError(
         f"{path}: channel {channel.label!r} has {what}; if it holds EEG, say the unit of its "
