@@ -2,6 +2,7 @@
 
 import datetime
 import struct
+import warnings
 
 import edfio
 import mne
@@ -14,7 +15,7 @@ from eeglab73 import write_set73
 from engram import store, views
 from engram.datasets import eeg_recordings, read
 from engram.errors import InputError
-from engram.readers import channels
+from engram.readers import channels, recordings
 from engram.recording import Windows
 
 SFREQ, SECONDS = 128, 40
@@ -76,7 +77,7 @@ def raw(names=NAMES, marks=EVENTS, date=None, kinds="eeg", scale=1e-6, first_sam
     made = mne.io.RawArray(DATA[: len(names)] * scale, info, first_samp=first_samp, verbose="error")
     made.set_meas_date(date)
     if marks:
-        made.set_annotations(mne.Annotations(*zip(*marks, strict=True), orig_time=date))
+        made.set_annotations(mne.Annotations(*zip(*marks, strict=True)))
     return made
 
 
@@ -215,10 +216,7 @@ DATE = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 @pytest.mark.parametrize("date", [None, DATE])
 @pytest.mark.parametrize("first_samp", [0, 1000])
 def test_events_of_a_fif_count_from_its_first_sample(tmp_path, date, first_samp):
-    cropped = raw(date=date, first_samp=first_samp)
-    if date:
-        cropped.set_annotations(mne.Annotations(*zip(*EVENTS, strict=True)))
-    cropped.crop(3.0)
+    cropped = raw(date=date, first_samp=first_samp).crop(3.0)
     once = fif(tmp_path / "a_raw.fif", cropped)
     assert events(recorded(once)) == [(2, 10, "closed"), (17, 10, "open")]
     again = mne.io.read_raw(once, preload=True, verbose="error").crop(10.0)
@@ -730,3 +728,26 @@ def test_the_log_says_what_was_taken_and_what_was_left_out(tmp_path, capsys):
     recorded(path)
     log = capsys.readouterr().err
     assert f"{path}: EEG: Cz, Oz; left out: ECG (ecg)" in log
+
+
+@pytest.mark.parametrize(
+    ("warning", "words"),
+    [
+        ("FIF raw buffer could not be read, acquisition error: 7 samples set to zero", "cannot be"),
+        ("Could not decode log as utf-8", "`encoding`"),
+        ("Unit furlong not recognized, not scaling.", "unit"),
+    ],
+)
+def test_what_the_library_makes_up_is_refused(warning, words):
+    with pytest.raises(InputError, match=f"a.eeg: .*{words}.*{warning}"):
+        recordings.sorted_out("a.eeg", [warning])
+
+
+def test_a_warning_that_nobody_knows_is_said_once():
+    noticed = []
+    with recordings.heard(noticed):
+        warnings.warn("something\n odd", RuntimeWarning, stacklevel=1)
+        warnings.warn("a function goes away", DeprecationWarning, stacklevel=1)
+        mne.utils.logger.warning("something odd")
+        mne.utils.logger.error("something else")
+    assert recordings.sorted_out("a.edf", noticed) == ["MNE: something odd", "MNE: something else"]

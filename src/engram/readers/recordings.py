@@ -30,6 +30,10 @@ REFUSED = {
     "not recognized, not scaling": "the unit of a channel is not known to the reader",
     "contained multiple sample rates": "the channels have different sampling rates",
     "header file do not match! sfreq": "the header states two sampling rates",
+    "Default channel names are chosen": "the file of channel names (.21E) is missing or "
+    "damaged, so that they are made up",
+    "Could not decode log": "text is in another encoding than UTF-8 or, if given, "
+    "`encoding` of the dataset",
 }
 
 #: Warnings of what is put right or said better elsewhere, and of the name of a file.
