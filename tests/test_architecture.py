@@ -96,6 +96,8 @@ def package(tmp_path, monkeypatch):
     (root / "other.py").write_text("x = 1\n")
     (tmp_path / "main.py").write_text("from engram.helper import f\n")
     monkeypatch.setattr(provenance, "ROOT", root)
+    monkeypatch.chdir(tmp_path)  # what is known of modules is kept there
+    (tmp_path / ".snakemake").mkdir()
 
     def words():
         forget()
@@ -196,6 +198,20 @@ def test_a_fingerprint_names_all_that_python_imports(script, component):
     words = {word.split("@")[0] for word in provenance.fingerprint(path, modules).split()}
     assert len(names) > 3
     assert names <= words
+
+
+def test_a_module_that_has_not_changed_is_not_parsed_in_the_next_run(package, monkeypatch):
+    root, words = package
+    before = words()
+    (root.parent / ".snakemake/engram_modules.json").write_text("damaged")
+    assert words() == before
+    with monkeypatch.context() as patched:
+        patched.delattr(provenance.ast, "parse")
+        assert words() == before
+        (root / "helper.py").write_text("def f():\n    return 2\n")
+        with pytest.raises(AttributeError, match="parse"):
+            words()
+    assert words() != before
 
 
 def test_a_fingerprint_ignores_comments_docstrings_and_layout(package):

@@ -250,3 +250,22 @@ def test_plain_h5py_reads_what_the_command_wrote(study, capsys):
     engram(capsys, "features", "--configfile", study, "--backbone", "vit", folder, "-o", "out.h5")
     with h5py.File("out.h5") as file:
         assert file["rows"].shape == (3, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: a\ntitle: b\n", "study.yaml, line 2: `title` again, after line 1"),
+        ("- title\n", "study.yaml, line 1: is no configuration"),
+        ("title: a\nbackbones:\n  x: {like: clip}\n", "study.yaml, line 3: backbones.x.like: no b"),
+        (None, "study.yaml: No such file or directory; correct --configfile"),
+    ],
+)
+def test_a_study_that_is_wrong_is_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text:
+        (tmp_path / "study.yaml").write_text(text)
+    status, _, err = engram(capsys, "backbones", "--configfile", "study.yaml")
+    assert status == 1
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1

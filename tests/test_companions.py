@@ -6,7 +6,7 @@ import pytest
 
 from engram.errors import InputError
 from engram.planning import plan
-from engram.planning.companions import companions
+from engram.planning.companions import channels_table, companions, markers
 
 HEADER = """Brain Vision Data Exchange Header File Version 1.0
 
@@ -120,3 +120,26 @@ def test_companions_are_inputs_behind_what_the_manifest_names(tmp_path):
     assert found == [
         str(tmp_path / name) for name in ("a.vhdr", "labels.csv", "b.edf", "a.eeg", "a.vmrk")
     ]
+
+
+@pytest.mark.parametrize(
+    ("recording", "table"),
+    [
+        ("sub-01_task-a1.5_eeg.edf", "sub-01_task-a1.5_channels.tsv"),
+        ("sub-01_split-02_meg.fif", "sub-01_channels.tsv"),
+        ("sub-01_eeg.fif.gz", "sub-01_channels.tsv"),
+        ("sub-01_eeg.vhdr", "sub-01_channels.tsv"),
+    ],
+)
+def test_the_table_of_channels_that_bids_puts_beside_it_is_read_with_it(tmp_path, recording, table):
+    path = brainvision(tmp_path).rename(tmp_path / recording)
+    assert channels_table(path) is None
+    assert table not in names(companions(path))
+    (tmp_path / table).write_text("name\nOz\n")
+    assert channels_table(path) == tmp_path / table
+    assert table in names(companions(path))
+
+
+def test_markers_are_the_file_that_a_header_names(tmp_path):
+    assert markers(brainvision(tmp_path, marks="other.vmrk")) == tmp_path / "other.vmrk"
+    assert markers(tmp_path / "a.edf") is None

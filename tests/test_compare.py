@@ -176,6 +176,10 @@ def test_the_cost_of_all_units_is_added_up():
 
 @pytest.fixture
 def members():
+    return four()
+
+
+def four():
     return [
         comparing.member("clip", 0.78, state=3),
         comparing.member("clip_random", 0.6, weights="random", of="clip", rate=20),
@@ -376,15 +380,21 @@ def test_a_control_stands_below_the_member_it_belongs_to(tmp_path, members):
 # ---- the report -------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What stage `compare` writes of four members."""
+    folder = tmp_path_factory.mktemp("made")
+    paths = comparing.outputs(folder)
+    compare(**comparing.write(folder, four()), **paths)
+    return paths
+
+
 @pytest.fixture
-def shown(tmp_path, members):
+def shown(made):
     """Arguments of `page.render` for a study that shows a comparison alone."""
-    files = comparing.write(tmp_path, members)
-    paths = comparing.outputs(tmp_path)
-    compare(**files, **paths)
-    figures = {"vision": {path.name: path for path in (paths["figure"], paths["cka"])}}
-    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
-    return {}, {}, figures, spec, {"vision": json.loads(paths["comparison"].read_text())}
+    figures = {"vision": {path.name: path for path in (made["figure"], made["cka"])}}
+    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": dict(comparing.CONFIG)}}
+    return {}, {}, figures, spec, {"vision": json.loads(made["comparison"].read_text())}
 
 
 def test_the_report_has_a_line_for_every_member(shown):

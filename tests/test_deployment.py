@@ -85,9 +85,8 @@ def test_a_module_knows_the_vocabulary_and_makes_everything_in_the_folder(folder
     assert "config/locks/published.csv" in listed
 
 
-@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
-def test_both_snakefiles_start_with_the_configuration_of_the_folder(folder, snakefile):
-    made = outputs(snakemake(folder, "--dry-run", "--snakefile", ROOT / snakefile))
+def test_the_workflow_starts_with_the_configuration_of_the_folder(folder):
+    made = outputs(snakemake(folder, "--dry-run", "--snakefile", ROOT / "workflow/Snakefile"))
     assert "results/mine/report.html" in made
     assert not any("simulated" in path for path in made)
 

@@ -1,5 +1,9 @@
 """Layers, pooling and precision of torch backbones, against the models themselves."""
 
+import importlib.metadata
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -201,3 +205,35 @@ def test_auto_is_fp32_where_the_processor_has_no_bf16(monkeypatch):
     assert backbone().facts["precision"] == "fp32"
     monkeypatch.setattr(room, "multiplies_bf16", lambda device: True)
     assert backbone().facts["precision"] == "bf16"
+
+
+# ---- construction -----------------------------------------------------------------------------
+
+
+def test_nothing_is_drawn_where_a_file_holds_the_weights():
+    """What the file should not hold is NaN, so that no feature is made of it in silence."""
+    state = torch.get_rng_state()
+    model = room.build(lambda: timm.create_model(VIT), Options(weights="a.pth"), "a.pth")
+    drawn = {name for name, tensor in model.state_dict().items() if tensor.isnan().any()}
+    assert {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed"} <= drawn
+    assert torch.equal(model.norm.weight, torch.ones_like(model.norm.weight))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.isfinite(torch.empty(9).uniform_()).all()
+
+
+def test_random_weights_are_those_of_the_seed():
+    model = room.build(lambda: timm.create_model(VIT), Options(seed=3), None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = timm.create_model(VIT).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_tracker_that_is_installed_is_not_imported_with_a_model_library():
+    code = "import sys, engram.backbones.timm, engram.backbones.open_clip as _; "
+    code += "print('wandb' in sys.modules); import wandb; print(wandb.__version__)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert printed == ["False", importlib.metadata.version("wandb")]

@@ -277,19 +277,6 @@ def test_many_cores_open_two_connections(project):
     assert project.storage.together == 2
 
 
-def test_what_was_recorded_outlives_a_new_listing(project, scans):
-    project.publish({path: (data, {}) for path, data in few(scans).items()})
-    project.run(f"{RAW}/{LABELS}")
-    source = {"osf": "hxaz4", "base": f"{project.api.url}/v2", "include": ["SampleData/vigall_out"]}
-    project.configure(source=source)
-    project.run("config/locks/osf.csv", check=False, ENGRAM_OFFLINE="1")
-    project.storage.files[project.blobs[LABELS]] = array(1 - labels(0))
-    (project.folder / RAW / LABELS).unlink()  # else it is what was recorded, and stays
-    project.run(f"{RAW}/{LABELS}", check=False)
-    assert set(project.lock()) == {LABELS}
-    assert f"instead of {sums(scans[LABELS])['sha256']}" in project.mistake(LABELS)
-
-
 def test_offline_nobody_is_asked_and_the_missing_file_is_named(project, scans):
     project.publish(few(scans))
     target = f"{RAW}/{LABELS}"
@@ -309,37 +296,16 @@ def test_offline_nobody_is_asked_and_the_missing_file_is_named(project, scans):
     assert sums(scans[LABELS])["sha256"] in line
     assert line in text
 
-    (project.folder / RAW / "vigall_out").mkdir(parents=True, exist_ok=True)
-    (project.folder / target).write_bytes(scans[LABELS])
-    assert "Nothing to be done" in project.run(target, ENGRAM_OFFLINE="1")
-    assert project.asked() == before
-
 
 def test_terms_are_accepted_before_anything_is_fetched(project, scans):
-    files = few(scans)
-    project.publish(files)
-    target = f"{RAW}/{LABELS}"
+    project.publish(few(scans))
     project.configure(terms="https://example.org/agreement")
-    text = project.run(target, check=False)
+    text = project.run(f"{RAW}/{LABELS}", check=False)
     assert "https://example.org/agreement" in text
     assert "datasets.osf.terms_accepted: true" in text
     assert "Traceback" not in text
     assert project.asked() == 0
     assert not (project.folder / "config/locks/osf.csv").exists()
-
-    project.configure(terms="https://example.org/agreement", terms_accepted=True)
-    project.run(target)
-    assert project.raw() == {LABELS: scans[LABELS]}
-
-    before = project.asked()
-    for path, data in files.items():
-        (project.folder / "own" / path).parent.mkdir(parents=True, exist_ok=True)
-        (project.folder / "own" / path).write_bytes(data)
-    project.configure(terms="https://example.org/agreement", folder="own", source=None)
-    view = "results/views/osf/sub01-scan01/published_state.h5"
-    project.run(view)
-    assert store.open(project.folder / view)[:].tolist() == labels(0)[:, 0].tolist()
-    assert project.asked() == before
 
 
 def zipped(files):
@@ -351,7 +317,7 @@ def zipped(files):
     return file.getvalue()
 
 
-def test_members_are_taken_out_of_an_archive_that_is_fetched_once(project, scans):
+def test_an_archive_is_fetched_once_and_a_new_one_replaces_what_came_of_the_old(project, scans):
     files = few(scans)
     source = {"osf": "hxaz4", "base": f"{project.api.url}/v2", "archive": "{unit}.zip"}
     project.configure(source=source)
@@ -364,15 +330,9 @@ def test_members_are_taken_out_of_an_archive_that_is_fetched_once(project, scans
     assert len(project.storage.requests) == 1
     assert np.array_equal(store.open(project.folder / view)[0], pixels(files[EEG])[:, :90])
 
-
-def test_a_new_archive_replaces_what_was_unpacked_of_the_old(project, scans):
-    source = {"osf": "hxaz4", "base": f"{project.api.url}/v2", "archive": "{unit}.zip"}
-    project.configure(source=source)
-    target = f"{RAW}/{LABELS}"
-    project.publish({"sub01-scan01.zip": zipped({LABELS: scans[LABELS]})})
-    project.run(target)
     changed = array(1 - labels(0))
-    project.publish({"sub01-scan01.zip": zipped({LABELS: changed})})
+    project.publish({"sub01-scan01.zip": zipped(files | {LABELS: changed})})
+    target = f"{RAW}/{LABELS}"
     for path in ("config/locks/osf.csv", target, f"{RAW}/sub01-scan01.zip"):
         (project.folder / path).unlink()
     project.run(target)

@@ -105,21 +105,17 @@ def test_features_say_what_made_them(finished):
     assert len(next(iter(made_by["inputs"].values()))) == 64
 
 
-def test_nothing_to_do_the_second_time(finished):
-    assert stale(finished) == set()
-
-
 def test_finding_nothing_to_do_imports_no_model_library(finished):
-    features = "results/features/tiny/sub-01/spectrogram/tiny_vit.h5"
     command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--configfile", "tiny.yaml"]
     done = subprocess.run(
-        [*command, "--cores", "1", features],
+        [*command, "--cores", "1"],
         cwd=finished,
         env=os.environ | {"PYTHONPATH": str(finished / "src")},
         capture_output=True,
         text=True,
         check=True,
     )
+    assert "Nothing to be done" in done.stdout + done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "engram.planning.plan" in imported
     assert not {"torch", "timm", "h5py", "sklearn"} & imported
@@ -155,15 +151,9 @@ def digests(folder):
     }
 
 
-def test_a_study_is_called_as_its_configuration_says(checkout):
-    assert stale(checkout, "--config", "study=other") == OWN
-    text = snakemake(checkout, "--dry-run", "--config", "study=../x", check=False)
-    assert "error in the configuration: study: '../x' cannot name its folder" in text
-
-
 # ---- the edit matrix: for each kind of edit, the jobs that run again --------------------
 
-SUBJECTS = ["sub-01", "sub-02", "sub-03", "sub-04"]
+SUBJECTS = ["sub-01", "sub-02", "sub-03"]
 COMPARED = {"train which-tiny_vit", "evaluate which-tiny_vit", "compare which"}
 
 
@@ -171,14 +161,10 @@ def experiment_jobs(*names, stages=("train", "evaluate", "plot")):
     return {f"{stage} {name}" for stage in stages for name in names}
 
 
-def test_a_comment_reruns_nothing(checkout):
+def test_comments_and_a_branch_switch_rerun_nothing(checkout):
     edit(checkout, "src/engram/heads/linear.py", '"""Head', '"""A remark. Head')
     edit(checkout, "src/engram/heads/linear.py", "\nfrom", "\n# a remark\nfrom")
     edit(checkout, "workflow/scripts/train.py", "\nfrom", "\n# a remark\nfrom")
-    assert stale(checkout) == set()
-
-
-def test_a_branch_switch_reruns_nothing(checkout):
     for path in [*checkout.glob("src/**/*.py"), *checkout.glob("workflow/**/*")]:
         if path.is_file():
             path.write_bytes(path.read_bytes())
@@ -195,12 +181,6 @@ def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):
         "map vit",
         "report",
     }
-
-
-def test_a_head_module_reruns_its_training_and_what_follows(checkout):
-    with (checkout / "src/engram/heads/adapter.py").open("a") as file:
-        file.write("\nCHANGED = True\n")
-    assert stale(checkout) == {*experiment_jobs("vit"), "map vit", "report"}
 
 
 def test_a_head_option_reruns_its_training_and_what_follows(checkout):
@@ -221,39 +201,16 @@ def test_a_view_option_reruns_the_view_and_what_follows(checkout):
 
 
 def test_a_new_subject_is_computed_and_the_old_are_kept(checkout):
-    edit(checkout, "tiny.yaml", "sub-04]", "sub-04, sub-05]")
+    edit(checkout, "tiny.yaml", "sub-03]", "sub-03, sub-04]")
     assert stale(checkout) == {
-        "download raw tiny sub-05.npz",
-        "render tiny sub-05 spectrogram",
-        "render tiny sub-05 state",
-        "extract tiny sub-05 spectrogram bandpower",
-        "extract tiny sub-05 spectrogram tiny_vit",
+        "download raw tiny sub-04.npz",
+        "render tiny sub-04 spectrogram",
+        "render tiny sub-04 state",
+        "extract tiny sub-04 spectrogram bandpower",
+        "extract tiny sub-04 spectrogram tiny_vit",
         *experiment_jobs("bands", "vit"),
         *COMPARED,
         "map vit",
-        "report",
-    }
-
-
-def test_a_new_backbone_is_computed_and_the_old_are_kept(checkout):
-    edit(
-        checkout,
-        "tiny.yaml",
-        "experiments:\n",
-        "experiments:\n"
-        "  vit_other: {dataset: tiny, x: spectrogram/other_vit, y: state, head: linear, "
-        "baseline: bands}\n",
-    )
-    edit(
-        checkout,
-        "tiny.yaml",
-        "backbones:\n",
-        "backbones:\n  other_vit: {kind: timm, model: test_vit2.r160_in1k}\n",
-    )
-    edit(checkout, "tiny.yaml", "run: [vit]", "run: [vit, vit_other]")
-    assert stale(checkout) == {
-        *(f"extract tiny {subject} spectrogram other_vit" for subject in SUBJECTS),
-        *experiment_jobs("vit_other"),
         "report",
     }
 
@@ -272,11 +229,6 @@ def test_a_new_backbone_of_a_comparison_is_computed_and_the_old_are_kept(checkou
         "compare which",
         "report",
     }
-
-
-def test_the_title_of_a_backbone_reruns_what_shows_it(checkout):
-    edit(checkout, "tiny.yaml", "tiny_vit: {kind", "tiny_vit: {title: A small ViT, kind")
-    assert stale(checkout) == {"compare which", "report"}
 
 
 def test_plot_code_reruns_plots(checkout):

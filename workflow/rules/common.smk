@@ -2,8 +2,6 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
-from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
 here = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
@@ -12,8 +10,8 @@ if here.is_dir():  # a module from a repository needs the package installed
     sys.path.insert(0, str(here.parents[1] / "src"))
 
 import engram
-from engram.planning import components
-from engram.planning.configuration import check
+from engram.planning import components, config_files
+from engram.planning.configuration import check, check_asked
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.planning.provenance import fingerprint
@@ -26,21 +24,48 @@ if not (ROOT / "workflow").is_dir():
     )
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
+vocabulary = [ROOT / "config/config.yaml", ROOT / "config/backbones.yaml"]
+own = "config/config.yaml"  # of the folder in which a study runs
+asked = list(workflow.overwrite_configfiles)  # on the command line
+around = [file for file in workflow.configfiles if file not in asked]  # a module
+here_too = [own] if os.path.isfile(own) else []
+# Each is laid over those before.
+files = list(
+    dict.fromkeys(map(os.path.relpath, [*vocabulary, *here_too, *around, *asked]))
+)
+
+
+def refuse(error):
+    sys.exit(f"error in the configuration: {error}")
+
+
+try:
+    for file in files:
+        config_files.check(file)
+except InputError as error:
+    refuse(error)
+
+if here_too:
+
+    configfile: own
+
+
 given = config  # in a module that of the workflow around it
 config = {}
-for file in ("config.yaml", "backbones.yaml"):
-    update_config(config, load_configfile(ROOT / "config" / file))
+for file in vocabulary:
+    update_config(config, config_files.load(file))
 update_config(config, given)
-if workflow.overwrite_configfiles:  # those of the command line
-    config.setdefault("study", Path(workflow.overwrite_configfiles[-1]).stem)
+if asked:
+    config.setdefault("study", Path(asked[-1]).stem)
 
 
 def checked_plan():
     """The plan of the configuration, or one line that says what is wrong in it."""
     try:
-        check(config, yaml.safe_load(SCHEMA.read_text()))
+        check(config, config_files.load(SCHEMA))
         validate(config, str(SCHEMA))
         this = Plan(config)
+        check_asked(this, sys.argv[1:])  # Snakemake reads its targets after this
         for dataset in dict.fromkeys(
             this.known[e]["dataset"] for e in this.experiments()
         ):
@@ -48,7 +73,7 @@ def checked_plan():
                 this.raw(dataset, unit)
         return this
     except InputError as error:
-        sys.exit(f"error in the configuration: {error}")
+        refuse(config_files.located(str(error), files, workflow.config_settings.config))
 
 
 plan = checked_plan()

@@ -7,15 +7,17 @@ supervision. ICML. https://arxiv.org/abs/2103.00020
 import hashlib
 from dataclasses import dataclass
 
-import open_clip
 import torch
-
-# Private, but the public way builds the image tower too.
-from open_clip.model import _build_text_tower as build_text_tower
 
 from engram.backbones.open_clip import configuration
 from engram.errors import InputError
-from engram.frozen import backbone, checkpoints
+from engram.frozen import backbone, checkpoints, libraries
+
+with libraries.without("wandb"):
+    import open_clip
+
+    # Private, but the public way builds the image tower too.
+    from open_clip.model import _build_text_tower as build_text_tower
 
 #: What else stands in the checkpoint of a whole model.
 NO_TEXT = ("visual", "logit_scale", "logit_bias")

@@ -19,12 +19,14 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from torch.nn.functional import interpolate
 
 from engram.errors import InputError
-from engram.frozen import backbone, checkpoints, pictures
+from engram.frozen import backbone, checkpoints, libraries, pictures
+
+with libraries.without("wandb"):
+    import timm
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = {

@@ -10,16 +10,18 @@ SigLIP 2: Tschannen et al. (2025). https://arxiv.org/abs/2502.14786
 
 from dataclasses import dataclass
 
-import open_clip
 import torch
 
-# Private, but the public way builds the text tower too, for some models from the network.
-from open_clip.model import _build_vision_tower as build_image_tower
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-
 from engram.errors import InputError
-from engram.frozen import backbone, checkpoints, pictures
+from engram.frozen import backbone, checkpoints, libraries, pictures
+
+with libraries.without("wandb"):
+    import open_clip
+
+    # Private, but the public way builds the text tower too, for some models from the network.
+    from open_clip.model import _build_vision_tower as build_image_tower
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
 
 #: How images are prepared for weights that no tag describes.
 STANDARD = {

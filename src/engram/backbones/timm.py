@@ -20,10 +20,11 @@ import inspect
 import sys
 from dataclasses import dataclass
 
-import timm
-
 from engram.errors import InputError
-from engram.frozen import backbone, checkpoints, pictures
+from engram.frozen import backbone, checkpoints, libraries, pictures
+
+with libraries.without("wandb"):
+    import timm
 
 #: What the names of the encoder begin with in files that hold more, by timm's module.
 ENCODER = {"vision_transformer_sam": "image_encoder.", "hieradet_sam2": "image_encoder.trunk."}

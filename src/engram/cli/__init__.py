@@ -1,6 +1,7 @@
 """The command `engram`: look at stores, verify them, encode images outside the workflow."""
 
 import argparse
+import copy
 import itertools
 import json
 import os
@@ -160,20 +161,23 @@ def _print_table(head, lines):
 
 
 def configuration(configfiles) -> dict:
-    """The vocabulary, with the configuration of the folder and studies laid over it."""
-    import yaml
+    """The vocabulary, with the configuration of the folder and studies laid over it, checked."""
+    from engram.planning import config_files
+    from engram.planning.configuration import check
 
-    roots = [Path(), Path(__file__).parents[3]]
-    root = next((root for root in roots if (root / "config/backbones.yaml").is_file()), None)
+    schema, roots = "workflow/schemas/config.schema.yaml", [Path(), Path(__file__).parents[3]]
+    root = next((root for root in roots if (root / schema).is_file()), None)
     if not root:
-        raise InputError("no config/backbones.yaml here; run this in a checkout of Engram")
-    merged = {}
+        raise InputError(f"no {schema} here; run this in a checkout of Engram")
     own = [file for file in [Path("config/config.yaml")] if file.is_file()]
-    vocabulary = [root / "config/config.yaml", root / "config/backbones.yaml"]
-    for file in [*vocabulary, *own, *configfiles]:
-        if not file.is_file():
-            raise InputError(f"{file}: no such file; correct --configfile")
-        _lay_over(merged, yaml.safe_load(file.read_text("utf-8")) or {})
+    files = [root / "config/config.yaml", root / "config/backbones.yaml", *own, *configfiles]
+    merged = {}
+    for file in files:
+        _lay_over(merged, config_files.load(file))
+    try:
+        check(merged, config_files.load(root / schema))
+    except InputError as error:
+        raise InputError(config_files.located(str(error), files)) from None
     return merged
 
 
@@ -182,7 +186,7 @@ def _lay_over(base, over):
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _lay_over(base[key], value)
         else:
-            base[key] = value
+            base[key] = copy.deepcopy(value)  # what two keys refer to stays with each
 
 
 def backbones(options):

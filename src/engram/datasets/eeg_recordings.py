@@ -107,10 +107,9 @@ def _read(row, options):
         bids=bids_channels.read(table) if table else None,
         markers=companions.markers(path),
     )
-    chosen, left_out = file.eeg(options.channels)
+    chosen, bad, left_out = file.eeg(options.channels)
     samples = file.microvolts(chosen)
-    bad = tuple(one.name for one in file.channels if left_out.get(one.key) == "marked bad")
-    signals = {"eeg": dataclasses.replace(_signal(path, samples, options.sfreq), bad=bad)}
+    signals = {"eeg": _signal(path, samples, options.sfreq, bad)}
     if options.eog:
         signals["eog"] = _signal(path, file.microvolts(file.named(options.eog)), options.sfreq)
     duration, timeline = min(signal.stop for signal in signals.values()), samples.timeline
@@ -122,14 +121,14 @@ def _read(row, options):
     ]
     labels, labelled = label_tables.read(row["labels_path"]) if row.get("labels") else (None, [])
     events += labelled
-    bad = timeline.bad if options.reject_by_annotation else timeline.without_data
+    stretches = timeline.bad if options.reject_by_annotation else timeline.without_data
     recording = Recording(
         subject=row["subject"],
         scan=row["scan"],
         duration=duration,
         signals=signals,
         events=pd.DataFrame(events, columns=["onset", "duration", "description"]),
-        bad=pd.DataFrame(bad, columns=["onset", "duration", "description"]),
+        bad=pd.DataFrame(stretches, columns=["onset", "duration", "description"]),
         labels=labels,
     )
     facts = {
@@ -148,7 +147,7 @@ def _say(path, facts):
         print(f"{path}: {line}", file=sys.stderr)
 
 
-def _signal(path, samples, sfreq):
+def _signal(path, samples, sfreq, bad=()):
     data, rate = samples.data, samples.sfreq
     if sfreq and sfreq > rate:
         raise InputError(
@@ -157,8 +156,8 @@ def _signal(path, samples, sfreq):
         )
     if sfreq and sfreq != rate:
         data, rate = resampled(data, rate, sfreq), float(sfreq)
-    names = tuple(channel.name for channel in samples.channels)
-    signal = Signal(data.astype(np.float32), rate, names, "uV")
+    names, bad = (tuple(one.name for one in these) for these in (samples.channels, bad))
+    signal = Signal(data.astype(np.float32), rate, names, "uV", bad=bad)
     quality.check_channels(signal, path)
     quality.check_spread(signal, path)
     return signal

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch.nn.functional import cosine_similarity
+from torch.overrides import TorchFunctionMode
 
 from engram.errors import InputError
 from engram.frozen import checkpoints
@@ -13,6 +14,14 @@ from engram.precision import multiplies_bf16
 
 #: Least cosine between features in bf16 and in fp32; below it a backbone stays in fp32.
 AGREEMENT = 0.999
+
+#: What fills a tensor with random numbers where a model is constructed.
+DRAWS = {
+    *(getattr(torch.Tensor, f"{name}_") for name in ("uniform", "normal", "erfinv")),
+    *(getattr(torch.nn.init, f"{name}_") for name in ("uniform", "normal", "trunc_normal")),
+    *(getattr(torch.nn.init, f"kaiming_{name}_") for name in ("uniform", "normal")),
+    *(getattr(torch.nn.init, f"xavier_{name}_") for name in ("uniform", "normal")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +203,28 @@ class Frozen:
         return pooled
 
 
+class _Undrawn(TorchFunctionMode):
+    """Puts NaN where random numbers would be drawn into a tensor: a file holds what comes there.
+
+    Drawing takes longer than reading the file; what it should not hold makes features NaN.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in DRAWS:
+            tensor = args[0] if args else kwargs["tensor"]
+            with torch.no_grad():
+                return tensor.fill_(torch.nan)
+        return function(*args, **kwargs)
+
+
 def build(make, options, weights) -> torch.nn.Module:
-    """The model that `make()` constructs, initialised from `options.seed`.
+    """The model that `make()` constructs, initialised from `options.seed`, or to be loaded.
 
     The global random state is as before.
+
+    Args:
+        weights: the file that every parameter is loaded from afterwards; None draws them.
 
     Raises:
         InputError: the configuration asks for a weights file and none was given.
@@ -206,6 +233,9 @@ def build(make, options, weights) -> torch.nn.Module:
         raise InputError(
             f"backbone {options.model}: `weights: {options.weights}` is neither a file nor `random`"
         )
+    if weights:
+        with _Undrawn():
+            return make()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         return make()

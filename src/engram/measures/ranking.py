@@ -86,16 +86,6 @@ def repetition_counts(n) -> list[int]:
     return [count for count in REPETITIONS if count < n] + [n]
 
 
-def both_directions(similarity) -> dict[str, dict[str, float]]:
-    """`scores` of a square matrix of EEG (rows) and images: eeg_to_image and image_to_eeg."""
-    similarity, _ = _checked(similarity, None)
-    n = len(similarity)
-    return {
-        "eeg_to_image": scores(ranks(similarity), n),
-        "image_to_eeg": scores(ranks(similarity.T), n),
-    }
-
-
 # ---- inference --------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ def channels_table(path) -> Path | None:
     That of `sub-01_task-rest_split-01_eeg.fif` is `sub-01_task-rest_channels.tsv`.
     """
     path = Path(path)
-    stem, _, kind = path.name.partition(".")[0].rpartition("_")
+    stem, _, kind = re.sub(r"(\.fif)?\.[^.]+$", "", path.name).rpartition("_")
     if kind not in BIDS_SUFFIXES:
         return None
     table = path.with_name(re.sub(r"_split-\d+", "", stem) + "_channels.tsv")

@@ -3,12 +3,27 @@
 Standard library only, like `engram.planning.plan`.
 """
 
-import ast
-import difflib
 import re
+import string
 
 from engram.errors import InputError
-from engram.planning import components, plan
+from engram.planning import components, names, plan, shape
+from engram.planning.shape import did_you_mean
+
+#: Families whose names stand in paths: components, what is made of them, and weights.
+NAMED = (*plan.FAMILIES, "experiments", "comparisons", "checkpoints")
+
+#: The report of a study, or a file that is called after one of its experiments or comparisons.
+OF_STUDY = (
+    r"results/([^/]+)/(?:report\.html$|"
+    "(?:models|predictions|latents|scores|importance|figures|comparisons|tracking)/([^/.]+))"
+)
+
+#: Names that mean something else where they would stand.
+TAKEN = {
+    ("datasets", "weights"): "config/locks/weights.csv lists the weights of models",
+    ("experiments", "none"): "`baseline: none` means that there is no baseline",
+}
 
 #: Keys that any component of a family may have, beside the options of its kind.
 COMMON_KEYS = {family: ("kind", *plan.KEYS.get(family, ())) for family in plan.FAMILIES}
@@ -24,12 +39,15 @@ def check(config, schema):
     Raises:
         InputError: names the key, says what is wrong and suggests what was meant.
     """
-    _check_keys(config, schema, "")
+    shape.check(config, schema)
     _check_study(plan.Plan(config).study)
+    for family in NAMED:
+        _check_names_of(family, config.get(family, {}))
     for family in plan.FAMILIES:
         for name, spec in config.get(family, {}).items():
-            if family == "datasets" and isinstance(spec, dict):
-                _check_source(f"datasets.{name}", spec, schema["$defs"]["source"])
+            if family == "datasets":
+                _check_source(f"datasets.{name}", spec)
+                _check_recordings(f"datasets.{name}", spec)
             if family == "backbones":
                 spec = _checked_backbone(config, name)
             _check_component(family, name, spec)
@@ -53,49 +71,89 @@ def check(config, schema):
     _check_weights(config)
 
 
-def _check_keys(value, schema, path):
-    if not isinstance(value, dict):
-        return
-    known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
-    for key in value:
-        where = f"{path}.{key}" if path else key
-        if key in known:
-            _check_keys(value[key], known[key], where)
-        elif isinstance(others, dict):
-            _check_keys(value[key], others, where)
-        elif others is False:
-            raise InputError(f"{where}: unknown key{did_you_mean(key, known)}")
+def _check_names_of(family, known):
+    """Names that can stand in paths and patterns, on disks that do not know capitals apart too."""
+    taken = {}
+    for name in known:
+        if fault := names.fault_of_key(name):
+            raise InputError(f"{family}: {name!r} cannot be a name: {fault}")
+        if reason := TAKEN.get((family, names.alike(name))):
+            raise InputError(f"{family}.{name}: the name is taken: {reason}; choose another")
+        other = taken.setdefault(names.alike(name), name)
+        if other != name:
+            raise InputError(
+                f"{family}.{name}: differs from {other!r} in nothing but case or form; rename one"
+            )
 
 
 def _check_study(name):
-    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", str(name), re.ASCII) or name in plan.SHARED:
+    good = re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name, re.ASCII) and len(name) <= names.LONGEST
+    if not good or name.lower() in plan.SHARED:
         raise InputError(
             f"study: {name!r} cannot name its folder in results/; set `study` to a name of "
-            f"letters, digits, '.', '_' and '-' that is none of {', '.join(plan.SHARED)}"
+            f"letters, digits, '.', '_' and '-', {names.LONGEST} at most, that is none of "
+            f"{', '.join(plan.SHARED)}"
         )
 
 
-def _check_source(where, dataset, schema):
+def _check_source(where, dataset):
     source = dataset.get("source")
     if not source:
         return
-    _check_keys(source, schema, f"{where}.source")
     if sum(kind in source for kind in components.PUBLISHERS) != 1:
         raise InputError(f"{where}.source: needs one of {', '.join(components.PUBLISHERS)}")
     if "folder" in dataset:
         raise InputError(f"{where}: has both `source` and `folder`; is it fetched or is it here?")
 
 
+def _check_recordings(where, dataset):
+    """What a dataset lists: a manifest, or units and the patterns of their files."""
+    listed = "manifest" in dataset
+    if not listed and not ("units" in dataset and "files" in dataset):
+        raise InputError(f"{where}: needs a `manifest`, or `units` and their `files`")
+    units, shared = list(map(str, dataset.get("units", []))), list(dataset.get("shared", {}))
+    taken = {}
+    for key, name in [*(("units", unit) for unit in units), *(("shared", one) for one in shared)]:
+        if fault := names.fault_of_unit(name):
+            raise InputError(f"{where}.{key}: {name!r}: {fault}")
+        if other := taken.get(names.alike(name)):
+            raise InputError(f"{where}.{key}: {other!r} and {name!r} are one folder; rename one")
+        taken[names.alike(name)] = name
+    folder = dataset.get("folder", ".")
+    if fault := names.fault_of_path(folder) if folder else "name one, or leave the key out":
+        raise InputError(f"{where}.folder: {folder!r}: {fault}")
+    patterns = dataset.get("files", [])
+    for pattern in patterns:
+        _check_pattern(f"{where}.files", pattern, dataset)
+    if not listed and len(units) > 1 and not any("{unit}" in pattern for pattern in patterns):
+        raise InputError(f"{where}.files: all units have the same files; put {{unit}} in a pattern")
+
+
+def _check_pattern(where, pattern, dataset):
+    """Braces around `unit`, or around a key of the dataset that holds a list, and no others."""
+    lists = [key for key in dataset if isinstance(dataset[key], list) and key != "files"]
+    try:
+        fields = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise InputError(f"{where}: {pattern!r}: {error}; close every brace") from None
+    for _, name, style, conversion in fields:
+        if name is not None and (name not in ("unit", *lists) or style or conversion):
+            raise InputError(
+                f"{where}: {pattern!r}: in braces stands `unit` or the name of a list that the "
+                f"dataset holds{did_you_mean(name, ['unit', *lists])}"
+            )
+
+
 def _checked_backbone(config, name):
     """Keys of a backbone, those of the one it is `like` included."""
     spec, where = config["backbones"][name], f"backbones.{name}"
-    if isinstance(spec, dict) and "like" in spec:
+    if "like" in spec:
         _check_name(f"{where}.like", spec["like"], config["backbones"], "backbone")
         spec = plan.Plan(config).backbone(name)
-    if isinstance(spec, dict) and "checkpoint" in spec:
+    if "checkpoint" in spec:
         known = config.get("checkpoints", {})
         _check_name(f"{where}.checkpoint", spec["checkpoint"], known, "checkpoint")
-    elif isinstance(spec, dict) and spec.get("weights") == "published":
+    elif spec.get("weights") == "published":
         raise InputError(
             f"{where}.weights: published where? name a `checkpoint`, give a file, or use `random`"
         )
@@ -104,7 +162,7 @@ def _checked_backbone(config, name):
 
 def _check_component(family, name, spec):
     where = f"{family}.{name}"
-    if not isinstance(spec, dict) or "kind" not in spec:
+    if "kind" not in spec:
         raise InputError(f"{where}: needs a `kind`, one of {', '.join(components.kinds(family))}")
     if spec["kind"] not in components.kinds(family):
         guess = did_you_mean(spec["kind"], components.kinds(family))
@@ -117,9 +175,7 @@ def _check_component(family, name, spec):
         if key not in known:
             guess = did_you_mean(key, [*known, *common])
             raise InputError(f"{where}.{key}: unknown key of kind {spec['kind']!r}{guess}")
-        if not _fits(known[key][0], value):
-            expected = ast.unparse(known[key][0])
-            raise InputError(f"{where}.{key}: expected {expected}, got {value!r}")
+        shape.check_option(value, known[key][0], f"{where}.{key}")
     for key, (_, required) in known.items():
         if required and key not in spec:
             raise InputError(f"{where}: `{key}` is missing (kind {spec['kind']!r})")
@@ -127,11 +183,7 @@ def _check_component(family, name, spec):
 
 def _check_comparison(config, name):
     this, where = config["comparisons"][name], f"comparisons.{name}"
-    if "view" not in this:
-        raise InputError(f"{where}: `view` is missing")
-    backbones = this.get("backbones")
-    if not backbones or not isinstance(backbones, list):
-        raise InputError(f"{where}.backbones: needs a list of backbones")
+    backbones = this["backbones"]
     for backbone in backbones:
         _check_name(f"{where}.backbones", backbone, config["backbones"], "backbone")
         if backbones.count(backbone) > 1:
@@ -153,38 +205,34 @@ def _check_comparison(config, name):
 
 def _check_names_differ(config):
     """Experiments, comparisons and their members share folders: no name may occur twice."""
-    taken = {name: f"experiments.{name}" for name in config["experiments"]}
+    taken = {names.alike(name): f"experiments.{name}" for name in config["experiments"]}
     for comparison in config.get("comparisons", {}):
         for name in [comparison, *plan.Plan(config).members(comparison)]:
-            if name in taken:
+            if there := taken.get(names.alike(name)):
                 raise InputError(
-                    f"comparisons.{comparison}: {name!r} is a name in {taken[name]} already; "
-                    "rename the comparison"
+                    f"comparisons.{comparison}: {name!r} is a name in {there} already; rename the "
+                    "comparison"
                 )
-            taken[name] = f"comparisons.{comparison}"
+            taken[names.alike(name)] = f"comparisons.{comparison}"
 
 
 def _check_experiment(config, where, this):
-    for key in ("dataset", "x", "y", "head"):
-        if key not in this:
-            raise InputError(f"{where}: `{key}` is missing")
     _check_name(f"{where}.dataset", this["dataset"], config["datasets"], "dataset")
     _check_name(f"{where}.head", this["head"], config["heads"], "head")
     targets = [this["y"]] if isinstance(this["y"], str) else this["y"]
+    for sources in (*plan.candidates(this), targets):
+        if twice := [source for source in sources if sources.count(source) > 1]:
+            raise InputError(f"{where}: {twice[0]!r} is listed twice; take one out")
     for source in [*(s for one in plan.candidates(this) for s in one), *targets]:
         view, _, backbone = source.partition("/")
         _check_name(where, view, config["views"], "view")
-        if backbone:
+        _check_shared(config, where, this["dataset"], view)
+        if "/" in source:
             _check_name(where, backbone, config["backbones"], "backbone")
     try:
         task = plan.task_of(this, config["heads"])
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    if "baseline" not in this:
-        raise InputError(
-            f"{where}: `baseline` is missing; name the experiment that every score is shown "
-            "beside (band power + linear head), or `none` for that one itself"
-        )
     if this["baseline"] != "none":
         _check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
     ways = components.constant(f"engram.tasks.{task}", "FOLDS")
@@ -197,6 +245,16 @@ def _check_experiment(config, where, this):
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
     _check_protocol(config, where, this)
+
+
+def _check_shared(config, where, dataset, view):
+    """The one store of a view that all units share is one that the dataset has."""
+    unit, shared = config["views"][view].get("unit"), config["datasets"][dataset].get("shared", {})
+    if unit is not None and unit not in shared:
+        raise InputError(
+            f"{where}: view {view!r} is made of the unit {unit!r}, which dataset {dataset!r} does "
+            f"not have under `shared`{did_you_mean(unit, shared)}"
+        )
 
 
 def _check_protocol(config, where, this):
@@ -250,40 +308,34 @@ def _check_name(where, name, known, what):
         raise InputError(f"{where}: no {what} {name!r}{did_you_mean(name, known)}")
 
 
-def did_you_mean(name, known) -> str:
-    """The end of an error message: the known name that is closest to `name`, or all of them."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(map(str, known))}" if known else ""
+def check_asked(this, arguments):
+    """Refuse files of another study, or of an experiment that there is not, as targets.
+
+    Snakemake would say that nothing makes them, or, if they are there, that nothing is to be done.
+
+    Args:
+        this: the plan.
+        arguments: those of the command line.
+
+    Raises:
+        InputError: names the target and what was meant.
+    """
+    for target in arguments:
+        if found := re.match(r"results/(?:views|features)/([^/]+)/([^/]+)/", target):
+            dataset, unit = found.groups()
+            _check_name(target, dataset, this.config["datasets"], "dataset")
+            _check_name(target, unit, [*this.units(dataset), *this.shared(dataset)], "unit")
+        elif found := re.match(OF_STUDY, target):
+            _check_own(this, target, *found.groups())
 
 
-def _fits(annotation, value) -> bool:
-    """Whether a YAML value has the type that the source text of an annotation says."""
-    match annotation:
-        case ast.BinOp(left=left, right=right):
-            return _fits(left, value) or _fits(right, value)
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Name(id="float"):
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case ast.Name(id="int"):
-            return isinstance(value, int) and not isinstance(value, bool)
-        case ast.Name(id="bool" | "str" | "dict" | "list" as name):
-            return isinstance(value, {"bool": bool, "str": str, "dict": dict, "list": list}[name])
-        case ast.Name(id="tuple"):
-            return isinstance(value, list)
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=allowed):
-            return value in _literals(allowed)
-        case ast.Subscript(value=ast.Name(id="list" | "tuple"), slice=item):
-            items = item.elts if isinstance(item, ast.Tuple) else [item]
-            return isinstance(value, list) and all(_fits(items[0], one) for one in value)
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, item])):
-            return isinstance(value, dict) and all(
-                _fits(key, k) and _fits(item, v) for k, v in value.items()
-            )
-    return True
-
-
-def _literals(node):
-    return [ast.literal_eval(n) for n in (node.elts if isinstance(node, ast.Tuple) else [node])]
+def _check_own(this, target, study, name):
+    """A file of this study, of an experiment or comparison that there is."""
+    if study != this.study:
+        raise InputError(
+            f"{target}: belongs to the study {study!r}, but this is {this.study!r}; name the "
+            "file of that study with --configfile, behind the targets"
+        )
+    if name:
+        known = {*this.known, *this.config.get("comparisons", {})}
+        _check_name(target, name, known, "experiment")

@@ -4,17 +4,15 @@ Everything the rules need to know is computed here, from plain data and with the
 library alone, so that it can be tested without Snakemake.
 """
 
-import csv
-import difflib
 import re
-from collections import Counter
 from dataclasses import dataclass
-from functools import cache, cached_property, wraps
-from pathlib import Path
+from functools import cached_property
 
 from engram.errors import InputError
 from engram.planning import components
-from engram.planning.companions import companions
+from engram.planning.comparisons import Comparisons
+from engram.planning.kept import kept
+from engram.planning.raw_files import RawFiles
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
 #: which is a file in the package of that name.
@@ -41,9 +39,6 @@ STUDY = "demo"
 #: Folders in `results` that all studies share.
 SHARED = ("views", "features", "logs", "benchmarks")
 
-#: Keys of a comparison that its members do not share with an experiment.
-COMPARISON_KEYS = ("title", "view", "backbones", "experiments")
-
 #: `tracking.wandb` where it says nothing else.
 TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
 
@@ -51,21 +46,8 @@ TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint"
 OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "figures"}
 
 
-def kept(method):
-    """A method whose answers an instance keeps: thousands of jobs ask the same of a plan."""
-
-    @wraps(method)
-    def asked(self, *arguments):
-        answers = vars(self).setdefault(f"_{method.__name__}_answers", {})
-        if arguments not in answers:
-            answers[arguments] = method(self, *arguments)
-        return answers[arguments]
-
-    return asked
-
-
 @dataclass(frozen=True)
-class Plan:
+class Plan(RawFiles, Comparisons):
     """The graph of one configuration.
 
     Attributes:
@@ -73,96 +55,6 @@ class Plan:
     """
 
     config: dict
-
-    # ---- datasets -----------------------------------------------------------------
-
-    @kept
-    def units(self, dataset) -> list[str]:
-        """Names of the units of a dataset: what one store holds, e.g. a subject."""
-        this = self.config["datasets"][dataset]
-        if "units" in this:
-            return [str(unit) for unit in this["units"]]
-        return list(self._manifest(dataset))
-
-    def shared(self, dataset) -> list[str]:
-        """Names of the units that hold what all others share, e.g. the stimuli."""
-        return list(self.config["datasets"][dataset].get("shared", {}))
-
-    def rows(self, dataset, unit) -> list[dict]:
-        """The raw files of a unit: for each its `file` and what is known about it."""
-        this = self.config["datasets"][dataset]
-        if unit in this.get("shared", {}):
-            return [{"unit": unit, "file": file} for file in this["shared"][unit]]
-        if "manifest" in this:
-            return self._manifest(dataset).get(unit, [])
-        return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
-
-    @kept
-    def _manifest(self, dataset):
-        """The lines of a manifest, by unit."""
-        this = self.config["datasets"][dataset]
-        path = Path(this["manifest"])
-        if not path.is_file():
-            path = self._folder(dataset) / path
-        try:
-            return _read_manifest(path, path.stat().st_mtime_ns)
-        except OSError as error:
-            raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
-
-    def _folder(self, dataset, file=None):
-        """Where raw files lie: in the dataset's folder, or where they are put or downloaded."""
-        this = self.config["datasets"][dataset]
-        shelf = "by_hand" if file in this.get("by_hand", []) else "raw"
-        return Path(this.get("folder") or f"resources/{shelf}/{dataset}")
-
-    def raw(self, dataset, unit) -> list[str]:
-        """Paths of the raw files of a unit: what `rows` name, each `file`, then its `labels`.
-
-        Behind them come the companions of the recordings that are here, such as the data and
-        the markers of a BrainVision header.
-
-        Raises:
-            InputError: a file is missing that is not fetched.
-        """
-        this = self.config["datasets"][dataset]
-        if "folder" not in this:
-            self.check_terms(dataset)
-        paths, beside = [], []
-        for row in self.rows(dataset, unit):
-            for file in filter(None, (row["file"], row.get("labels"))):
-                path = self._folder(dataset, file) / file
-                local = "folder" in this or file in this.get("by_hand", [])
-                if local and not path.exists():
-                    raise InputError(
-                        f"datasets.{dataset}: {path} is missing{_similar(path)}; put the data "
-                        f"there, or set datasets.{dataset}.folder to where it lies"
-                    )
-                paths.append(str(path))
-                beside += map(str, companions(path) if local else [])
-        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
-
-    def check_terms(self, dataset):
-        """Refuse to fetch data under an agreement that was not accepted."""
-        this = self.config["datasets"][dataset]
-        if this.get("terms") and not this.get("terms_accepted"):
-            raise InputError(
-                f"datasets.{dataset}: its data is under an agreement: {this['terms']}; accept it "
-                f"there, then set datasets.{dataset}.terms_accepted: true, or set "
-                f"datasets.{dataset}.folder to a copy that you already have"
-            )
-
-    def lock(self, shelf, name) -> str:
-        """The lock file: what the publisher of a dataset has, or what all weights were."""
-        return f"config/locks/{name if shelf == 'raw' else 'weights'}.csv"
-
-    def listed(self, shelf, name) -> list[str]:
-        """The lock file that has to be there before a file is downloaded, if any."""
-        published = shelf == "raw" and self.config["datasets"][name].get("source")
-        return [self.lock(shelf, name)] if published else []
-
-    def connections(self, shelf, name) -> int:
-        """Connections to a publisher that a download makes: none if its file is simulated."""
-        return 0 if shelf == "raw" and not self.config["datasets"][name].get("source") else 1
 
     # ---- stores -------------------------------------------------------------------
 
@@ -347,107 +239,6 @@ class Plan:
     def _tracking(self):
         return TRACKING | self.config.get("tracking", {}).get("wandb", {})
 
-    # ---- comparisons --------------------------------------------------------------
-
-    def comparisons(self) -> list[str]:
-        """The comparisons to make."""
-        return list(self.config.get("compare", []))
-
-    def members(self, comparison) -> dict[str, dict]:
-        """The experiments that a comparison consists of, by name: one a backbone."""
-        this = self.config["comparisons"][comparison]
-        shared = {key: this[key] for key in this if key not in COMPARISON_KEYS}
-        return {
-            f"{comparison}-{backbone}": {
-                "title": self._backbone_title(backbone),
-                "x": self._seen_by(backbone, this["view"]),
-                **shared,
-            }
-            for backbone in this["backbones"]
-        }
-
-    def guests(self, comparison) -> list[str]:
-        """Experiments of their own that stand in the table of a comparison too."""
-        return list(self.config["comparisons"][comparison].get("experiments", []))
-
-    @staticmethod
-    def _seen_by(backbone, views):
-        """The source of one backbone over a view, or those over several views side by side."""
-        if isinstance(views, str):
-            return f"{views}/{backbone}"
-        return [f"{view}/{backbone}" for view in views]
-
-    def _backbone_title(self, name):
-        """Its own title; of one that is like another that one's title and its own name."""
-        this = self.config["backbones"][name]
-        if "title" in this or "like" not in this:
-            return this.get("title", name)
-        return f"{self._backbone_title(this['like'])}, {name}"
-
-    def compared_sources(self, comparison) -> dict[str, list[str]]:
-        """The features that a comparison measures, by experiment.
-
-        Beside the members it is the baseline, if its x is features, and the guests, of which
-        those whose x is no features stand there by their scores alone.
-        """
-        found = {name: self._features(name) for name in self.members(comparison)}
-        this = self.config["comparisons"][comparison]
-        baseline = self.known.get(this["baseline"], {})
-        alike = all(baseline.get(key) == this[key] for key in ("dataset", "y"))
-        if alike and (features := self._features(this["baseline"])):
-            found[this["baseline"]] = features
-        return found | {name: self._features(name) for name in self.guests(comparison)}
-
-    def _features(self, experiment):
-        """The sources that make the x of an experiment, if all are features and none is chosen."""
-        first, *others = self.candidates(experiment)
-        return [] if others or not all("/" in source for source in first) else first
-
-    def compared_features(self, comparison) -> list[str]:
-        """The feature stores of all experiments that a comparison measures, in their order."""
-        return [
-            path
-            for name, sources in self.compared_sources(comparison).items()
-            for source in sources
-            for path in self.stores(name, source)
-        ]
-
-    def controls(self, comparison) -> dict[str, str]:
-        """Members with random weights, each with the member whose model has published ones."""
-        return self.twins(self.members(comparison))
-
-    def twins(self, experiments) -> dict[str, str]:
-        """Those with random weights, each with the one that is the same but for published ones."""
-        asked = {name: self._but_for_weights(name) for name in experiments}
-        drawn = [name for name in experiments if self.drawn(name)]
-        published = {asked[name]: name for name in experiments if name not in drawn}
-        return {name: published[asked[name]] for name in drawn if asked[name] in published}
-
-    def drawn(self, experiment) -> list[str]:
-        """The backbones of an experiment whose weights are drawn at random."""
-        backbones = [s.partition("/")[2] for s in self.sources(experiment)]
-        backbones += [s.partition("/")[2] for s in self.targets(experiment)]
-        return [name for name in dict.fromkeys(backbones) if name and self._draws(name)]
-
-    def _draws(self, backbone):
-        spec = self._options("backbones", backbone)
-        if "weights" in spec:
-            return spec["weights"] == "random"
-        return "weights" in components.fields("backbones", spec["kind"])
-
-    def _but_for_weights(self, experiment):
-        """What an experiment asks and of which models, whatever their weights are; a text."""
-
-        def bare(source):
-            view, _, backbone = source.partition("/")
-            spec = self._options("backbones", backbone) if backbone else {}
-            return view, {key: spec[key] for key in spec if key not in ("weights", "seed")}
-
-        this = self.known[experiment]
-        x = [[bare(source) for source in one] for one in self.candidates(experiment)]
-        y = [bare(source) for source in self.targets(experiment)]
-        return str(_canonical([this["dataset"], this["head"], this.get("folds"), x, y]))
-
     # ---- what a job depends on ------------------------------------------------------
 
     def spec(self, stage, **names) -> dict:
@@ -466,7 +257,7 @@ class Plan:
         return self._raw_spec(name, file)
 
     def _raw_spec(self, dataset, file):
-        row = self._rows_by_file(dataset).get(file)
+        row = self.rows_by_file(dataset).get(file)
         if row is None:
             raise InputError(f"datasets.{dataset} has no file {file}")
         row = row | {"file": file}
@@ -475,16 +266,6 @@ class Plan:
             return {"dataset": self._options("datasets", dataset), "row": row}
         named = {"file", *re.findall(r"{(\w+)}", source.get("archive", ""))}
         return {"source": source, "row": {key: row[key] for key in row if key in named}}
-
-    @kept
-    def _rows_by_file(self, dataset):
-        """The first row that names each raw file of a dataset, as its `file` or its `labels`."""
-        found = {}
-        for unit in (*self.shared(dataset), *self.units(dataset)):
-            for row in self.rows(dataset, unit):
-                for file in filter(None, (row["file"], row.get("labels"))):
-                    found.setdefault(file, row)
-        return found
 
     def _render_spec(self, dataset, unit, view):
         return {
@@ -639,43 +420,6 @@ def task_of(experiment, heads) -> str:
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
         'pairs need features of pictures as y ("view/backbone"), classes a view of labels'
     )
-
-
-@cache
-def _read_manifest(path, changed):
-    """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache."""
-    rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
-    if not rows:
-        raise InputError(f"{path}: the manifest lists no recording")
-    for column in ("subject", "scan", "file"):
-        if any(not row.get(column) for row in rows):
-            raise InputError(f"{path}: every line needs a value for `{column}`")
-    named = Counter((row["subject"], row["scan"]) for row in rows)
-    twice = sorted(name for name, count in named.items() if count > 1)
-    if twice:
-        raise InputError(f"{path}: listed twice: subject {twice[0][0]}, scan {twice[0][1]}")
-    units = {}
-    for row in rows:
-        row["unit"] = row.get("unit") or row["subject"]
-        units.setdefault(row["unit"], []).append(row)
-    return units
-
-
-def _similar(path):
-    """The file beside `path` whose name is closest, in brackets: an apostrophe, a capital."""
-    there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, there, n=1, cutoff=0.9)
-    return f" (there is {close[0]!r})" if close else ""
-
-
-def _expand(pattern, unit, dataset):
-    """The rows of one file pattern: {unit} filled in, and any {name} whose list `names` holds."""
-    names = re.findall(r"{(\w+)}", pattern)
-    rows = [{"unit": unit}]
-    for name in dict.fromkeys(names):
-        if name != "unit":
-            rows = [{**row, name: value} for row in rows for value in dataset[name]]
-    return [{**row, "file": pattern.format(**row)} for row in rows]
 
 
 def _canonical(value):

@@ -7,7 +7,10 @@ a stale job says which module changed.  Standard library only: a dry run imports
 """
 
 import ast
+import contextlib
 import hashlib
+import json
+import os
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +18,9 @@ CODE_VERSION = 1  # every stage reaches this and computes nothing with it
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT.name
+
+#: What is known of files by their content, kept from one run to the next: parsing takes longer.
+KEPT = Path(".snakemake/engram_modules.json")
 
 
 def fingerprint(script, modules=()) -> str:
@@ -27,7 +33,10 @@ def fingerprint(script, modules=()) -> str:
 
 @cache
 def _fingerprint(script, modules):
-    return " ".join(sorted(f"{_name(path)}@{_digest(path)}" for path in reached(script, modules)))
+    files = reached(script, modules)
+    words = sorted(f"{_name(path)}@{_facts(path)['version']}" for path in files)
+    _keep()
+    return " ".join(words)
 
 
 def reached(script, modules=()) -> set[Path]:
@@ -44,19 +53,48 @@ def reached(script, modules=()) -> set[Path]:
 @cache
 def imports(path) -> tuple[Path, ...]:
     """Files of this package that the file `path` imports, and the packages around them."""
+    found = [file for name in _facts(path)["imports"] for file in _around(name)]
+    return tuple(dict.fromkeys(found))
+
+
+def _imported(path):
+    """Names of this package that a module imports, anywhere in it."""
     found = []
     for node in _statements(tree(path)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise SyntaxError(f"{path}:{node.lineno}: relative import; write it absolute")
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            found += _around(name) if name.split(".")[0] == PACKAGE else []
-    return tuple(dict.fromkeys(found))
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in found if name.split(".")[0] == PACKAGE]
+
+
+@cache
+def _facts(path):
+    """What a module imports and the version of its code."""
+    key = hashlib.sha256((text(Path(__file__)) + text(path)).encode()).hexdigest()
+    if key not in _kept():
+        _kept()[key] = {"imports": _imported(path), "version": _version(path)}
+    return _kept()[key]
+
+
+@cache
+def _kept():
+    try:
+        return json.loads(KEPT.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep():
+    """Write what is known where Snakemake keeps its own notes, if there is anything new."""
+    known = json.dumps(_kept())
+    with contextlib.suppress(OSError):  # no such folder, or not ours to write in
+        if not KEPT.is_file() or KEPT.read_text(encoding="utf-8") != known:
+            beside = KEPT.with_suffix(f".{os.getpid()}")
+            beside.write_text(known, encoding="utf-8")
+            beside.replace(KEPT)
 
 
 def _around(name):
@@ -101,8 +139,7 @@ def _statements(node):
             yield from _statements(child)
 
 
-@cache
-def _digest(path):
+def _version(path):
     """Version that a module declares as `CODE_VERSION = n`, or else a digest of its code."""
     module = tree(path)
     for node in module.body:

@@ -44,6 +44,9 @@ WORDS = {
 }
 PATTERNS = {kind: re.compile(words, re.IGNORECASE) for kind, words in WORDS.items()}
 
+#: Kinds that a dataset can say.
+KINDS = ("eeg", *WORDS, "ref", "bio")
+
 #: Caps with names of their own, in which A1 is no earlobe: many names of the first form are such a
 #: cap, and then all names of the second are electrodes. BioSemi has A1 to H32, EGI E1 to E257.
 CAPS = {r"A\d{1,2}": r"[A-H]\d{1,2}", r"E\d{1,3}": r"E\d{1,3}"}
@@ -145,14 +148,19 @@ def listed(raw, *, doubled=(), typed=False, bids=None, types=None, rename=None):
 
     Returns:
         list of Channel in the order of the file.
+
+    Raises:
+        InputError: `types` names a kind that there is not.
     """
+    for name, said in (types or {}).items():
+        if said.lower() not in KINDS:
+            raise InputError(f"types: {name} is {said!r}, which is none of {', '.join(KINDS)}")
     labels = [_label(key, doubled, rename or {}) for key in raw.ch_names]
     cap = is_cap(labels)
     given = _Given(types or {}, bids or {}, cap)
-    said = dict(zip(raw.ch_names, raw.get_channel_types(), strict=True))
     found = []
-    for key, label in zip(raw.ch_names, labels, strict=True):
-        this = said[key]
+    for i, (key, label) in enumerate(zip(raw.ch_names, labels, strict=True)):
+        this = mne.channel_type(raw.info, i)
         if this == "eeg" or not typed:
             guess = kind(label, cap)
             free = this in ("eeg", "misc")

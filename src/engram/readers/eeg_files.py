@@ -76,7 +76,8 @@ class EegFile:
             names: of the channels; None takes those that are EEG.
 
         Returns:
-            list of Channel, and why each other channel that could be meant is left out, by key.
+            list of Channel; the same of those left out as bad; and why each channel that could
+            be meant is left out, by key.
 
         Raises:
             InputError: a name is none, no channel is EEG, or all of them are marked bad.
@@ -90,15 +91,15 @@ class EegFile:
         else:
             found = channels.ordered(self._named_eeg())
             left = {c.key: c.kind for c in self.channels if c.key not in {f.key for f in found}}
-        good = [one for one in found if not one.bad]
-        left |= {one.key: "marked bad" for one in found if one.bad}
+        good, bad = ([one for one in found if one.bad == is_bad] for is_bad in (False, True))
+        left |= {one.key: "marked bad" for one in bad}
         if not good:
             what = ", ".join(one.label for one in found)
             raise InputError(
                 f"{self.path}: every EEG channel ({what}) is marked bad, in the file or in its "
                 "channels.tsv; correct the mark, or take the recording off the manifest"
             )
-        return good, left
+        return good, bad, left
 
     def named(self, names):
         """The channels of these names.
@@ -140,7 +141,8 @@ class EegFile:
         scales = np.array([self._scale(raw, one) for one in chosen])
         data, timeline = self._read(raw, chosen)
         kept = self._once(chosen, data)
-        data = data[kept] * scales[kept, None]
+        data = data[kept] if len(kept) < len(data) else data
+        data *= scales[kept, None]
         return Samples(data, float(raw.info["sfreq"]), [chosen[i] for i in kept], timeline)
 
     def numbers(self, channel) -> Samples:
@@ -265,12 +267,15 @@ def resampled(data, sfreq, wanted):
     """Channels at another rate, each stretch between gaps by itself; NaN stays NaN."""
     n = round(data.shape[1] * wanted / sfreq)
     found = np.full((len(data), n), np.nan)
-    known = np.flatnonzero(np.diff([False, *np.isfinite(data).all(axis=0), False]))
-    for start, stop in zip(known[::2], known[1::2], strict=True):
-        info = mne.create_info(len(data), sfreq, "eeg", verbose="error")
-        piece = mne.io.RawArray(data[:, start:stop], info, verbose="error")
-        values = piece.resample(wanted, verbose="error").get_data()
-        at = round(start * wanted / sfreq)
-        values = values[:, : n - at]
-        found[:, at : at + values.shape[1]] = values
+    info = mne.create_info(1, sfreq, "eeg", verbose="error")
+    for row, series in zip(found, data, strict=True):
+        known = np.concatenate([[False], np.isfinite(series), [False]])
+        edges = np.flatnonzero(known[1:] != known[:-1])
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            at = round(start * wanted / sfreq)
+            length = min(round((stop - start) * wanted / sfreq), n - at)
+            if length > 0:
+                piece = mne.io.RawArray(series[None, start:stop], info, verbose="error")
+                values = piece.resample(wanted, verbose="error").get_data()
+                row[at : at + length] = values[0, :length]
     return found

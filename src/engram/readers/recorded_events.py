@@ -55,15 +55,15 @@ class Timeline:
         """Samples (channel, time) on the clock of the recording: NaN where there are none."""
         ends = [round(before * sfreq) for before, _ in self.pieces[1:]] + [data.shape[1]]
         starts = [(round(before * sfreq), round(start * sfreq)) for before, start in self.pieces]
-        pieces = list(zip(starts, ends, strict=True))
-        (first, at), stop = pieces[-1]
-        found = np.full((len(data), at + stop - first), np.nan)
-        for (first, at), stop in pieces:
-            found[:, at : at + stop - first] = data[:, first:stop]
+        if len(starts) > 1:
+            there, length = data, starts[-1][1] + ends[-1] - starts[-1][0]
+            data = np.full((len(there), length), np.nan)
+            for (first, at), stop in zip(starts, ends, strict=True):
+                data[:, at : at + stop - first] = there[:, first:stop]
         for onset, duration, reason in self.bad:
             if reason == SKIPPED:
-                found[:, round(onset * sfreq) : round((onset + duration) * sfreq)] = np.nan
-        return found
+                data[:, round(onset * sfreq) : round((onset + duration) * sfreq)] = np.nan
+        return data
 
 
 def timeline(path, raw, *, encoding=None, markers=None) -> Timeline:

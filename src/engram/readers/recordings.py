@@ -125,7 +125,8 @@ def read(path, raw, keys):
     noticed = []
     try:
         with heard(noticed):
-            data = raw.get_data(picks=list(keys), verbose="warning")
+            at = [raw.ch_names.index(key) for key in keys]  # a name may be that of a kind, "eeg"
+            data = raw.get_data(picks=at, verbose="warning")
     except Exception as error:
         raise InputError(
             f"{path}: its samples cannot be read ({_line(error)}); the file is cut off or damaged: "
@@ -212,6 +213,8 @@ def _cause(path, suffix, error):
         )
     if isinstance(error, FileNotFoundError) or "does not exist" in text:
         return f"a file is missing ({line}); put it beside the others under the name it had"
+    if Path(path).suffix != suffix and "extension" in text:
+        return f"MNE wants its name to end in {suffix}, in small letters; rename it"
     undecoded = isinstance(error, UnicodeError) or "can't decode" in text or "too small" in text
     if undecoded and suffix in ENCODED:
         return f"text in another encoding ({line}); say which in `encoding` of the dataset"

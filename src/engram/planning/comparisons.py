@@ -1,0 +1,114 @@
+"""Comparisons: several backbones over one view, an experiment each.
+
+Standard library only, like `engram.planning.plan`.
+"""
+
+import json
+
+from engram.planning import components
+
+#: Keys of a comparison that its members do not share with an experiment.
+COMPARISON_KEYS = ("title", "view", "backbones", "experiments")
+
+
+class Comparisons:
+    """The part of a plan that knows the comparisons of its `config` and their members."""
+
+    def comparisons(self) -> list[str]:
+        """The comparisons to make."""
+        return list(self.config.get("compare", []))
+
+    def members(self, comparison) -> dict[str, dict]:
+        """The experiments that a comparison consists of, by name: one a backbone."""
+        this = self.config["comparisons"][comparison]
+        shared = {key: this[key] for key in this if key not in COMPARISON_KEYS}
+        return {
+            f"{comparison}-{backbone}": {
+                "title": self._backbone_title(backbone),
+                "x": self._seen_by(backbone, this["view"]),
+                **shared,
+            }
+            for backbone in this["backbones"]
+        }
+
+    def guests(self, comparison) -> list[str]:
+        """Experiments of their own that stand in the table of a comparison too."""
+        return list(self.config["comparisons"][comparison].get("experiments", []))
+
+    @staticmethod
+    def _seen_by(backbone, views):
+        """The source of one backbone over a view, or those over several views side by side."""
+        if isinstance(views, str):
+            return f"{views}/{backbone}"
+        return [f"{view}/{backbone}" for view in views]
+
+    def _backbone_title(self, name):
+        """Its own title; of one that is like another that one's title and its own name."""
+        this = self.config["backbones"][name]
+        if "title" in this or "like" not in this:
+            return this.get("title", name)
+        return f"{self._backbone_title(this['like'])}, {name}"
+
+    def compared_sources(self, comparison) -> dict[str, list[str]]:
+        """The features that a comparison measures, by experiment.
+
+        Beside the members it is the baseline, if its x is features, and the guests, of which
+        those whose x is no features stand there by their scores alone.
+        """
+        found = {name: self._features(name) for name in self.members(comparison)}
+        this = self.config["comparisons"][comparison]
+        baseline = self.known.get(this["baseline"], {})
+        alike = all(baseline.get(key) == this[key] for key in ("dataset", "y"))
+        if alike and (features := self._features(this["baseline"])):
+            found[this["baseline"]] = features
+        return found | {name: self._features(name) for name in self.guests(comparison)}
+
+    def _features(self, experiment):
+        """The sources that make the x of an experiment, if all are features and none is chosen."""
+        first, *others = self.candidates(experiment)
+        return [] if others or not all("/" in source for source in first) else first
+
+    def compared_features(self, comparison) -> list[str]:
+        """The feature stores of all experiments that a comparison measures, in their order."""
+        return [
+            path
+            for name, sources in self.compared_sources(comparison).items()
+            for source in sources
+            for path in self.stores(name, source)
+        ]
+
+    def controls(self, comparison) -> dict[str, str]:
+        """Members with random weights, each with the member whose model has published ones."""
+        return self.twins(self.members(comparison))
+
+    def twins(self, experiments) -> dict[str, str]:
+        """Those with random weights, each with the one that is the same but for published ones."""
+        asked = {name: self._but_for_weights(name) for name in experiments}
+        drawn = [name for name in experiments if self.drawn(name)]
+        published = {asked[name]: name for name in experiments if name not in drawn}
+        return {name: published[asked[name]] for name in drawn if asked[name] in published}
+
+    def drawn(self, experiment) -> list[str]:
+        """The backbones of an experiment whose weights are drawn at random."""
+        backbones = [s.partition("/")[2] for s in self.sources(experiment)]
+        backbones += [s.partition("/")[2] for s in self.targets(experiment)]
+        return [name for name in dict.fromkeys(backbones) if name and self._draws(name)]
+
+    def _draws(self, backbone):
+        spec = self._options("backbones", backbone)
+        if "weights" in spec:
+            return spec["weights"] == "random"
+        return "weights" in components.fields("backbones", spec["kind"])
+
+    def _but_for_weights(self, experiment):
+        """What an experiment asks and of which models, whatever their weights are; a text."""
+
+        def bare(source):
+            view, _, backbone = source.partition("/")
+            spec = self._options("backbones", backbone) if backbone else {}
+            return view, {key: spec[key] for key in spec if key not in ("weights", "seed")}
+
+        this = self.known[experiment]
+        x = [[bare(source) for source in one] for one in self.candidates(experiment)]
+        y = [bare(source) for source in self.targets(experiment)]
+        return json.dumps([this["dataset"], this["head"], this.get("folds"), x, y], sort_keys=True)

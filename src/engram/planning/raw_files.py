@@ -1,0 +1,156 @@
+"""The raw files of datasets: which there are, where they lie, what has to be there first.
+
+Standard library only, like `engram.planning.plan`.
+"""
+
+import difflib
+import re
+from pathlib import Path
+
+from engram.errors import InputError
+from engram.planning import manifest, provenance
+from engram.planning.companions import companions
+from engram.planning.kept import kept
+
+
+class RawFiles:
+    """The part of a plan that knows the datasets of its `config`."""
+
+    @kept
+    def units(self, dataset) -> list[str]:
+        """Names of the units of a dataset: what one store holds, e.g. a subject."""
+        this = self.config["datasets"][dataset]
+        if "units" in this:
+            return [str(unit) for unit in this["units"]]
+        return list(self._manifest(dataset))
+
+    def shared(self, dataset) -> list[str]:
+        """Names of the units that hold what all others share, e.g. the stimuli."""
+        return list(self.config["datasets"][dataset].get("shared", {}))
+
+    def rows(self, dataset, unit) -> list[dict]:
+        """The raw files of a unit: for each its `file` and what is known about it.
+
+        Raises:
+            InputError: the manifest does not list the unit.
+        """
+        this = self.config["datasets"][dataset]
+        if unit in this.get("shared", {}):
+            return [{"unit": unit, "file": file} for file in this["shared"][unit]]
+        if "manifest" in this:
+            return self._listed(dataset, unit)
+        return [row for pattern in this["files"] for row in _expand(pattern, unit, this)]
+
+    def _listed(self, dataset, unit):
+        listed = self._manifest(dataset)
+        if unit not in listed:
+            raise InputError(
+                f"datasets.{dataset}: no unit {unit!r} in the manifest, which lists "
+                f"{', '.join(list(listed)[:5])}{', ...' * (len(listed) > 5)}"
+            )
+        return listed[unit]
+
+    @kept
+    def _manifest(self, dataset):
+        """The lines of a manifest, by unit."""
+        named = self.config["datasets"][dataset]["manifest"]
+        checkout = provenance.ROOT.parents[1]  # a study of it may run in another folder
+        places = (Path(named), self._folder(dataset) / named, checkout / named)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"datasets.{dataset}.manifest: no file {places[0]} nor {places[1]}; correct its "
+                "name, or put it there"
+            )
+        try:
+            listed = manifest.read(path, path.stat().st_mtime_ns)
+        except OSError as error:
+            raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
+        if taken := [unit for unit in self.shared(dataset) if unit in listed]:
+            raise InputError(f"datasets.{dataset}.shared: {taken[0]!r} is a unit of {path} already")
+        return listed
+
+    def _folder(self, dataset, file=None):
+        """Where raw files lie: in the dataset's folder, or where they are put or downloaded."""
+        this = self.config["datasets"][dataset]
+        shelf = "by_hand" if file in this.get("by_hand", []) else "raw"
+        return Path(this.get("folder") or f"resources/{shelf}/{dataset}")
+
+    def raw(self, dataset, unit) -> list[str]:
+        """Paths of the raw files of a unit: what `rows` name, each `file`, then its `labels`.
+
+        Behind them come the companions of the recordings that are here, such as the data and
+        the markers of a BrainVision header.
+
+        Raises:
+            InputError: a file is missing that is not fetched.
+        """
+        this = self.config["datasets"][dataset]
+        if "folder" not in this:
+            self.check_terms(dataset)
+        paths, beside = [], []
+        for row in self.rows(dataset, unit):
+            for file in filter(None, (row["file"], row.get("labels"))):
+                path = self._folder(dataset, file) / file
+                local = "folder" in this or file in this.get("by_hand", [])
+                if local and not path.exists():
+                    raise InputError(
+                        f"datasets.{dataset}: {path} is missing{_similar(path)}; put the data "
+                        f"there, or set datasets.{dataset}.folder to where it lies"
+                    )
+                paths.append(str(path))
+                beside += map(str, companions(path) if local else [])
+        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
+
+    def check_terms(self, dataset):
+        """Refuse to fetch data under an agreement that was not accepted."""
+        this = self.config["datasets"][dataset]
+        if this.get("terms") and not this.get("terms_accepted"):
+            raise InputError(
+                f"datasets.{dataset}: its data is under an agreement: {this['terms']}; accept it "
+                f"there, then set datasets.{dataset}.terms_accepted: true, or set "
+                f"datasets.{dataset}.folder to a copy that you already have"
+            )
+
+    def lock(self, shelf, name) -> str:
+        """The lock file: what the publisher of a dataset has, or what all weights were."""
+        return f"config/locks/{name if shelf == 'raw' else 'weights'}.csv"
+
+    def listed(self, shelf, name) -> list[str]:
+        """The lock file that has to be there before a file is downloaded, if any."""
+        published = shelf == "raw" and self.config["datasets"][name].get("source")
+        return [self.lock(shelf, name)] if published else []
+
+    def connections(self, shelf, name) -> int:
+        """Connections to a publisher that a download makes: none if its file is simulated."""
+        return 0 if shelf == "raw" and not self.config["datasets"][name].get("source") else 1
+
+    @kept
+    def rows_by_file(self, dataset):
+        """The first row that names each raw file of a dataset, as its `file` or its `labels`."""
+        found = {}
+        for unit in (*self.shared(dataset), *self.units(dataset)):
+            for row in self.rows(dataset, unit):
+                for file in filter(None, (row["file"], row.get("labels"))):
+                    found.setdefault(file, row)
+        return found
+
+
+# ---- small ----------------------------------------------------------------------------
+
+
+def _similar(path):
+    """The file beside `path` whose name is closest, in brackets: an apostrophe, a capital."""
+    there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1, cutoff=0.9)
+    return f" (there is {close[0]!r})" if close else ""
+
+
+def _expand(pattern, unit, dataset):
+    """The rows of one file pattern: {unit} filled in, and any {name} whose list `names` holds."""
+    names = re.findall(r"{(\w+)}", pattern)
+    rows = [{"unit": unit}]
+    for name in dict.fromkeys(names):
+        if name != "unit":
+            rows = [{**row, name: value} for row in rows for value in dataset[name]]
+    return [{**row, "file": pattern.format(**row)} for row in rows]
