@@ -249,8 +249,8 @@ def test_events_that_say_too_little_are_refused(events, options, message):
         ({"duration": 0}, "duration: 0 is no length"),
         ({"duration": float("inf")}, "duration: inf is no length"),
         ({"ends": ["x"]}, "ends: has a meaning under"),
-        ({"events": {"drowsy": ["alert"]}}, "'alert' means two classes"),
-        ({"classes": ["alert", "drowsy", "alert"]}, "'alert' means two classes"),
+        ({"events": {"drowsy": ["alert"]}}, "'alert' stands there twice"),
+        ({"classes": ["alert", "drowsy", "alert"]}, "'alert' stands there twice"),
     ],
 )
 def test_options_of_durations_out_of_range_are_named(options, message):

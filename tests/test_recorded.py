@@ -520,27 +520,26 @@ def test_marks_leave_windows_out_of_every_view_alike(tmp_path):
     assert kept.bad.empty
 
 
-@pytest.mark.parametrize("write", [edf, fif, brainvision, eeglab])
-def test_markers_last_until_the_next_whatever_the_format_calls_their_length(tmp_path, write):
+MARKS = [(5.0, 0.0, "closed"), (20.0, 0.0, "open"), (30.0, 0.0, "stop"), (12.0, 0.0, "blink")]
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.edf", lambda path: edf(path, marks=MARKS)),
+        ("a_raw.fif", lambda path: fif(path, raw(marks=MARKS))),
+        ("a.vhdr", lambda path: brainvision(path, [("", d, o, 1 / SFREQ) for o, _, d in MARKS])),
+        ("a.set", lambda path: eeglab(path, [(o * SFREQ + 1, 1, d) for o, _, d in MARKS])),
+    ],
+)
+def test_markers_last_until_the_next_whatever_the_format_calls_their_length(tmp_path, name, write):
     """No duration, or one sample."""
-    path = tmp_path / {"fif": "a_raw.fif", "brainvision": "a.vhdr", "eeglab": "a.set"}.get(
-        write.__name__, "a.edf"
-    )
-    marks = [(5.0, 0.0, "closed"), (20.0, 0.0, "open"), (30.0, 0.0, "stop"), (12.0, 0.0, "blink")]
-    if write is fif:
-        fif(path, raw(marks=marks))
-    elif write is edf:
-        edf(path, marks=marks)
-    elif write is brainvision:
-        brainvision(path, [("Comment", text, onset, 1 / SFREQ) for onset, _, text in marks])
-    else:
-        eeglab(path, [(onset * SFREQ + 1, 1, text) for onset, _, text in marks])
-    found, prefix = recorded(path), "Comment/" if write is brainvision else ""
+    found, prefix = recorded(write(tmp_path / name)), "/" if name == "a.vhdr" else ""
     means = {name: [prefix + name] for name in ("open", "closed")}
     options = {"classes": ["open", "closed"], "events": means}
     with pytest.raises(InputError, match="s/a: 2 of 2 events have no duration, first .*closed"):
         excluded(found, "annotations", tmp_path, **options)
-    options |= {"duration": "until_next", "ends": [f"{prefix}stop"], "min_valid": 1.0}
+    options |= {"duration": "until_next", "ends": [prefix + "stop"], "min_valid": 1.0}
     reasons, values = excluded(found, "annotations", tmp_path, **options)
     assert reasons == ["unlabelled", *[""] * 5, *["unlabelled"] * 2]
     assert values.tolist() == [-1, 1, 1, 1, 0, 0, -1, -1]

@@ -98,7 +98,7 @@ def _check(options):
     listed = [one for name in options.classes for one in _meaning(name, options)]
     twice = [one for one in listed if listed.count(one) > 1]
     if twice or len(set(options.classes)) < len(options.classes):
-        raise InputError(f"classes, events: {(twice or options.classes)[0]!r} means two classes")
+        raise InputError(f"classes, events: {(twice or options.classes)[0]!r} stands there twice")
     if options.ambiguous and len(options.classes) != 2:
         raise InputError("ambiguous: needs exactly two classes")
     if isinstance(options.duration, int | float) and not 0 < options.duration < np.inf:
