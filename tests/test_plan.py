@@ -808,6 +808,16 @@ def test_a_label_file_of_a_manifest_is_fetched_as_itself(config, tmp_path):
         assert spec == {"source": {"osf": "abcde"}, "row": {"file": file}}
 
 
+@pytest.mark.parametrize("file", ["/data/a.edf", "../a.edf", "s1/../../a.edf"])
+def test_a_file_outside_of_what_is_fetched_is_refused(config, tmp_path, file):
+    this = local(config, tmp_path, f"subject,scan,file\ns1,a,{file}\n")
+    assert this.units("local") == ["s1"]
+    del config["datasets"]["local"]["folder"]
+    config["datasets"]["local"]["manifest"] = str(tmp_path / "list.csv")
+    with pytest.raises(InputError, match=r"list\.csv: '.*a\.edf' lies outside of what is fetched"):
+        plan.Plan(config).units("local")
+
+
 def test_how_a_dataset_is_read_is_no_reason_to_fetch_it_again(config):
     things = {
         "kind": "things_eeg2",

@@ -68,6 +68,8 @@ class RawFiles:
             raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
         if taken := [unit for unit in self.shared(dataset) if unit in listed]:
             raise InputError(f"datasets.{dataset}.shared: {taken[0]!r} is a unit of {path} already")
+        if "folder" not in self.config["datasets"][dataset]:
+            _check_within(path, listed)
         return listed
 
     def _folder(self, dataset, file=None):
@@ -137,6 +139,17 @@ class RawFiles:
 
 
 # ---- small ----------------------------------------------------------------------------
+
+
+def _check_within(path, listed):
+    """Refuse files outside of the folder into which those of a manifest are fetched."""
+    for row in (row for rows in listed.values() for row in rows):
+        for file in filter(None, (row["file"], row.get("labels"))):
+            if file[0] == "/" or ".." in file.split("/"):
+                raise InputError(
+                    f"{path}: {file!r} lies outside of what is fetched; name it as the publisher "
+                    "does, or say with `folder` where the files of the dataset lie"
+                )
 
 
 def _similar(path):
