@@ -18,7 +18,7 @@ from engram.errors import InputError
 from engram.scores import probes
 from engram.scores.caveats import caveats
 from engram.scores.evaluation import COLUMNS, evaluate
-from engram.scores.summary import Settings
+from engram.scores.settings import Settings
 from engram.store import Rows
 
 # ---- probes ------------------------------------------------------------------------------

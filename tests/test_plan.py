@@ -892,7 +892,7 @@ def test_a_head_goes_with_what_it_learns(config):
     config["experiments"]["eeg_clip"]["head"] = "nice"
     refuse(config, "eeg_clip: head 'nice' answers pairs, but y is state")
     config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip_random"}
-    refuse(config, "eeg_clip: head 'linear' answers classes, but y is spectrogram/clip_random")
+    refuse(config, "eeg_clip: head 'linear' answers classes, values, but y is spectrogram")
 
 
 def test_the_names_of_a_head_and_of_an_experiment_are_no_part_of_what_trains(config):

@@ -7,7 +7,7 @@ import re
 import string
 
 from engram.errors import InputError
-from engram.planning import components, names, plan, shape
+from engram.planning import components, facts, names, plan, shape
 from engram.planning.shape import did_you_mean
 
 #: Families whose names stand in paths: components, what is made of them, and weights.
@@ -230,9 +230,12 @@ def _check_experiment(config, where, this):
         if "/" in source:
             _check_name(where, backbone, config["backbones"], "backbone")
     try:
-        task = plan.task_of(this, config["heads"])
+        task = plan.task_of(this, config)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    for view in targets:
+        if config["views"].get(view, {}).get("kind") == "fact":
+            facts.check(plan.Plan(config), view, this["dataset"])
     if this["baseline"] != "none":
         _check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
     ways = components.constant(f"engram.tasks.{task}", "FOLDS")

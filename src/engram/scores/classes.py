@@ -11,7 +11,8 @@ from engram.scores import classification
 from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram.scores.evaluation
 from engram.scores.probes import probe
 from engram.scores.sample import describe
-from engram.scores.summary import SEED, Settings, summarise
+from engram.scores.settings import SEED, settings
+from engram.scores.summary import summarise
 
 
 def score(predictions, baseline, x, spec) -> dict:
@@ -33,27 +34,19 @@ def score(predictions, baseline, x, spec) -> dict:
         InputError: predictions are incomplete, the baseline predicts other labels, a scored
             row is missing in `x`, or a key of the evaluation is unknown.
     """
-    settings = _settings(spec["evaluation"])
+    chosen = settings(spec["evaluation"])
     this = classification.read(predictions)
     classes, random = this.header["classes"], np.random.default_rng(SEED)
     return {
-        **summarise(this, _shared(this, baseline), settings),
+        **summarise(this, _shared(this, baseline), chosen),
         "classes": classes,
-        "settings": dataclasses.asdict(settings),
+        "settings": dataclasses.asdict(chosen),
         "sample": describe(this.y, this.table, classes, this.header["excluded"]),
         "macro_precision": _macro_precision(this),
         "confusion": classification.confusion(this.y, this.probabilities[:, this.real]),
         "calibration": _calibration(this),
-        "probes": probe(x, this.table, random) if settings.probes else None,
+        "probes": probe(x, this.table, random) if chosen.probes else None,
     }
-
-
-def _settings(given) -> Settings:
-    known = [field.name for field in dataclasses.fields(Settings)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InputError(f"evaluation.{unknown[0]}: unknown key; there is {', '.join(known)}")
-    return Settings(**given)
 
 
 def _shared(this, baseline):

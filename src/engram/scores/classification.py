@@ -13,7 +13,8 @@ from scipy.stats import rankdata
 
 from engram import store
 from engram.errors import InputError
-from engram.measures.inference import TOLERANCE, mean_defined
+from engram.measures import inference
+from engram.measures.inference import mean_defined
 
 #: Range that each score can take.
 LIMITS = {
@@ -257,18 +258,12 @@ def null_scores(labels, probabilities, groups) -> dict[str, np.ndarray]:
 
 
 def permutation_p(name, value, null) -> float:
-    """p = (1 + number of null values at least as good as `value`) / (1 + number of them).
-
-    Phipson & Smyth, Stat Appl Genet Mol Biol 2010.  A null value that is undefined counts as
-    at least as good.
+    """`inference.permutation_p` of a score, of which less may be better.
 
     Args:
         name: of the score, which says whether lower is better.
         value: observed.
         null: float (m,).
     """
-    if np.isnan(value):
-        return np.nan
     sign = -1 if name in LOWER_IS_BETTER else 1
-    worse = sign * null < sign * value - TOLERANCE
-    return float((1 + np.sum(~worse)) / (1 + len(null)))
+    return inference.permutation_p(sign * value, sign * null)

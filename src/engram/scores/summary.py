@@ -1,7 +1,5 @@
 """From predictions to one line a score: value, interval, chance, baseline."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from engram.measures.inference import (
@@ -21,25 +19,7 @@ from engram.scores.classification import (
     prior,
     scores,
 )
-
-SEED = 0  # of every resampling, so that a score is the same whenever it is computed
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The `evaluation` part of the configuration.
-
-    Attributes:
-        bootstrap: resamples of subjects for an interval.
-        permutations: shifted label series for a p.
-        confidence: of the intervals.
-        probes: whether to ask what else the inputs know (subject, time, copies).
-    """
-
-    bootstrap: int = 2000
-    permutations: int = 1000
-    confidence: float = 0.95
-    probes: bool = True
+from engram.scores.settings import SEED
 
 
 def summarise(this, shared, settings) -> dict:
