@@ -35,15 +35,15 @@ def of_split(result):
 def _labels(result):
     sample = result["sample"]
     constant = sample["constant_scans"]
-    if constant:
+    if constant and not result["pooled"]:
         yield (
             f"The label never changes in {len(constant)} of {sample['scans']} scans "
             f"({listed(constant)}): recognising the scan is enough to score there."
         )
     if result["pooled"]:
         yield (
-            "No subject has windows of two classes: scores that need both are pooled over "
-            "subjects and mix differences within and between them."
+            "No subject has windows of two classes: what is predicted for a subject is averaged, "
+            "and scores that need both classes are pooled over subjects, each counting once."
         )
     elif undefined := result["undefined"]:
         yield (

@@ -5,7 +5,7 @@ one-hot labels, so one matrix product gives it for the true labels and for every
 series of them: observed values and null distributions come from the same lines.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +67,20 @@ class Predictions:
             self.header,
             self.real,
         )
+
+    @property
+    def of_subjects(self) -> bool:
+        """Whether the class belongs to the subject: no subject has rows of two."""
+        return bool((self.table.assign(y=self.y).groupby("subject")["y"].nunique() == 1).all())
+
+    def by_subject(self) -> "Predictions":
+        """One row a subject, whose probabilities are the means over its rows."""
+        subjects = self.table["subject"].to_numpy(str)
+        _, first, of_row = np.unique(subjects, return_index=True, return_inverse=True)
+        sums = np.zeros((len(first), *self.probabilities.shape[1:]))
+        np.add.at(sums, of_row, self.probabilities)
+        means = sums / np.bincount(of_row)[:, None, None]
+        return replace(self.rows(first), probabilities=means)
 
 
 def read(path) -> Predictions:
