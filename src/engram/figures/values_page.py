@@ -93,6 +93,6 @@ def summary(group) -> str:
     rows = [m["by_name"]["r2"] for m in members if not inflated(m["scores"]["flags"])]
     values = sorted(row["value"] for row in rows if number(row["value"]))
     if values:
-        span = dict.fromkeys(f"{value:.2f}".replace("-", "−") for value in (values[0], values[-1]))
+        span = dict.fromkeys(f"{value:z.2f}".replace("-", "−") for value in (values[0], values[-1]))
         text += f", of whose {group['target']} R² is {' to '.join(span)}"
     return f"{text}."

@@ -188,7 +188,14 @@ def _check_comparison(config, name):
         _check_name(f"{where}.backbones", backbone, config["backbones"], "backbone")
         if backbones.count(backbone) > 1:
             raise InputError(f"{where}.backbones: {backbone!r} is listed twice")
-    _check_experiment(config, where, next(iter(plan.Plan(config).members(name).values())))
+    first = next(iter(plan.Plan(config).members(name).values()))
+    _check_experiment(config, where, first)
+    task = plan.task_of(first, config)
+    if not components.constant(f"engram.tasks.{task}", "COMPARED"):
+        raise InputError(
+            f"{where}: its members ask {task}, but backbones are compared by how they tell classes "
+            "apart; write one experiment a backbone, which the report shows in one table"
+        )
     for guest in this.get("experiments", []):
         _check_name(f"{where}.experiments", guest, config["experiments"], "experiment")
         if guest == this["baseline"]:

@@ -9,7 +9,7 @@ known of it stands in constants that the plan reads without importing the module
 - `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y"
   or None;
 - `PROBED`: scores ask what else the inputs know; `MAPPED`: the latents can be mapped;
-  `OCCLUDED`: what the model looks at is measured;
+  `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
 - `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
 """
 

@@ -27,6 +27,7 @@ FIGURES = {
 SHOWS = "x"
 PROBED = True
 MAPPED = True
+COMPARED = True
 OCCLUDED = False
 MEMORY_MB = 8_000
 RUNTIME = "4h"

@@ -23,6 +23,7 @@ FIGURES = {"predicted": "predicted.svg", "residuals": "residuals.svg"}
 SHOWS = None
 PROBED = True
 MAPPED = False
+COMPARED = False
 OCCLUDED = False
 MEMORY_MB = 8_000
 RUNTIME = "4h"
