@@ -18,7 +18,7 @@ from engram.errors import InputError
 from engram.scores import probes
 from engram.scores.caveats import caveats
 from engram.scores.evaluation import COLUMNS, evaluate
-from engram.scores.summary import Settings
+from engram.scores.settings import Settings
 from engram.store import Rows
 
 # ---- probes ------------------------------------------------------------------------------
@@ -385,24 +385,70 @@ def test_subjects_with_one_class_are_left_out_and_listed(tmp_path):
     assert [w for w in result["warnings"] if "Only 6 subjects" in w]
 
 
-def test_labels_constant_within_subjects_are_pooled(tmp_path):
+@pytest.mark.parametrize("windows", [1, 30])
+def test_a_class_of_the_subject_is_scored_over_subjects_each_of_whom_counts_once(tmp_path, windows):
     rng = np.random.default_rng(24)
-    facts = table(subjects=12, scans=1)
+    facts = table(subjects=12, scans=1, windows=windows).iloc[: 12 * windows - windows // 2]
     y = (pd.factorize(facts["subject"])[0] % 3 == 0).astype(int)
     path = experiment(tmp_path, rng, facts, y, gain=1)
-    result = scored(tmp_path, path, beside=[path], baseline="itself")
-    p = store.open(path)[:].astype(float)
+    other = experiment(tmp_path, rng, facts, y, gain=0.1, name="other")
+    result = scored(tmp_path, path, beside=[other], baseline="other")
+
+    def averaged(path):
+        of_row = pd.DataFrame(store.open(path)[:][:, :2, 1].astype(float))
+        return of_row.groupby(facts["subject"].to_numpy()).mean().to_numpy()
+
+    p, q, truth = averaged(path), averaged(other), np.arange(12) % 3 == 0
+    auc, before = ([sk.roc_auc_score(truth, v[:, run]) for run in (0, 1)] for v in (p, q))
     row = metric(result, "auc")
     assert result["pooled"]
     assert row["interval"] == "bootstrap"
-    assert row["value"] == pytest.approx(
-        np.mean([sk.roc_auc_score(y, p[:, run, 1]) for run in (0, 1)]), abs=1e-6
-    )
-    assert row["low"] < row["value"] < row["high"]
-    assert row["p"] == pytest.approx(1 / 220, abs=0.015)  # 12 over 4 arrangements
-    assert (row["difference"], row["difference_p"]) == (0, None)
+    assert row["value"] == pytest.approx(np.mean(auc), abs=1e-6)
+    assert row["seed_sd"] == pytest.approx(np.std(auc, ddof=1), abs=1e-6)
+    assert row["low"] <= row["value"] <= row["high"]
+    assert result["p_min"] == pytest.approx(1 / 495, abs=0.01)  # 12 over 4 arrangements
+    assert row["baseline"] == pytest.approx(np.mean(before), abs=1e-6)
+    assert row["difference"] == pytest.approx(np.mean(auc) - np.mean(before), abs=1e-6)
+    assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+    recall = [[(p[truth == k, run] > 0.5) == k for k in (0, 1)] for run in (0, 1)]
+    recall = np.mean([[np.mean(one) for one in each] for each in recall])
+    assert metric(result, "balanced_accuracy")["value"] == pytest.approx(recall)
+    right = np.mean([(p[:, run] > 0.5) == truth for run in (0, 1)])
+    assert metric(result, "accuracy")["value"] == pytest.approx(right)
+    assert np.sum(result["confusion"]) == pytest.approx(12)
+    assert result["sample"]["windows"] == result["baseline_rows"] == len(facts)
     assert (row["subjects"], len(result["undefined"])) == ({}, 12)
     assert [w for w in result["warnings"] if "pooled" in w]
+    assert not [w for w in result["warnings"] if "never changes" in w]
+
+
+def test_gains_of_a_class_of_the_subject_rest_on_the_same_subjects_drawn_for_both(tmp_path):
+    """By brute force with the same draws; and nothing is gained over oneself."""
+    rng = np.random.default_rng(27)
+    facts = table(subjects=16, scans=1, windows=1)
+    y = np.arange(16) % 2
+    path = experiment(tmp_path, rng, facts, y, gain=2)
+    other = experiment(tmp_path, rng, facts, y, gain=0.0, name="other")
+    row = metric(scored(tmp_path, path, beside=[other], baseline="other"), "balanced_accuracy")
+    predicted = [store.open(one)[:][:, :2, 1] > 0.5 for one in (path, other)]
+    random, gains = np.random.default_rng(0), []
+    for _ in range(200):
+        at = random.integers(16, size=16)
+        both = [[sk.balanced_accuracy_score(y[at], p[at, r]) for r in (0, 1)] for p in predicted]
+        gains.append(np.mean(both[0]) - np.mean(both[1]))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
+    beyond = min(np.sum(np.array(gains) <= 0), np.sum(np.array(gains) >= 0))
+    assert row["difference_p"] == pytest.approx(2 * (1 + beyond) / 201)
+    itself = metric(scored(tmp_path, path, beside=[path], baseline="itself"), "auc")
+    assert (itself["difference"], itself["difference_p"]) == (0, 1)
+
+
+def test_of_rows_that_are_whole_scans_no_probe_asks_for_the_time():
+    facts = table(subjects=8, scans=1, windows=1)
+    features = np.random.default_rng(0).standard_normal((8, 3))
+    assert np.isnan(probes.time_in_scan(features, facts)["r2"])
+    assert np.isnan(probes.subject_identity(features, facts)["balanced_accuracy"])
 
 
 def test_sessions_of_both_classes_within_subjects_need_no_pooling(tmp_path):

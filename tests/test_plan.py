@@ -902,7 +902,36 @@ def test_a_head_goes_with_what_it_learns(config):
     config["experiments"]["eeg_clip"]["head"] = "nice"
     refuse(config, "eeg_clip: head 'nice' answers pairs, but y is state")
     config["experiments"]["eeg_clip"] |= {"head": "linear", "y": "spectrogram/clip_random"}
-    refuse(config, "eeg_clip: head 'linear' answers classes, but y is spectrogram/clip_random")
+    refuse(config, "eeg_clip: head 'linear' answers classes, values, but y is spectrogram")
+
+
+def test_a_view_of_numbers_makes_another_task_than_one_of_classes(config):
+    config["views"]["trait"] = {"kind": "fact", "column": "trait"}
+    config["views"]["group"] = {"kind": "fact", "column": "group", "classes": ["low", "high"]}
+    numbers = config["experiments"]["eeg_bandpower"] | {"y": "trait"}
+    config["experiments"] |= {"numbers": numbers, "classes": numbers | {"y": "group"}}
+    config["run"] = ["numbers", "classes"]
+    configuration.check(config, SCHEMA)
+    this = plan.Plan(config)
+    assert (this.task("numbers"), this.task("classes")) == ("values", "classes")
+    assert this.folds("numbers") == "group_kfold"
+    assert this.modules("train", experiment="numbers")[0] == "engram.tasks.values"
+    assert this.pictures("numbers") == []
+    names = [p.rpartition("/")[2] for p in this.figures() if "/numbers/" in p]
+    assert names == ["predicted.svg", "residuals.svg"]
+    config["experiments"]["numbers"]["head"] = "adapter"
+    refuse(config, "head 'adapter' answers classes, but y is trait; .*values a view of numbers")
+    config["experiments"]["numbers"] |= {"head": "forest", "folds": "blocked"}
+    refuse(config, "numbers.folds: no way to split 'blocked'")
+    config["experiments"]["numbers"]["folds"] = "leave_one_subject_out"
+    config["maps"] = ["numbers"]
+    refuse(config, "maps: 'numbers' has no classes to map")
+
+
+def test_a_comparison_of_numbers_is_refused(compared):
+    compared["views"]["trait"] = {"kind": "fact", "column": "trait"}
+    compared["comparisons"]["vision"] |= {"y": "trait", "head": "linear"}
+    refuse(compared, "comparisons.vision: its members ask values, but .* one experiment a backbone")
 
 
 def test_the_names_of_a_head_and_of_an_experiment_are_no_part_of_what_trains(config):

@@ -36,11 +36,18 @@ THINGS = {
     "test_repetitions": 4,
     "size": 32,
 }  # fmt: skip
+PEOPLE = VIGILANCE | {
+    "units": [f"sub-{i:02d}" for i in range(1, 8)],
+    "windows": {"length": 30, "step": 30},
+    "duration": 60,
+    "trait_r2": 0.9,
+}
 CONFIG = {
-    "datasets": {"tiny": VIGILANCE, "things": THINGS},
+    "datasets": {"tiny": VIGILANCE, "people": PEOPLE, "things": THINGS},
     "views": {
         "spectrogram": {"kind": "multitaper", "signal": "eeg", "fmax": 30},
         "state": {"kind": "annotations", "classes": ["drowsy", "alert"]},
+        "trait": {"kind": "fact", "column": "trait", "measured_in": "points"},
         "epochs": {"kind": "epochs", "clip": 20},
         "picture": {"kind": "photograph", "unit": "stimuli", "size": [32, 32]},
     },
@@ -55,6 +62,10 @@ CONFIG = {
     "experiments": {
         "classes": {
             "title": "Classes", "dataset": "tiny", "x": "spectrogram/bands", "y": "state",
+            "head": "linear", "folds": "leave_one_subject_out", "seeds": 1, "baseline": "none",
+        },
+        "values": {
+            "title": "Values", "dataset": "people", "x": "spectrogram/bands", "y": "trait",
             "head": "linear", "folds": "leave_one_subject_out", "seeds": 1, "baseline": "none",
         },
         "pairs": {
@@ -117,8 +128,9 @@ def unread(given, where=""):
 class Study:
     """The stages, called as their rules do, each with a spec that notes what is read of it."""
 
-    def __init__(self, folder, config):
+    def __init__(self, folder, config, made_by=()):
         self.folder, self.plan, self.unread = folder, Plan(config), {}
+        self.made_by = dict(made_by)
 
     def spec(self, stage, **names):
         self.given = noted(self.plan.spec(stage, **names))
@@ -171,7 +183,7 @@ class Study:
         x, y = self.inputs(spec, experiment)
         names = ("model", "predictions.h5", "latents.h5")
         made = [self.path(f"{experiment}/{name}") for name in names]
-        train(x, y, *made, spec=spec, made_by={}, device="cpu")
+        train(x, y, *made, spec=spec, made_by=self.made_by, device="cpu")
         self.note("train")
         return made
 
@@ -196,6 +208,14 @@ def run_classes(study):
     study.evaluate("classes", study.train("classes")[1])
 
 
+def run_values(study):
+    for unit in study.plan.units("people"):
+        study.render("people", unit, "spectrogram")
+        study.render("people", unit, "trait")
+        study.extract("people", unit, "spectrogram/bands")
+    study.evaluate("values", study.train("values")[1])
+
+
 def run_pairs(study):
     study.render("things", "sub-01", "epochs")
     study.render("things", "stimuli", "picture")
@@ -210,6 +230,7 @@ def found(tmp_path_factory):
     """Keys that nobody read, by stage."""
     study = Study(tmp_path_factory.mktemp("study"), CONFIG)
     run_classes(study)
+    run_values(study)
     run_pairs(study)
     return study.unread
 
@@ -230,8 +251,11 @@ def test_of_a_manifest_a_job_is_given_the_columns_that_are_read(tmp_path):
     (tmp_path / "manifest.csv").write_text(lines)
     dataset = {"kind": "eeg_recordings", "folder": str(tmp_path), "manifest": "manifest.csv",
                "windows": {"length": 30, "step": 15}, "conditions": ["state"]}  # fmt: skip
-    study = Study(tmp_path, CONFIG | {"datasets": {"here": dataset}})
+    views = CONFIG["views"] | {"notes": {"kind": "fact", "column": "notes", "classes": ["well"],
+                                         "values": {"well": ["slept badly"]}}}  # fmt: skip
+    study = Study(tmp_path, CONFIG | {"datasets": {"here": dataset}, "views": views})
     study.render("here", "sub-01", "spectrogram")
+    study.render("here", "sub-01", "notes")
     assert study.unread["render"] - NAMED_IN_ERRORS == set()
     (row,) = study.plan.spec("render", dataset="here", unit="sub-01", view="state")["rows"]
     assert row.keys() == {"subject", "scan", "file", "labels", "state"}

@@ -282,15 +282,45 @@ def test_shift_rolls_each_scan_by_a_tenth_at_least():
 
 def test_shift_permutes_scans_whose_label_is_constant():
     table = rows(subjects=6, scans=2)
-    y = (table.subject.to_numpy() >= "sub-02").astype(int)
+    y = (table.scan == sorted(set(table.scan))[0]).to_numpy(int)
     seen = set()
     for seed in range(30):
         moved = splits.circular_shift(y, table, np.random.default_rng(seed))
         of_scan = table.assign(moved=moved).groupby(["subject", "scan"])["moved"]
         assert (of_scan.nunique() == 1).all()
-        assert of_scan.first().sum() == 8
+        assert of_scan.first().sum() == 6
         seen.add(tuple(of_scan.first()))
-    assert len(seen) > 15
+    assert len(seen) > 25
+
+
+@pytest.mark.parametrize("dtype", [int, float])
+def test_shift_permutes_subjects_whose_label_is_constant_and_keeps_their_scans_alike(dtype):
+    table = rows(subjects=6, scans=2)
+    subject = table.subject.factorize(sort=True)[0]
+    y = (subject * 1.5).astype(dtype)
+    seen = set()
+    for seed in range(30):
+        moved = splits.circular_shift(y, table, np.random.default_rng(seed))
+        assert moved.dtype == y.dtype
+        of_subject = table.assign(moved=moved).groupby("subject")["moved"]
+        assert (of_subject.nunique() == 1).all()
+        assert sorted(of_subject.first()) == sorted(set(y))
+        seen.add(tuple(of_subject.first()))
+    assert len(seen) > 25
+
+
+def test_groups_of_subjects_share_out_those_with_the_same_classes():
+    """Ten of 31 subjects have another class than the others, and each only its own."""
+    table = rows(subjects=31, scans=1, windows=4)
+    y = (table.subject.factorize()[0] % 7 < 2).astype(int)
+    several = set()
+    for seed in range(5):
+        folds = splits.make(table, y, {"kind": "group_kfold", "n": 4}, seed=seed)
+        of_fold = [table.assign(y=y).iloc[f.test].groupby("subject")["y"].first() for f in folds]
+        assert {int(one.sum()) for one in of_fold} <= {2, 3}
+        assert {len(one) for one in of_fold} == {7, 8}
+        several.add(tuple(of_fold[0].index))
+    assert len(several) == 5
 
 
 def test_shift_follows_the_windows_and_not_the_order_of_rows():

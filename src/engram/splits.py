@@ -35,7 +35,8 @@ def make(table, y, how, *, seed) -> list[Fold]:
 
     - "leave_one_subject_out": one fold a subject; about a fifth of the other subjects
       validate, chosen so that validation and training hold every class if any choice does.
-    - "group_kfold": the same with n groups of subjects.
+    - "group_kfold": the same with n groups of subjects; subjects that hold the same classes
+      are dealt out evenly.
     - "blocked": each scan is cut into n blocks of consecutive windows; one tests, one
       validates. Rows whose support [start, stop] overlaps that of a test row of the same
       scan are dropped, as are training rows that overlap a validation row.
@@ -106,27 +107,32 @@ def circular_shift(y, table, rng) -> np.ndarray:
 
     Within each scan the series of labels, in the order of its windows, is shifted
     circularly by a random amount, at least a tenth of its length. A shift cannot move
-    labels that are constant over their scan: these are permuted across those scans.
+    labels that are constant over their scan: these are permuted across those scans, or, where
+    they are constant over their subject, across those subjects, whose scans stay alike.
 
     Args:
-        y: int array (n,).
+        y: array (n,), int, or float where labels are numbers.
         table: n rows with columns subject, scan, window.
         rng: numpy Generator.
 
     Returns:
-        int array (n,); each scan that varies keeps its counts.
+        array (n,), of the dtype of y; each scan that varies keeps its counts.
     """
     y = np.asarray(y)
-    moved, constant = y.copy(), []
+    moved, of_scan, whole = y.copy(), [], np.zeros(len(y), bool)
+    of_subject = [at for at in table.groupby("subject").indices.values() if _constant(y[at])]
+    for at in of_subject:
+        whole[at] = True
     for rows in _scans(table):
-        if (y[rows] == y[rows[0]]).all():
-            constant.append(rows)
-            continue
-        least = max(1, len(rows) // 10)
-        moved[rows] = np.roll(y[rows], rng.integers(least, len(rows) - least + 1))
-    values = rng.permutation([y[rows[0]] for rows in constant])
-    for rows, value in zip(constant, values, strict=True):
-        moved[rows] = value
+        if not _constant(y[rows]):
+            least = max(1, len(rows) // 10)
+            moved[rows] = np.roll(y[rows], rng.integers(least, len(rows) - least + 1))
+        elif not whole[rows[0]]:
+            of_scan.append(rows)
+    for blocks in (of_scan, of_subject):
+        values = rng.permutation([y[at[0]] for at in blocks])
+        for at, value in zip(blocks, values, strict=True):
+            moved[at] = value
     return moved
 
 
@@ -136,8 +142,8 @@ def control(y, table, rng) -> np.ndarray:
     A random shift of a slow series often agrees with it by accident, and a head that learns
     it then scores above chance. Here each scan takes the shift, of those that
     `circular_shift` allows, whose labels agree with the true ones just as often as labels
-    without any relation would; ties are drawn. Labels that are constant over their scan are
-    permuted across those scans.
+    without any relation would; ties are drawn. Labels that are constant over their scan or
+    subject are permuted as there.
 
     Args:
         y, table, rng: as for `circular_shift`.
@@ -149,7 +155,7 @@ def control(y, table, rng) -> np.ndarray:
     moved = circular_shift(y, table, rng)
     for rows in _scans(table):
         series = y[rows]
-        if (series == series[0]).all():
+        if _constant(series):
             continue
         least = max(1, len(rows) // 10)
         shifts = rng.permutation(np.arange(least, len(rows) - least + 1))
@@ -192,6 +198,8 @@ def _grouped(table, y, kind, n, seed):
             "(to train, to validate, to test); add subjects, or test on new time blocks of "
             "known subjects (folds: {kind: blocked})"
         )
+    holds = np.zeros((len(subjects), y.max() + 1), bool)
+    holds[of_row, y] = True
     rng = np.random.default_rng(seed)
     if kind == "leave_one_subject_out":
         groups, names = [[i] for i in range(len(subjects))], list(subjects)
@@ -199,9 +207,9 @@ def _grouped(table, y, kind, n, seed):
         raise InputError(f"{n} folds, but {len(subjects)} subjects; set folds.n to at most that")
     else:
         order = rng.permutation(len(subjects))
+        alike = np.unique(holds, axis=0, return_inverse=True)[1].ravel()
+        order = order[np.argsort(alike[order], kind="stable")]
         groups, names = [order[i::n] for i in range(n)], [f"fold-{i + 1}" for i in range(n)]
-    holds = np.zeros((len(subjects), y.max() + 1), bool)
-    holds[of_row, y] = True
     folds = []
     for name, test in zip(names, groups, strict=True):
         others = np.setdiff1d(np.arange(len(subjects)), test)
@@ -287,6 +295,10 @@ def _scans(table):
     scan = table.groupby(["subject", "scan"], sort=True).ngroup().to_numpy()
     order = np.lexsort((table["window"].to_numpy(), scan))
     return np.split(order, np.flatnonzero(np.diff(scan[order])) + 1) if len(order) else []
+
+
+def _constant(series):
+    return bool((series == series[0]).all())
 
 
 def _overlapping(table, rows, others):

@@ -5,7 +5,10 @@ its `file`, its `path` on this machine and what is known about it.  A component 
 be fetched or simulated also has `make(path, row, options)`.
 """
 
+from dataclasses import replace
+
 from engram.planning import components
+from engram.recording import Recording
 
 
 def read(spec, paths):
@@ -22,10 +25,21 @@ def read(spec, paths):
         InputError: a file is not what the dataset's kind expects.
     """
     module, options = components.options("datasets", spec["dataset"])
-    paths, rows = iter(map(str, paths)), []
+    paths, rows, facts = iter(map(str, paths)), [], {}
     for row in spec["rows"]:
         row = {**row, "path": next(paths)}
         if row.get("labels"):
             row["labels_path"] = next(paths)
+        if known := row.pop("facts", None):
+            facts[row["subject"], row["scan"]] = known
         rows.append(row)
-    return module.read(spec["unit"], rows, options)
+    read = module.read(spec["unit"], rows, options)
+    return [_knowing(recording, facts) for recording in read] if facts else read
+
+
+def _knowing(recording, facts):
+    """A recording with what the manifest says of it."""
+    if not isinstance(recording, Recording):
+        return recording
+    known = facts.get((recording.subject, recording.scan), {})
+    return replace(recording, facts=recording.facts | known)

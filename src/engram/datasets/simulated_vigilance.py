@@ -15,6 +15,11 @@ Regions of the brain carry low-pass noise; drowsiness adds a 0.05-Hz oscillation
 in thalamus and occipital cortex, behind a haemodynamic response that peaks after 5 s.
 Rhythms and noise are Gaussian, shaped in the frequency domain.
 
+Every subject has a fact `trait`, a number of mean 50 and standard deviation 10, and `group`, "low"
+or "high", the side of 50 it lies on.  The gain of a subject's signals, Gaussian, explains a share
+`trait_r2` of the variance of `trait`, so that no rule explains more, and one that knows the gain
+explains just as much; of `group` it knows a share 1/2 + arcsin(sqrt(trait_r2)) / pi.
+
 The rhythms' fluctuations make the states overlap, so that no rule is perfect: `bayes` is
 the best that a rule which sees one window can do.
 """
@@ -38,6 +43,8 @@ FILED = ("eeg", "eog", "fmri", "onset", "duration", "state")  # arrays of a scan
 SFREQ = 128.0  # Hz, EEG and EOG
 TR = 2.1  # s
 DWELL = (30.0, 300.0)  # s, shortest and longest stay in a state
+TRAIT = (50.0, 10.0)  # mean and standard deviation of the fact `trait`
+GAIN = 0.7  # dB, standard deviation between subjects
 FADE = 2.0  # s, from one state to the other
 
 #: EEG channels: weight of the alpha rhythm, of the theta rhythm, of blinks (amplitudes).
@@ -82,6 +89,8 @@ class Options:
         label_noise: share of 30-s epochs whose published state is the wrong one.
         scans: scans of a subject.
         duration: seconds of a scan.
+        trait_r2: share of the variance of `trait` between subjects that the gain of their signals
+            explains; 0 none, 1 all.
         seed: everything random follows from the seed and the name of the unit.
     """
 
@@ -91,6 +100,7 @@ class Options:
     label_noise: float = 0.0
     scans: int = 2
     duration: float = 690.0
+    trait_r2: float = 0.8
     seed: int = 0
 
 
@@ -167,7 +177,15 @@ def _recording(unit, index, arrays, options):
         "fmri": Signal(arrays["fmri"], 1 / TR, tuple(REGIONS), "%"),
     }
     origin = {"simulated": True, "simulation": dataclasses.asdict(options)}
-    return Recording(unit, scan, options.duration, signals, events=events, origin=origin)
+    return Recording(
+        unit,
+        scan,
+        options.duration,
+        signals,
+        events=events,
+        facts=facts(unit, options),
+        origin=origin,
+    )
 
 
 def _scan(index):
@@ -182,13 +200,28 @@ def subject(unit, options) -> Subject:
     rng, spread = _rng(unit, options), options.subject_effect
     return Subject(
         iaf=float(np.clip(rng.normal(10, 0.5 * spread), 8, 12)),
-        gain=rng.normal(0, 0.7) * spread,
+        gain=rng.normal(0, GAIN) * spread,
         alpha=rng.normal(0, 0.7) * spread,
         theta=rng.normal(0, 0.2) * spread,
         slope=1.2 + rng.normal(0, 0.035) * spread,
         alpha_drop=3 + 7 * rng.beta(8, 6),
         theta_rise=3 + 3 * rng.beta(8, 6),
     )
+
+
+def facts(unit, options) -> dict:
+    """`trait`, a number, and `group`, "low" or "high", of a unit.
+
+    Raises:
+        InputError: the share that the gain explains is no share.
+    """
+    if not 0 <= options.trait_r2 <= 1:
+        raise InputError(f"trait_r2 is {options.trait_r2}; it must be a share, 0 to 1")
+    gain = subject(unit, dataclasses.replace(options, subject_effect=1.0)).gain / GAIN
+    own = _rng(unit, options, 0).standard_normal()
+    mean, sd = TRAIT
+    trait = mean + sd * (np.sqrt(options.trait_r2) * gain + np.sqrt(1 - options.trait_r2) * own)
+    return {"trait": float(trait), "group": "high" if trait > mean else "low"}
 
 
 def psd(unit, state, frequencies, options, scan=0) -> np.ndarray:

@@ -14,6 +14,10 @@ METRICS = {
     "kappa": ("Cohen's κ", False),
     "brier": ("Brier score", True),
     "ece": ("Calibration error", True),
+    "r2": ("R²", False),
+    "pearson_r": ("Pearson r", False),
+    "spearman_r": ("Spearman ρ", False),
+    "mae": ("Mean absolute error", True),
 }
 
 

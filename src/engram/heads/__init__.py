@@ -1,4 +1,4 @@
-"""Heads: what is trained on features (or on a view itself) to predict a class of each row.
+"""Heads: what is trained on features (or on a view itself) to predict a class or number.
 
 A component has `fit(task, options, device) -> engram.training.Fit`: it trains every fold
 under every run. Statistics and parameters come from a fold's training rows, choices from

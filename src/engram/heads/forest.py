@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from engram import training
 from engram.progress import progress
 
 DEVICE = "cpu"
-TASKS = ("classes",)
+TASKS = ("classes", "values")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
         min_samples_leaf: training rows in a leaf at least.
         max_depth: of a tree; null = until leaves are pure or too small.
         max_features: share of the features tried at a split; null = their square root.
-        class_weights: weigh classes so that each counts the same in training.
+        class_weights: of classes: weigh them so that each counts the same in training.
     """
 
     n_estimators: int = 200
@@ -34,41 +34,64 @@ class Options:
 def fit(task, options, device) -> training.Fit:
     """Fit every fold and run on the training rows of the fold.
 
-    The state holds the importance of each feature (folds, runs, d), not the trees, which a
-    rerun with the same seed grows again. The latent is the features themselves.
+    Of numbers every subject weighs the same, however many rows it has. The state holds the
+    importance of each feature (folds, runs, d), not the trees, which a rerun with the same seed
+    grows again. The latent is the features themselves.
     """
     x = np.concatenate([training.flat(source) for source in task.x], axis=1)
-    k, shape = len(task.classes), (len(task.folds), len(task.runs))
-    probabilities = np.zeros((len(x), len(task.runs), k), np.float32)
+    grow = _classifier if task.classes else _regressor
+    shape = (len(task.folds), len(task.runs))
+    kind = np.float32 if task.classes else np.float64
+    outputs = np.zeros((len(x), len(task.runs), max(len(task.classes), 1)), kind)
     validation, importance = np.zeros(shape), np.zeros((*shape, x.shape[1]), np.float32)
     with progress(len(task.folds) * len(task.runs), "fit all folds and runs", "fits") as bar:
         for f, fold in enumerate(task.folds):
             for r, run in enumerate(task.runs):
-                forest = _forest(options, training.seed(run.seed, fold.name))
-                forest.fit(x[fold.train], run.y[fold.train])
+                seed = training.seed(run.seed, fold.name) % 2**32
+                forest, predict, validation[f, r] = grow(x, run.y, fold, task, options, seed)
                 importance[f, r] = forest.feature_importances_
-                inner = _predict(forest, x[fold.validation], k)
-                counts = training.confusion(run.y[fold.validation], inner.argmax(1), k)
-                validation[f, r] = training.balanced_accuracy(counts)
-                probabilities[fold.test, r] = _predict(forest, x[fold.test], k)
+                outputs[fold.test, r] = predict(x[fold.test])
                 bar.update(1)
-    state = {"importance": importance}
-    return training.Fit(probabilities[task.tested], validation, state, latent=x)
+    return training.Fit(outputs[task.tested], validation, {"importance": importance}, latent=x)
 
 
-def _forest(options, seed):
-    return RandomForestClassifier(
-        n_estimators=options.n_estimators,
-        min_samples_leaf=options.min_samples_leaf,
-        max_depth=options.max_depth,
-        max_features=options.max_features or "sqrt",
-        class_weight="balanced" if options.class_weights else None,
-        random_state=seed % 2**32,
-    )
+def _classifier(x, y, fold, task, options, seed):
+    """(forest, what predicts probabilities, balanced accuracy of the validation rows)."""
+    k = len(task.classes)
+    weights = "balanced" if options.class_weights else None
+    forest = RandomForestClassifier(**_grown(options, seed), class_weight=weights)
+    forest.fit(x[fold.train], y[fold.train])
+
+    def predict(rows):
+        probabilities = np.zeros((len(rows), k), np.float32)  # none for a class not trained on
+        probabilities[:, forest.classes_] = forest.predict_proba(rows)
+        return probabilities
+
+    inner = predict(x[fold.validation]).argmax(1)
+    counts = training.confusion(y[fold.validation], inner, k)
+    return forest, predict, training.balanced_accuracy(counts)
 
 
-def _predict(forest, x, k):
-    """Probabilities (n, k); a class that no training row had gets none."""
-    probabilities = np.zeros((len(x), k), np.float32)
-    probabilities[:, forest.classes_] = forest.predict_proba(x)
-    return probabilities
+def _regressor(x, y, fold, task, options, seed):
+    """(forest, what predicts numbers, share of the validation rows that these explain)."""
+    subjects = task.table["subject"].to_numpy(str)
+    outer, inner = (training.subject_weights(subjects[s]) for s in (fold.train, fold.validation))
+    forest = RandomForestRegressor(**_grown(options, seed))
+    forest.fit(x[fold.train], y[fold.train], sample_weight=outer)
+
+    def predict(rows):
+        return forest.predict(rows)[:, None]
+
+    predicted = predict(x[fold.validation])[:, 0]
+    mean = np.average(y[fold.train], weights=outer)
+    return forest, predict, training.explained(y[fold.validation], predicted, mean, inner)
+
+
+def _grown(options, seed):
+    return {
+        "n_estimators": options.n_estimators,
+        "min_samples_leaf": options.min_samples_leaf,
+        "max_depth": options.max_depth,
+        "max_features": options.max_features or "sqrt",
+        "random_state": seed,
+    }

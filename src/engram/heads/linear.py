@@ -1,4 +1,4 @@
-"""Head "linear": multinomial logistic regression on standardised features."""
+"""Head "linear": logistic or ridge regression on standardised features."""
 
 from dataclasses import dataclass, field
 
@@ -8,10 +8,11 @@ from sklearn.linear_model import LogisticRegression
 
 from engram import training
 from engram.errors import InputError
+from engram.heads import _ridge
 from engram.progress import progress
 
 DEVICE = "cpu"
-TASKS = ("classes",)
+TASKS = ("classes", "values")
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,35 @@ class Options:
     """Options of the head.
 
     Attributes:
-        c: inverse strengths of the L2 penalty; the one with the lowest loss on the
+        c: of classes: inverse strengths of the L2 penalty; the one with the lowest loss on the
             validation rows is kept.
-        class_weights: weigh classes so that each counts the same in training.
-        max_iter: steps of the solver (L-BFGS) at most.
+        class_weights: of classes: weigh them so that each counts the same in training.
+        max_iter: of classes: steps of the solver (L-BFGS) at most.
+        alpha: of numbers: strengths of the L2 penalty; the one with the lowest error when each
+            training subject is left out in turn is kept.
     """
 
     c: list[float] = field(default_factory=lambda: [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
     class_weights: bool = True
     max_iter: int = 1000
+    alpha: list[float] = field(
+        default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0, 100000.0, 1000000.0]
+    )
 
 
 def fit(task, options, device) -> training.Fit:
     """Fit every fold and run on the training rows of the fold, standardised by these.
 
-    The solver draws nothing at random: runs with the same labels are fitted once.
+    Classes by multinomial logistic regression; numbers by ridge regression, see
+    `engram.heads._ridge`. Neither draws anything at random: runs with the same y are the same.
 
     Raises:
-        InputError: `c` is empty or not positive.
+        InputError: `c` or `alpha` is empty or not positive, or a fold has too few subjects.
     """
+    return _logistic(task, options) if task.classes else _ridge.fit(task, options.alpha)
+
+
+def _logistic(task, options):
     if not options.c or min(options.c) <= 0:
         raise InputError("heads: `c` of a linear head must list positive numbers")
     x = np.concatenate([training.flat(source) for source in task.x], axis=1)

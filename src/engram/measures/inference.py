@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 FEW_SUBJECTS = 10  # below it the bootstrap is too narrow, and Student's t takes its place
 EXACT_SUBJECTS = 16  # up to it every sign pattern is enumerated
@@ -60,15 +60,15 @@ def arrangements(y, table, n, rng) -> np.ndarray:
     are constant over their subject over such subjects: the levels at which they vary.
 
     Args:
-        y: int (rows,).
+        y: int (rows,), or float where labels are numbers.
         table: rows with subject, scan and window.
         n: number of series.
         rng: Generator.
 
     Returns:
-        int16 (n, rows).
+        (n, rows), int16 or, of numbers, float64.
     """
-    moved = np.tile(y.astype(np.int16), (n, 1))
+    moved = np.tile(y if y.dtype.kind == "f" else y.astype(np.int16), (n, 1))
     window, whole_subjects = table["window"].to_numpy(), []
     for rows in table.groupby("subject").indices.values():
         rows = rows[np.argsort(window[rows], kind="stable")]
@@ -90,6 +90,48 @@ def _exchange(moved, y, blocks, rng):
     values = rng.permuted(np.tile([y[at[0]] for at in blocks], (len(moved), 1)), axis=1)
     for at, value in zip(blocks, values.T, strict=True):
         moved[:, at] = value[:, None]
+
+
+def jackknife(statistic, n, confidence=0.95) -> tuple[float, float, float, float]:
+    """Interval and test of a statistic of n subjects by leaving out each of them in turn.
+
+    Student's t on the pseudo-values n s - (n - 1) s_i (Tukey 1958), centred on the statistic
+    itself; of a mean it is the t interval. The statistic should be on a scale on which it is
+    nearly normal.
+
+    Args:
+        statistic: of an int array of subjects, a float.
+        n: number of subjects.
+        confidence: of the interval.
+
+    Returns:
+        (statistic of all, low, high, two-sided p of 0); NaN but for the first where there are
+        fewer than three subjects or one that cannot be left out.
+    """
+    every = np.arange(n)
+    value = statistic(every)
+    left = np.array([statistic(np.delete(every, i)) for i in every if n > 2])
+    if n < 3 or np.isnan([value, *left]).any():
+        return value, np.nan, np.nan, np.nan
+    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
+    half = stdtrit(n - 1, (1 + confidence) / 2) * error
+    p = 2 * stdtr(n - 1, -abs(value) / error) if error > 0 else float(value == 0)
+    return value, value - half, value + half, float(p)
+
+
+def permutation_p(value, null) -> float:
+    """p = (1 + number of null values at least as large as `value`) / (1 + number of them).
+
+    Phipson & Smyth, Stat Appl Genet Mol Biol 2010.  A null value that is undefined counts as
+    at least as large.
+
+    Args:
+        value: observed; NaN has no p.
+        null: float (m,).
+    """
+    if np.isnan(value):
+        return np.nan
+    return float((1 + np.sum(~(null < value - TOLERANCE))) / (1 + len(null)))
 
 
 def smallest_p(y, labels) -> float:

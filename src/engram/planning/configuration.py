@@ -7,7 +7,7 @@ import re
 import string
 
 from engram.errors import InputError
-from engram.planning import components, names, plan, shape
+from engram.planning import components, facts, names, plan, shape
 from engram.planning.shape import did_you_mean
 
 #: Families whose names stand in paths: components, what is made of them, and weights.
@@ -188,7 +188,14 @@ def _check_comparison(config, name):
         _check_name(f"{where}.backbones", backbone, config["backbones"], "backbone")
         if backbones.count(backbone) > 1:
             raise InputError(f"{where}.backbones: {backbone!r} is listed twice")
-    _check_experiment(config, where, next(iter(plan.Plan(config).members(name).values())))
+    first = next(iter(plan.Plan(config).members(name).values()))
+    _check_experiment(config, where, first)
+    task = plan.task_of(first, config)
+    if not components.constant(f"engram.tasks.{task}", "COMPARED"):
+        raise InputError(
+            f"{where}: its members ask {task}, but backbones are compared by how they tell classes "
+            "apart; write one experiment a backbone, which the report shows in one table"
+        )
     for guest in this.get("experiments", []):
         _check_name(f"{where}.experiments", guest, config["experiments"], "experiment")
         if guest == this["baseline"]:
@@ -230,9 +237,12 @@ def _check_experiment(config, where, this):
         if "/" in source:
             _check_name(where, backbone, config["backbones"], "backbone")
     try:
-        task = plan.task_of(this, config["heads"])
+        task = plan.task_of(this, config)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    for view in targets:
+        if config["views"].get(view, {}).get("kind") == "fact":
+            facts.check(plan.Plan(config), view, this["dataset"])
     if this["baseline"] != "none":
         _check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
     ways = components.constant(f"engram.tasks.{task}", "FOLDS")

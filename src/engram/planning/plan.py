@@ -142,7 +142,7 @@ class Plan(RawFiles, Comparisons):
 
     def task(self, experiment) -> str:
         """The question that an experiment asks, a module of `engram.tasks`."""
-        return task_of(self.known[experiment], self.config["heads"])
+        return task_of(self.known[experiment], self.config)
 
     def of_task(self, experiment, constant):
         """What the task of an experiment declares, see `engram.tasks`."""
@@ -169,11 +169,11 @@ class Plan(RawFiles, Comparisons):
 
     def pictures(self, experiment) -> list[str]:
         """The view stores, behind the first source or target, whose rows a person can look at."""
-        if self.of_task(experiment, "SHOWS") == "x":
-            source = self.sources(experiment)[0]
-        else:
-            source = self.targets(experiment)[0]
-        return self.stores(experiment, source.partition("/")[0])
+        sides = {"x": self.sources, "y": self.targets}
+        shows = self.of_task(experiment, "SHOWS")
+        if shows is None:
+            return []
+        return self.stores(experiment, sides[shows](experiment)[0].partition("/")[0])
 
     def importance(self, experiment) -> list[str]:
         """What says where the models of an experiment look, if its task is asked that."""
@@ -268,21 +268,26 @@ class Plan(RawFiles, Comparisons):
         return {"source": source, "row": {key: row[key] for key in row if key in named}}
 
     def _render_spec(self, dataset, unit, view):
+        facts = components.constant(f"engram.views.{self.config['views'][view]['kind']}", "FACTS")
         return {
             "dataset": self._options("datasets", dataset),
             "windows": self.config["datasets"][dataset].get("windows"),
             "view": self._options("views", view),
             "unit": unit,
-            "rows": self._read_rows(dataset, unit),
+            "rows": self._read_rows(dataset, unit, facts and self.config["views"][view].get(facts)),
         }
 
-    def _read_rows(self, dataset, unit):
-        """The raw files of a unit, each with those columns of a manifest that are read."""
+    def _read_rows(self, dataset, unit, fact):
+        """The raw files of a unit, each with those columns of a manifest that are read.
+
+        `fact` is the column that the view alone reads, so that no other view feels an edit of it.
+        """
         rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
         columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
         named = {"file", *(columns or ()), *(this.get("conditions") or [])}
         return [
             {key: row[key] for key in row if (key in named if columns else key != "unit")}
+            | ({"facts": {fact: row[fact]}} if fact in row else {})
             for row in rows
         ]
 
@@ -404,22 +409,36 @@ def candidates(experiment) -> list[list[str]]:
     return [[one] if isinstance(one, str) else list(one) for one in alternatives]
 
 
-def task_of(experiment, heads) -> str:
+def task_of(experiment, config) -> str:
     """The task of an experiment: the one that its head serves and that its y suits.
 
     Raises:
         InputError: there is none.
     """
     targets = [experiment["y"]] if isinstance(experiment["y"], str) else experiment["y"]
-    asked = "features" if any("/" in source for source in targets) else "labels"
-    serves = components.constant(f"engram.heads.{heads[experiment['head']]['kind']}", "TASKS")
+    asked = {_holds(source, config["views"]) for source in targets}
+    kind = config["heads"][experiment["head"]]["kind"]
+    serves = components.constant(f"engram.heads.{kind}", "TASKS")
     for task in serves:
-        if components.constant(f"engram.tasks.{task}", "TARGETS") == asked:
+        if {components.constant(f"engram.tasks.{task}", "TARGETS")} == asked:
             return task
     raise InputError(
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
-        'pairs need features of pictures as y ("view/backbone"), classes a view of labels'
+        'pairs need features of pictures as y ("view/backbone"), classes a view of labels, '
+        "values a view of numbers"
     )
+
+
+def _holds(source, views):
+    """What a source is on the y side: "features", "numbers" or "labels".
+
+    A view whose kind declares `TARGETS = "numbers"` holds these unless its `classes` are named.
+    """
+    view, _, backbone = source.partition("/")
+    if backbone:
+        return "features"
+    numbers = components.constant(f"engram.views.{views[view]['kind']}", "TARGETS")
+    return "labels" if views[view].get("classes") else numbers or "labels"
 
 
 def _canonical(value):

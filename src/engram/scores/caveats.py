@@ -11,10 +11,11 @@ def caveats(result) -> list[str]:
     Args:
         result: as `engram.scores.evaluation` writes it, before "warnings" is filled.
     """
-    return [*_split(result), *_labels(result), *_statistics(result), *_inputs(result)]
+    return [*of_split(result), *_labels(result), *_statistics(result), *of_inputs(result)]
 
 
-def _split(result):
+def of_split(result):
+    """Of the flags, and of windows that were left out."""
     if "leaks" in result["flags"]:
         yield (
             "The split leaks: windows that share data or scans with test windows were trained on, "
@@ -34,30 +35,26 @@ def _split(result):
 def _labels(result):
     sample = result["sample"]
     constant = sample["constant_scans"]
-    if constant:
+    if constant and not result["pooled"]:
         yield (
             f"The label never changes in {len(constant)} of {sample['scans']} scans "
-            f"({_listed(constant)}): recognising the scan is enough to score there."
+            f"({listed(constant)}): recognising the scan is enough to score there."
         )
     if result["pooled"]:
         yield (
-            "No subject has windows of two classes: scores that need both are pooled over "
-            "subjects and mix differences within and between them."
+            "No subject has windows of two classes: what is predicted for a subject is averaged, "
+            "and scores that need both classes are pooled over subjects, each counting once."
         )
     elif undefined := result["undefined"]:
         yield (
             f"{len(undefined)} of {sample['subjects']} subjects have windows of one class "
-            f"only ({_listed(undefined)}) and are left out of scores that need two."
+            f"only ({listed(undefined)}) and are left out of scores that need two."
         )
 
 
 def _statistics(result):
     sample, first = result["sample"], result["metrics"][0]
-    if sample["subjects"] < 10:
-        yield (
-            f"Only {sample['subjects']} subject{'s' * (sample['subjects'] > 1)}: intervals are "
-            "wide and rest on Student's t where subjects can be averaged."
-        )
+    yield from of_few_subjects(sample["subjects"])
     if result["p_min"] > 0.05:
         yield (
             f"The labels allow few distinct shifts: no p below {result['p_min']:.2g} is possible."
@@ -68,15 +65,30 @@ def _statistics(result):
             f"The control trained on moved labels scores {first['control']:.2f} balanced accuracy "
             f"(p = {control:.2g}), above chance: something other than the labels leaks."
         )
-    shared = result["baseline_rows"]
-    if shared is not None and shared < sample["windows"]:
+    yield from of_baseline(result)
+
+
+def of_few_subjects(subjects):
+    """Of intervals over few subjects."""
+    if subjects < 10:
         yield (
-            f"The comparison with {result['baseline']} rests on the {shared} of "
-            f"{sample['windows']} windows that both predict."
+            f"Only {subjects} subject{'s' * (subjects > 1)}: intervals are "
+            "wide and rest on Student's t where subjects can be averaged."
         )
 
 
-def _inputs(result):
+def of_baseline(result):
+    """Of windows that the baseline does not predict."""
+    shared, windows = result["baseline_rows"], result["sample"]["windows"]
+    if shared is not None and shared < windows:
+        yield (
+            f"The comparison with {result['baseline']} rests on the {shared} of "
+            f"{windows} windows that both predict."
+        )
+
+
+def of_inputs(result):
+    """Of what else the inputs know."""
     probes = result["probes"]
     if not probes:
         return
@@ -96,5 +108,6 @@ def _inputs(result):
         )
 
 
-def _listed(names):
+def listed(names):
+    """At most five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

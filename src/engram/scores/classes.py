@@ -11,14 +11,17 @@ from engram.scores import classification
 from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram.scores.evaluation
 from engram.scores.probes import probe
 from engram.scores.sample import describe
-from engram.scores.summary import SEED, Settings, summarise
+from engram.scores.settings import SEED, settings
+from engram.scores.summary import summarise
 
 
 def score(predictions, baseline, x, spec) -> dict:
     """Scores of out-of-fold probabilities, see `engram.scores.evaluation.evaluate`.
 
     Chance is what the same predictions score against labels shifted around within their
-    scans.  A comparison with the baseline rests on the rows that both predict.
+    scans.  Where no subject has rows of two classes, the class belongs to the subject: all that
+    is predicted for it is averaged, and every subject counts once.  A comparison with the
+    baseline rests on the rows that both predict.
 
     Args:
         predictions: path of a predictions store, probabilities (n, runs, classes).
@@ -33,27 +36,25 @@ def score(predictions, baseline, x, spec) -> dict:
         InputError: predictions are incomplete, the baseline predicts other labels, a scored
             row is missing in `x`, or a key of the evaluation is unknown.
     """
-    settings = _settings(spec["evaluation"])
-    this = classification.read(predictions)
+    chosen = settings(spec["evaluation"])
+    this = rows = classification.read(predictions)
+    shared = _shared(rows, baseline)
+    both = len(shared[0].y) if shared else None
+    if rows.of_subjects:
+        this = rows.by_subject()
+        shared = shared and [one.by_subject() for one in shared]
     classes, random = this.header["classes"], np.random.default_rng(SEED)
     return {
-        **summarise(this, _shared(this, baseline), settings),
+        **summarise(this, shared, chosen),
+        "baseline_rows": both,
         "classes": classes,
-        "settings": dataclasses.asdict(settings),
-        "sample": describe(this.y, this.table, classes, this.header["excluded"]),
+        "settings": dataclasses.asdict(chosen),
+        "sample": describe(rows.y, rows.table, classes, rows.header["excluded"]),
         "macro_precision": _macro_precision(this),
         "confusion": classification.confusion(this.y, this.probabilities[:, this.real]),
         "calibration": _calibration(this),
-        "probes": probe(x, this.table, random) if settings.probes else None,
+        "probes": probe(x, rows.table, random) if chosen.probes else None,
     }
-
-
-def _settings(given) -> Settings:
-    known = [field.name for field in dataclasses.fields(Settings)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InputError(f"evaluation.{unknown[0]}: unknown key; there is {', '.join(known)}")
-    return Settings(**given)
 
 
 def _shared(this, baseline):
@@ -86,6 +87,8 @@ def _macro_precision(this):
     """
     predicted = this.probabilities[:, this.real].argmax(axis=2)
     subjects = this.table["subject"].to_numpy(str)
+    if this.of_subjects:
+        subjects = np.full(len(subjects), "all")
     each = [
         precision_score(this.y[own], predicted[own, seed], average="macro", zero_division=0)
         for own in (subjects == subject for subject in np.unique(subjects))

@@ -5,7 +5,7 @@ one-hot labels, so one matrix product gives it for the true labels and for every
 series of them: observed values and null distributions come from the same lines.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,8 @@ from scipy.stats import rankdata
 
 from engram import store
 from engram.errors import InputError
-from engram.measures.inference import TOLERANCE, mean_defined
+from engram.measures import inference
+from engram.measures.inference import mean_defined
 
 #: Range that each score can take.
 LIMITS = {
@@ -66,6 +67,20 @@ class Predictions:
             self.header,
             self.real,
         )
+
+    @property
+    def of_subjects(self) -> bool:
+        """Whether the class belongs to the subject: no subject has rows of two."""
+        return bool((self.table.assign(y=self.y).groupby("subject")["y"].nunique() == 1).all())
+
+    def by_subject(self) -> "Predictions":
+        """One row a subject, whose probabilities are the means over its rows."""
+        subjects = self.table["subject"].to_numpy(str)
+        _, first, of_row = np.unique(subjects, return_index=True, return_inverse=True)
+        sums = np.zeros((len(first), *self.probabilities.shape[1:]))
+        np.add.at(sums, of_row, self.probabilities)
+        means = sums / np.bincount(of_row)[:, None, None]
+        return replace(self.rows(first), probabilities=means)
 
 
 def read(path) -> Predictions:
@@ -257,18 +272,12 @@ def null_scores(labels, probabilities, groups) -> dict[str, np.ndarray]:
 
 
 def permutation_p(name, value, null) -> float:
-    """p = (1 + number of null values at least as good as `value`) / (1 + number of them).
-
-    Phipson & Smyth, Stat Appl Genet Mol Biol 2010.  A null value that is undefined counts as
-    at least as good.
+    """`inference.permutation_p` of a score, of which less may be better.
 
     Args:
         name: of the score, which says whether lower is better.
         value: observed.
         null: float (m,).
     """
-    if np.isnan(value):
-        return np.nan
     sign = -1 if name in LOWER_IS_BETTER else 1
-    worse = sign * null < sign * value - TOLERANCE
-    return float((1 + np.sum(~worse)) / (1 + len(null)))
+    return inference.permutation_p(sign * value, sign * null)

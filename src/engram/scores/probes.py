@@ -88,11 +88,12 @@ def time_in_scan(features, table) -> dict:
         table: n rows with subject and onset.
 
     Returns:
-        r2, at most 1, below 0 where the mean onset predicts better; NaN for a single subject.
+        r2, at most 1, below 0 where the mean onset predicts better; NaN for a single subject, or
+        where every row is a whole scan.
     """
     subject, onset = table["subject"].to_numpy(), table["onset"].to_numpy()
     folds = min(5, len(set(subject)))
-    if folds < 2:
+    if folds < 2 or (onset == onset[0]).all():
         return {"r2": np.nan}
     predicted = np.empty(len(onset))
     for train, test in GroupKFold(folds).split(features, groups=subject):

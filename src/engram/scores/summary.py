@@ -1,7 +1,5 @@
 """From predictions to one line a score: value, interval, chance, baseline."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from engram.measures.inference import (
@@ -21,25 +19,10 @@ from engram.scores.classification import (
     prior,
     scores,
 )
+from engram.scores.settings import SEED
 
-SEED = 0  # of every resampling, so that a score is the same whenever it is computed
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The `evaluation` part of the configuration.
-
-    Attributes:
-        bootstrap: resamples of subjects for an interval.
-        permutations: shifted label series for a p.
-        confidence: of the intervals.
-        probes: whether to ask what else the inputs know (subject, time, copies).
-    """
-
-    bootstrap: int = 2000
-    permutations: int = 1000
-    confidence: float = 0.95
-    probes: bool = True
+#: Scores that one row a subject does not have.
+POOLED = (*NEED_TWO_CLASSES, "ece")
 
 
 def summarise(this, shared, settings) -> dict:
@@ -47,7 +30,7 @@ def summarise(this, shared, settings) -> dict:
 
     A score is taken for every subject and seed, averaged over seeds, then over subjects.
     Those that need two classes leave out subjects with one; if that leaves nobody, they are
-    taken over all windows together, `pooled`.
+    taken over all rows together, `pooled`, with intervals and gains from subjects drawn anew.
 
     Args:
         this: Predictions.
@@ -57,8 +40,8 @@ def summarise(this, shared, settings) -> dict:
     Returns:
         dict with metrics (columns of `engram.scores.evaluation`; NaN stands for what does not
         exist); pooled, whether balanced accuracy had to be; undefined, subjects that it leaves
-        out; p_min, the smallest p possible; baseline_rows, how many both predict, or None;
-        majority, by metric the score of always naming the class most frequent in training.
+        out; p_min, the smallest p possible; majority, by metric the score of always naming the
+        class most frequent in training.
     """
     rng = np.random.default_rng(SEED)
     labels = arrangements(this.y, this.table, settings.permutations, rng)
@@ -69,15 +52,14 @@ def summarise(this, shared, settings) -> dict:
     pooled = bool(np.isnan(first["value"]))
     if pooled:
         of_all = _lines(this, shared, labels, settings, pooled=True)
-        lines |= {name: of_all[name] for name in NEED_TWO_CLASSES}
+        lines |= {name: of_all[name] for name in POOLED}
         of_all = _majority(this, pooled=True)
-        majority |= {name: of_all[name] for name in NEED_TWO_CLASSES}
+        majority |= {name: of_all[name] for name in POOLED}
     return {
         "metrics": [{"metric": name, **line} for name, line in lines.items()],
         "pooled": pooled,
         "undefined": undefined,
         "p_min": smallest_p(this.y, labels),
-        "baseline_rows": len(shared[0].y) if shared else None,
         "majority": majority,
     }
 
@@ -89,6 +71,7 @@ def _lines(this, shared, labels, settings, pooled):
     null = null_scores(labels, this.probabilities[:, this.real], groups)
     control, control_null = _control(this, groups, settings)
     resampled = _resampled(this, settings) if pooled else {}
+    gains = _gains(shared, settings) if pooled and shared else {}
     compared = [_by_subject(these, pooled) for these in shared or ()]
     lines = {}
     for name in LIMITS:
@@ -103,6 +86,7 @@ def _lines(this, shared, labels, settings, pooled):
             "seed_sd": _spread(mean_defined(found[name], 0)),
             "subject_sd": _spread(subjects[~np.isnan(subjects)]),
             **_difference(name, compared, settings),
+            **gains.get(name, {}),
             "subjects": {} if pooled else dict(zip(names, subjects, strict=True)),
         }
     return lines
@@ -145,6 +129,25 @@ def _resampled(this, settings):
         at = np.concatenate([rows[group] for group in rng.integers(len(rows), size=len(rows))])
         draws.append(scores(this.y[None, at], probabilities[at]))
     return {name: np.array([draw[name].mean() for draw in draws]) for name in NEED_TWO_CLASSES}
+
+
+def _gains(shared, settings):
+    """Interval and p of what pooled scores gain, by name: the same subjects drawn for both.
+
+    p is twice the share of draws on the other side of 0 (Efron & Tibshirani 1993, ch. 16).
+    """
+    mine, theirs = (_resampled(these, settings) for these in shared)
+    found = {}
+    for name in mine:
+        drawn = (mine[name] - theirs[name])[~np.isnan(mine[name] - theirs[name])]
+        low, high = percentile_interval(drawn, settings.confidence)
+        beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
+        found[name] = {
+            "difference_low": low,
+            "difference_high": high,
+            "difference_p": min(1.0, 2 * (1 + beyond) / (1 + len(drawn))),
+        }
+    return found
 
 
 def _spread(values):

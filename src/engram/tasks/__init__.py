@@ -4,11 +4,12 @@ A task has two doors, `load(x, y, experiment)`, the rows with their folds and ru
 `predictions(outputs, task, header)`, what is written of the rows that were tested. What else is
 known of it stands in constants that the plan reads without importing the module:
 
-- `TARGETS`: what y is, "labels" (a view) or "features" (a view under a backbone);
+- `TARGETS`: what y is, "labels" or "numbers" (a view) or "features" (a view under a backbone);
 - `FOLDS`: ways to split, the default first, each with what it generalises to;
-- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x" or "y";
+- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y"
+  or None;
 - `PROBED`: scores ask what else the inputs know; `MAPPED`: the latents can be mapped;
-  `OCCLUDED`: what the model looks at is measured;
+  `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
 - `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
 """
 

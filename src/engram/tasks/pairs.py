@@ -29,6 +29,7 @@ FIGURES = {
 SHOWS = "y"
 PROBED = False
 MAPPED = False
+COMPARED = False
 OCCLUDED = True
 MEMORY_MB = 16_000
 RUNTIME = "12h"

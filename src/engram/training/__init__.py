@@ -18,7 +18,7 @@ class Run:
         seed: of initialisation, order and dropout.
         shuffled: whether `y` is the control whose labels were moved away from their rows.
         y: the class of each row as this run sees it, int array (n,), or (folds, n) where rows
-            are moved otherwise in every fold.
+            are moved otherwise in every fold; of numbers float64 (n,).
     """
 
     seed: int
@@ -39,8 +39,9 @@ class Task:
             for memory, an object with `shape` that reads the rows asked for.
         sources: name of each, e.g. "spectrogram/clip".
         headers: header of each source's stores.
-        y: int array (n,), class of each row.
-        classes: names of the classes; of pictures, where each is a class of its own.
+        y: int array (n,), class of each row; of numbers float64 (n,), the number of each row.
+        classes: names of the classes; of pictures, where each is a class of its own; none where
+            y is numbers.
         table: n rows of facts (subject, scan, onset, ...), indexed by row name.
         folds, runs: all folds train under all runs, in one job.
         targets: features (classes, d) of every class, one array an encoder; none where classes
@@ -80,7 +81,8 @@ class Fit:
 
     Attributes:
         outputs: float32 (tested, runs, k), every tested row (see `Task.tested`) by the fold that
-            tests it: probabilities of the classes, or similarity to the choices.
+            tests it: probabilities of the classes, or similarity to the choices; or float64
+            (tested, runs, 1), the predicted number.
         validation: float (folds, runs), the score of the validation rows, the larger the better.
         state: parameters by name, (folds, runs, ...), for the model file.
         latent: float32, all rows (n, d), or tested ones (tested, d), in the space that the head
@@ -167,6 +169,22 @@ def metrics(counts) -> dict[str, np.ndarray]:
     }
     many = np.maximum(occurs.sum(-1), 1)
     return {name: (part * occurs).sum(-1) / many for name, part in parts.items()}
+
+
+def subject_weights(subjects) -> np.ndarray:
+    """Weight of each row, float (n,), by which every subject counts the same; 1 on average."""
+    _, of_row, rows = np.unique(subjects, return_inverse=True, return_counts=True)
+    return len(of_row) / (len(rows) * rows[of_row])
+
+
+def explained(y, predicted, mean, weights) -> float:
+    """Share of the squared distance to `mean`, that of the training rows, that predictions explain.
+
+    1 - sum w (y - predicted)^2 / sum w (y - mean)^2, at most 1, below 0 where `mean` is nearer;
+    0 where every number is `mean`.
+    """
+    around = (weights * (y - mean) ** 2).sum()
+    return float(1 - (weights * (y - predicted) ** 2).sum() / around) if around > 0 else 0.0
 
 
 def flat(x) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""The part of the report on experiments whose y is numbers, for `values_page.html`."""
+
+import json
+import math
+
+from engram.figures.subjects import number
+from engram.flags import inflated
+from engram.measures.inference import holm
+
+TEMPLATE = "values_page.html"
+
+SIDE = 240  # of the plot of predicted against true numbers, in its own units
+MOST_TICKS = 6
+
+
+def experiment(this, header, figures, points) -> dict:
+    """What the template shows of one experiment.
+
+    Args:
+        this: what is shown of an experiment of any task, with its `scores`.
+        header: of its predictions.
+        figures, points: not needed.
+    """
+    scores = this["scores"]
+    return {
+        **this,
+        "by_name": {row["metric"]: row for row in scores["metrics"]},
+        "plot": _plot(scores["people"]),
+        "chosen": {
+            "title": "Chosen within the training rows",
+            "lines": [(key, json.dumps(value)) for key, value in header.get("chosen", {}).items()],
+        },
+    }
+
+
+def _plot(people):
+    """Places of all subjects and of the ticks that both axes share."""
+    values = [one[key] for one in people for key in ("true", "predicted")]
+    low, high = min(values), max(values)
+    margin = 0.04 * (high - low) or 1
+    low, high = low - margin, high + margin
+
+    def at(value):
+        return round(SIDE * (value - low) / (high - low), 1)
+
+    dots = [{**one, "x": at(one["true"]), "y": SIDE - at(one["predicted"])} for one in people]
+    step = _step(high - low)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    ticks = [(at(tick * step), f"{tick * step:.10g}") for tick in range(first, last + 1)]
+    return {"dots": dots, "ticks": ticks, "side": SIDE}
+
+
+def _step(span):
+    """The least of 1, 2, 5, 10, ... times a power of ten that needs few ticks."""
+    unit = 10 ** math.floor(math.log10(span / MOST_TICKS))
+    return next(step * unit for step in (1, 2, 5, 10) if span / (step * unit) <= MOST_TICKS)
+
+
+def groups(experiments) -> list[dict]:
+    """Experiments on the same data set and target, whose scores can be compared."""
+    found = {}
+    for this in experiments:
+        found.setdefault((this["config"]["dataset_title"], this["target"]), []).append(this)
+    return [_group(f"values-{i}", *key, own) for i, (key, own) in enumerate(found.items(), 1)]
+
+
+def _group(anchor, dataset, target, members):
+    """Adjusts p over the members."""
+    for key in ("p", "difference_p"):
+        raw = [m["by_name"]["r2"][key] for m in members]
+        adjusted = holm([math.nan if p is None else p for p in raw])
+        for member, value in zip(members, adjusted, strict=True):
+            member[f"{key}_holm"] = None if math.isnan(value) else float(value)
+    return {
+        "template": TEMPLATE,
+        "anchor": anchor,
+        "dataset": dataset,
+        "target": target,
+        "experiments": members,
+        "unit": members[0]["scores"]["unit"],
+        "within": members[0]["scores"]["level"] == "within",
+    }
+
+
+def summary(group) -> str:
+    """One sentence: how many experiments on how many subjects, and what they explain."""
+    members = group["experiments"]
+    sample = members[0]["scores"]["sample"]
+    text = (
+        f"{len(members)} experiment{'s' * (len(members) != 1)} on {group['dataset']}: "
+        f"{sample['subjects']} subjects"
+    )
+    rows = [m["by_name"]["r2"] for m in members if not inflated(m["scores"]["flags"])]
+    values = sorted(row["value"] for row in rows if number(row["value"]))
+    if values:
+        span = dict.fromkeys(f"{value:z.2f}".replace("-", "−") for value in (values[0], values[-1]))
+        text += f", of whose {group['target']} R² is {' to '.join(span)}"
+    return f"{text}."

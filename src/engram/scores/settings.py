@@ -1,0 +1,38 @@
+"""The `evaluation` part of the configuration."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from engram.errors import InputError
+
+SEED = 0  # of every resampling, so that a score is the same whenever it is computed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `evaluation` part of the configuration.
+
+    Attributes:
+        bootstrap: resamples of subjects for an interval.
+        permutations: shifted label series for a p.
+        confidence: of the intervals.
+        probes: whether to ask what else the inputs know (subject, time, copies).
+    """
+
+    bootstrap: int = 2000
+    permutations: int = 1000
+    confidence: float = 0.95
+    probes: bool = True
+
+
+def settings(given) -> Settings:
+    """Settings of a dict.
+
+    Raises:
+        InputError: a key is unknown.
+    """
+    known = [field.name for field in dataclasses.fields(Settings)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"evaluation.{unknown[0]}: unknown key; there is {', '.join(known)}")
+    return Settings(**given)

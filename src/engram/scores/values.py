@@ -1,0 +1,473 @@
+"""Scores of experiments whose y is numbers: over subjects, each counting once.
+
+Where a number is a fact of a subject or a scan, all that is predicted for a subject is averaged,
+and scores are taken between subjects. Where it varies within a scan, they are taken within each
+subject, then averaged, as those of classes are.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from engram import store
+from engram.errors import InputError
+from engram.measures.inference import (
+    arrangements,
+    interval,
+    jackknife,
+    mean_defined,
+    permutation_p,
+    sign_flip,
+    smallest_p,
+)
+from engram.scores import caveats
+from engram.scores.probes import probe
+from engram.scores.settings import SEED, settings
+
+FEWEST = 3  # observations that a score can be taken of
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Out-of-fold numbers, and where each score is taken.
+
+    Attributes:
+        predicted: float64 (n, runs).
+        y: float64 (n,); moved: what the control was trained on and is scored against.
+        expected, expected_moved: float64 (n,), the mean of the training rows of either.
+        table: n rows of facts; header: of the store.
+        real: bool (runs,), False for the control.
+    """
+
+    predicted: np.ndarray
+    y: np.ndarray
+    moved: np.ndarray
+    expected: np.ndarray
+    expected_moved: np.ndarray
+    table: pd.DataFrame
+    header: dict
+    real: np.ndarray
+
+    def rows(self, positions) -> "Predictions":
+        """Some rows of these predictions."""
+        arrays = (self.predicted, self.y, self.moved, self.expected, self.expected_moved)
+        return Predictions(
+            *(values[positions] for values in arrays),
+            self.table.iloc[positions],
+            self.header,
+            self.real,
+        )
+
+    def by_subject(self) -> "Predictions":
+        """One row a subject: means of what its rows are and of what is predicted for them."""
+        subjects = self.table["subject"].to_numpy(str)
+        _, first, of_row, rows = np.unique(
+            subjects, return_index=True, return_inverse=True, return_counts=True
+        )
+
+        def mean(values):
+            sums = np.zeros((len(first), *values.shape[1:]))
+            np.add.at(sums, of_row, values)
+            return sums / rows.reshape(-1, *[1] * (values.ndim - 1))
+
+        arrays = (self.predicted, self.y, self.moved, self.expected, self.expected_moved)
+        return Predictions(
+            *map(mean, arrays), self.table.iloc[first], self.header, self.real
+        )  # fmt: skip
+
+    @property
+    def of_control(self) -> "Predictions":
+        """The control run alone, beside the numbers that it was trained on."""
+        return dataclasses.replace(
+            self,
+            predicted=self.predicted[:, ~self.real],
+            y=self.moved,
+            expected=self.expected_moved,
+            real=np.ones((~self.real).sum(), bool),
+        )
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """What the runs that are no control predict, (n, runs)."""
+        return self.predicted[:, self.real]
+
+
+# ---- scores -------------------------------------------------------------------------------
+
+
+def r2(y, predicted, expected) -> np.ndarray:
+    """Share of the squared distance to the training mean that predictions explain, (m, runs).
+
+    1 - sum (y - predicted)^2 / sum (y - expected)^2, `expected` being the mean of the rows that
+    the fold was trained on, not that of the tested rows, which nobody knows beforehand (the
+    out-of-sample R^2 of Campbell & Thompson 2008). At most 1; below 0 the training mean is nearer.
+
+    Args:
+        y: float (m, n), m arrangements of the numbers of n rows.
+        predicted: float (n, runs).
+        expected: float (n,).
+    """
+    around = ((y - expected) ** 2).sum(1)[:, None]
+    squares = np.stack([((y - one) ** 2).sum(1) for one in predicted.T], 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(around > 0, 1 - squares / around, np.nan)
+
+
+def pearson_r(y, predicted, expected) -> np.ndarray:
+    """Pearson's correlation, (m, runs); NaN where either does not vary. Args: as of `r2`."""
+    return _standard(y) @ _standard(predicted.T).T / y.shape[1]
+
+
+def spearman_r(y, predicted, expected) -> np.ndarray:
+    """Spearman's rank correlation, ties sharing their mean rank, (m, runs). Args: as of `r2`."""
+    return pearson_r(rankdata(y, axis=1), rankdata(predicted, axis=0), expected)
+
+
+def mae(y, predicted, expected) -> np.ndarray:
+    """Mean absolute error, in the unit of the numbers, (m, runs). Args: as of `r2`."""
+    return np.stack([np.abs(y - one).mean(1) for one in predicted.T], 1)
+
+
+def _standard(values):
+    """Rows with mean 0 and variance 1; NaN where a row does not vary but by rounding."""
+    centred = values - values.mean(1, keepdims=True)
+    spread = centred.std(1, keepdims=True)
+    noise = 1e-12 * np.abs(values).max(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > noise, centred / spread, np.nan)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score.
+
+    Attributes:
+        of: function of (y, predicted, expected).
+        limits: lowest and highest value possible.
+        normal: to a scale on which the score of few subjects is nearly normal; back: from it.
+        less: whether less is better.
+    """
+
+    of: object
+    limits: tuple[float, float]
+    normal: object = staticmethod(lambda value: value)
+    back: object = staticmethod(lambda value: value)
+    less: bool = False
+
+
+def _fisher(r):
+    return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+
+
+def _unexplained(value):
+    return -np.log(np.maximum(1 - value, 1e-12))
+
+
+SCORES = {
+    "r2": Score(r2, (-np.inf, 1.0), _unexplained, lambda value: 1 - np.exp(-value)),
+    "pearson_r": Score(pearson_r, (-1.0, 1.0), _fisher, np.tanh),
+    "spearman_r": Score(spearman_r, (-1.0, 1.0), _fisher, np.tanh),
+    "mae": Score(mae, (0.0, np.inf), less=True),
+}
+
+
+# ---- the stage ----------------------------------------------------------------------------
+
+
+def score(predictions, baseline, x, spec) -> dict:
+    """Scores of out-of-fold numbers, see `engram.scores.evaluation.evaluate`.
+
+    Intervals, p and gains rest on subjects. Chance is the training mean, which explains nothing
+    and errs by as much as it does; of correlations, which it has none, the mean under the null.
+    The null exchanges the numbers of subjects, or shifts series within their scans. A comparison
+    with the baseline rests on the rows that both predict.
+
+    Args:
+        predictions: path of a predictions store, numbers (n, runs, 1), see `engram.tasks.values`.
+        baseline, x: as for `evaluate`.
+        spec: its `evaluation` holds fields of `Settings`.
+
+    Returns:
+        dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
+        people, of every subject what it is, what is predicted and the fold; sample; undefined,
+        subjects without a correlation; p_min, the smallest p possible; baseline_rows, how many
+        both predict, or None; probes; settings.
+
+    Raises:
+        InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
+            row is missing in `x`.
+    """
+    chosen, rows = settings(spec["evaluation"]), _read(predictions)
+    within = _varies(rows)
+    this = rows if within else rows.by_subject()
+    shared = _shared(rows, baseline)
+    labels = _arrangements(this.y, this.table, within, chosen)
+    metrics = _metrics(this, labels, within, chosen, shared)
+    (of_subjects,) = (row["subjects"] for row in metrics if row["metric"] == "pearson_r")
+    return {
+        "metrics": metrics,
+        "level": "within" if within else "between",
+        **{key: rows.header[key] for key in ("column", "unit")},
+        "people": _people(rows),
+        "sample": _sample(rows),
+        "undefined": [name for name, value in of_subjects.items() if np.isnan(value)],
+        "p_min": smallest_p(this.y, labels),
+        "baseline_rows": len(shared[0].y) if shared else None,
+        "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
+        "settings": dataclasses.asdict(chosen),
+    }
+
+
+def _read(path):
+    rows = store.open(path).load()
+    real = np.array([not run["shuffled"] for run in rows.header["runs"]])
+    if not np.isfinite(rows.array).all():
+        raise InputError(f"{path}: rows without a prediction; delete it so that it is made again")
+    if not real.any():
+        raise InputError(f"{path}: every run was trained on moved numbers, none to score")
+    columns = ("y", "y_shuffled", "expected", "expected_shuffled")
+    facts = (rows.table[column].to_numpy(float) for column in columns)
+    return Predictions(rows.array[..., 0].astype(float), *facts, rows.table, rows.header, real)
+
+
+def _shared(this, baseline):
+    """(predictions, baseline's predictions) on the rows that both have, or None."""
+    if not baseline:
+        return None
+    other = _read(baseline[0])
+    mine, theirs = store.align(this.table, other.table)
+    this, other = this.rows(mine), other.rows(theirs)
+    if (this.y != other.y).any():
+        raise InputError(
+            f"{baseline[0]}: the baseline predicts other numbers than the experiment; "
+            "give both the same `y`"
+        )
+    return this, other
+
+
+def _varies(this):
+    """Whether any scan holds several numbers."""
+    scans = this.table.groupby(["subject", "scan"]).indices.values()
+    return any((this.y[at] != this.y[at[0]]).any() for at in scans)
+
+
+def _arrangements(y, table, within, chosen):
+    """Numbers under the null, float (permutations, n)."""
+    rng = np.random.default_rng(SEED)
+    if within:
+        return arrangements(y, table, chosen.permutations, rng)
+    return rng.permuted(np.tile(y, (chosen.permutations, 1)), axis=1)
+
+
+def _metrics(this, labels, within, chosen, shared):
+    control = this.of_control
+    moved = _arrangements(control.y, this.table, within, chosen)
+    compared = [] if shared is None else [s if within else s.by_subject() for s in shared]
+    describe = _within if within else _between
+    found = []
+    for name, score in SCORES.items():
+        value, seeds, line = describe(name, score, this, compared, chosen)
+        null = mean_defined(_values(score, labels, this, within).mean(2), 0)
+        line |= {
+            "metric": name,
+            "value": value,
+            "chance": _chance(name, score, this, within, null),
+            "p": _p(score, value, null),
+            "seed_sd": _spread(seeds),
+        }
+        if control.predicted.size:
+            of_control = mean_defined(_values(score, control.y[None], control, within).mean((1, 2)))
+            null = mean_defined(_values(score, moved, control, within).mean(2), 0)
+            line |= {"control": of_control, "control_p": _p(score, of_control, null)}
+        found.append(line)
+    return found
+
+
+def _values(score, labels, this, within, predicted=None):
+    """Score of each group of rows under each arrangement and run, float (groups, m, runs).
+
+    Groups are the subjects, or all rows together.
+    """
+    predicted = this.seeds if predicted is None else predicted
+    groups = list(this.table.groupby("subject").indices.values())
+    groups = groups if within else [np.arange(len(this.y))]
+    undefined = np.full((len(labels), predicted.shape[1]), np.nan)
+    return np.stack(
+        [
+            score.of(labels[:, at], predicted[at], this.expected[at])
+            if len(at) >= FEWEST
+            else undefined
+            for at in groups
+        ]
+    )
+
+
+def _chance(name, score, this, within, null):
+    """What saying the training mean scores; of a correlation the mean under the null."""
+    if name == "r2":
+        return 0.0
+    if name == "mae":
+        expected = this.expected[:, None]
+        return mean_defined(_values(score, this.y[None], this, within, expected).mean((1, 2)))
+    return mean_defined(null)
+
+
+def _p(score, value, null):
+    return permutation_p(-value, -null) if score.less else permutation_p(value, null)
+
+
+def _spread(values):
+    return values.std(ddof=1) if len(values) > 1 else np.nan
+
+
+# ---- between subjects ---------------------------------------------------------------------
+
+
+def _between(name, score, this, compared, chosen):
+    """(value, value of each seed, what else is known) of a score over all subjects.
+
+    Intervals are those of the jackknife, on the scale on which the score is nearly normal.
+    """
+
+    def of_seeds(these, at):
+        return score.of(these.y[None, at], these.seeds[at], these.expected[at])[0]
+
+    every = np.arange(len(this.y))
+    if len(every) < FEWEST:
+        nothing = {"low": np.nan, "high": np.nan, "interval": "jackknife", "subjects": {}}
+        return np.nan, np.full(this.real.sum(), np.nan), nothing
+    seeds = of_seeds(this, every)
+    _, low, high, _ = jackknife(
+        lambda at: float(score.normal(of_seeds(this, at).mean())), len(every), chosen.confidence
+    )
+    low, high = np.clip([score.back(low), score.back(high)], *score.limits)
+    line = {"low": low, "high": high, "interval": "jackknife", "subjects": {}}
+    if name == "mae":
+        errors = _errors(this)
+        line |= {"subjects": errors, "subject_sd": _spread(np.array(list(errors.values())))}
+    if compared:
+        line |= _gained(name, compared, of_seeds, chosen)
+    return seeds.mean(), seeds, line
+
+
+def _errors(this):
+    """Absolute error of each subject, mean over seeds."""
+    errors = np.abs(this.y[:, None] - this.seeds).mean(1)
+    return dict(zip(this.table["subject"], errors, strict=True))
+
+
+def _gained(name, compared, of_seeds, chosen):
+    """The baseline's score, and what is gained over it by the same subjects."""
+    mine, theirs = compared
+    every = np.arange(len(mine.y))
+
+    def statistic(at):
+        return float(of_seeds(mine, at).mean() - of_seeds(theirs, at).mean())
+
+    difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
+    if name == "mae":
+        one, other = (np.array(list(_errors(these).values())) for these in compared)
+        p = sign_flip(one - other) if len(every) > 1 else np.nan
+    return {
+        "baseline": float(of_seeds(theirs, every).mean()),
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+        "difference_p": p,
+    }
+
+
+# ---- within subjects ----------------------------------------------------------------------
+
+
+def _within(name, score, this, compared, chosen):
+    """(value, value of each seed, what else is known) of a score within each subject."""
+    each = _values(score, this.y[None], this, within=True)[:, 0]
+    names, subjects = np.unique(this.table["subject"].to_numpy(str)), each.mean(1)
+    low, high, kind = _interval(subjects, score.limits, chosen)
+    line = {
+        "low": low,
+        "high": high,
+        "interval": kind,
+        "subject_sd": _spread(subjects[~np.isnan(subjects)]),
+        "subjects": dict(zip(names, subjects, strict=True)),
+    }
+    if compared:
+        mine, theirs = (
+            _values(score, these.y[None], these, within=True).mean((1, 2)) for these in compared
+        )
+        gained = (mine - theirs)[~np.isnan(mine - theirs)]
+        low, high, _ = _interval(gained, (-np.inf, np.inf), chosen)
+        line |= {
+            "baseline": mean_defined(theirs),
+            "difference": mean_defined(gained),
+            "difference_low": low,
+            "difference_high": high,
+            "difference_p": sign_flip(gained) if len(gained) > 1 else np.nan,
+        }
+    return mean_defined(subjects), mean_defined(each, 0), line
+
+
+def _interval(values, limits, chosen):
+    values = values[~np.isnan(values)]
+    rng = np.random.default_rng(SEED)
+    return interval(values, limits, chosen.confidence, chosen.bootstrap, rng)
+
+
+# ---- what they rest on --------------------------------------------------------------------
+
+
+def _people(rows):
+    """Of every subject the mean of its numbers and of what is predicted, and the fold."""
+    this = rows.by_subject()
+    facts = zip(this.table["subject"], this.table["fold"], this.y, this.seeds.mean(1), strict=True)
+    return [dict(zip(("subject", "fold", "true", "predicted"), one, strict=True)) for one in facts]
+
+
+def _sample(rows):
+    of_subject = rows.by_subject().y
+    scans = rows.table.groupby(["subject", "scan"]).ngroups
+    return {
+        "subjects": len(of_subject),
+        "scans": scans,
+        "windows": len(rows.y),
+        "excluded": dict(rows.header["excluded"]),
+        "mean": of_subject.mean(),
+        "sd": _spread(of_subject),
+        "low": rows.y.min(),
+        "high": rows.y.max(),
+    }
+
+
+def warnings(result) -> list[str]:
+    """Sentences about a finished scores dict."""
+    own = [*_undefined(result), *_statistics(result)]
+    return [*caveats.of_split(result), *own, *caveats.of_inputs(result)]
+
+
+def _undefined(result):
+    if undefined := result["undefined"]:
+        yield (
+            f"{len(undefined)} of {result['sample']['subjects']} subjects have numbers that do not "
+            f"vary ({caveats.listed(undefined)}) and are left out of correlations."
+        )
+
+
+def _statistics(result):
+    sample, first = result["sample"], result["metrics"][0]
+    yield from caveats.of_few_subjects(sample["subjects"])
+    if result["p_min"] > 0.05:
+        yield (
+            "The numbers allow few distinct arrangements: no p below "
+            f"{result['p_min']:.2g} is possible."
+        )
+    control = first["control_p"]
+    if control is not None and control <= caveats.CONTROL:
+        yield (
+            f"The control trained on moved numbers explains {first['control']:.2f} of them "
+            f"(p = {control:.2g}), above chance: something other than the numbers leaks."
+        )
+    yield from caveats.of_baseline(result)
