@@ -189,16 +189,15 @@ def row(path, **facts):
     return {"subject": "s1", "scan": "a", "file": path.name, "path": str(path), **facts}
 
 
-def test_a_manifest_gives_recordings_with_their_facts(tmp_path):
+def test_a_manifest_gives_recordings_with_their_conditions(tmp_path):
     data = series()
     csv(tmp_path / "a.csv", data)
-    options = roi_series.Options(tr=1.5, conditions=["sex"], facts=["age"])
-    (found,) = roi_series.read("s1", [row(tmp_path / "a.csv", sex="F", age="41")], options)
+    options = roi_series.Options(tr=1.5, conditions=["sex"])
+    (found,) = roi_series.read("s1", [row(tmp_path / "a.csv", sex="F")], options)
     fmri = found.signals["fmri"]
     assert (found.name, found.duration, fmri.unit) == ("s1/a", 60.0, "BOLD")
     assert (fmri.sfreq, fmri.channels) == (1 / 1.5, tuple(NAMES))
     assert found.events["description"].tolist() == ["sex:F"]
-    assert found.facts == {"age": "41"}
 
 
 @pytest.mark.parametrize(

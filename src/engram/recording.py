@@ -96,7 +96,7 @@ class Recording:
         bad: table like `events`: stretches that no view is to use, the description saying why;
             one without duration is a seam, which no window may hold.
         labels: published labels, one value a window, shape (n_windows,).
-        facts: what is known of the scan or its subject, by name: texts or numbers.
+        facts: what is known of the subject or scan beside, by name: texts of a manifest, numbers.
         origin: facts for the header of what is rendered, e.g. {"simulated": True}.
     """
 
@@ -108,7 +108,7 @@ class Recording:
     events: pd.DataFrame = field(default_factory=no_events)
     bad: pd.DataFrame = field(default_factory=no_events)
     labels: np.ndarray | None = None
-    facts: dict = field(default_factory=dict)
+    facts: dict[str, str | float] = field(default_factory=dict)
     origin: dict = field(default_factory=dict)
 
     @property

@@ -20,7 +20,7 @@ from engram.recording import Recording, Signal
 
 DEVICE = "cpu"
 
-#: Columns of the manifest that are read, beside those that `conditions` and `facts` name.
+#: Columns of the manifest that are read, beside those that `conditions` names.
 COLUMNS = ("subject", "scan", "tr", "entry", "index")
 
 
@@ -41,7 +41,6 @@ class Options:
         unit: of the values, e.g. "z" where they are standardised.
         conditions: columns of the manifest that hold for the whole scan; the value F of the
             column sex becomes the event "sex:F".
-        facts: columns of the manifest that are facts about the scan or its subject.
     """
 
     tr: float | None = None
@@ -52,7 +51,6 @@ class Options:
     entry: str | None = None
     unit: str = "BOLD"
     conditions: list[str] | None = None
-    facts: list[str] | None = None
 
 
 def read(unit, rows, options) -> list[Recording]:
@@ -123,7 +121,6 @@ def _recording(unit, row, paths, options):
         _tr(row, options),
         options.unit,
         conditions={name: _value(row, name) for name in options.conditions or []},
-        facts={name: row.get(name) or "" for name in options.facts or []},
     )
 
 

@@ -67,7 +67,6 @@ class Options:
         per_network: regions of each of the nine networks, the first ones; null takes all 457.
         effect: influence of sex and age; 0 none at all.
         conditions: facts that hold for the whole scan; sex becomes the event "sex:1" or "sex:-1".
-        facts: facts about the subjects, of sex and age.
         seed: everything random follows from the seed, the name of the unit and that of the subject.
     """
 
@@ -77,7 +76,6 @@ class Options:
     per_network: int | None = None
     effect: float = 1.0
     conditions: list[str] | None = None
-    facts: list[str] | None = None
     seed: int = 0
 
 
@@ -106,24 +104,24 @@ def make(path, row, options):
 def read(unit, rows, options):
     """The scans of one unit, from whichever layout its files have.
 
-    Signals: "fmri", float32 (roi, time), one frame each 2 s, standardised.
+    Signals: "fmri", float32 (roi, time), one frame each 2 s, standardised. Facts: sex, age.
 
     Raises:
         InputError: a file is not one that `make` wrote.
     """
     origin = {"simulated": True, "simulation": dataclasses.asdict(options)}
-    beside = {"conditions": options.conditions, "facts": options.facts}
     if rows[0]["file"].endswith(".h5"):
         names = {key: list(_held(ATLASES[atlas], options)) for key, atlas in ARRAYS.items()}
-        reader = roi_cohort.Options(tr=TR, atlases=ARRAYS, names=names, **beside)
+        reader = roi_cohort.Options(
+            TR, ARRAYS, names, conditions=options.conditions, facts=["sex", "age"]
+        )
         found = roi_cohort.read(unit, rows, reader)
-    else:
-        traits = dict(zip(("sex", "age"), traits_of(unit, options), strict=True))
-        rows = [{**row, **{key: str(value) for key, value in traits.items()}} for row in rows]
-        found = roi_series.read(unit, rows, roi_series.Options(tr=TR, unit="z", **beside))
-        known = {key: traits[key] for key in options.facts or []}
-        found = [dataclasses.replace(one, facts=known) for one in found]
-    return [dataclasses.replace(one, origin=origin) for one in found]
+        return [dataclasses.replace(one, origin=origin) for one in found]
+    sex, age = traits_of(unit, options)
+    rows = [{**row, "sex": str(sex), "age": str(age)} for row in rows]
+    reader = roi_series.Options(tr=TR, unit="z", conditions=options.conditions)
+    (found,) = roi_series.read(unit, rows, reader)
+    return [dataclasses.replace(found, facts={"sex": sex, "age": age}, origin=origin)]
 
 
 def _write_cohort(path, unit, options):
