@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.io import savemat
 
-from engram.datasets import roi_cohort, roi_series
+from engram.datasets import roi_cohort, roi_series, roi_tensors
 from engram.errors import InputError
 from engram.readers import roi_series as reader
 from engram.readers.atlases import ATLASES, named, network, same
@@ -326,3 +327,44 @@ def test_a_length_that_contradicts_the_series_is_refused(tmp_path):
         file["ts_len"] = [30, 30, 30]
     with pytest.raises(InputError, match="b, scan-02: ts_len is 30, but the series hold 24"):
         read_cohort(tmp_path / "a.h5")
+
+
+# ---- pairs of torch files -------------------------------------------------------------------
+
+
+def pair(folder, x, y):
+    rows = []
+    for name, content in (("hca_train_x.pt", x), ("hca_train_y.pt", y)):
+        torch.save(content, folder / name)
+        rows.append({"unit": "train", "file": name, "path": str(folder / name)})
+    return rows
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_pairs_of_torch_files_are_scans_and_labels(tmp_path, as_list):
+    x = torch.randn(3, 450, 20, generator=torch.Generator().manual_seed(0))
+    rows = pair(tmp_path, list(x) if as_list else x, torch.tensor([0, 1, 1]))
+    found = roi_tensors.read("train", rows, roi_tensors.Options(tr=0.735))
+    assert [one.subject for one in found] == ["train-00001", "train-00002", "train-00003"]
+    assert found[0].signals["fmri"].channels == named(["tian_s3", "schaefer400_17n"])
+    np.testing.assert_array_equal(found[2].signals["fmri"].data, x[2].numpy())
+    assert found[1].facts == {"label": 1}
+    assert found[1].events["description"].tolist() == ["label:1"]
+
+
+class Stranger:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.randn(3, 450, 20), [0, 1], "3 scans, but 2 labels"),
+        (torch.randn(1, 20, 450), [0], "20 regions of 450 frames, .* look exchanged"),
+        ([Stranger()], [0], "not a file of tensors alone"),
+        ({"x": torch.randn(3)}, [0], "holds a dict"),
+    ],
+)
+def test_a_bad_pair_of_torch_files_is_refused(tmp_path, x, y, message):
+    with pytest.raises(InputError, match=message):
+        roi_tensors.read("train", pair(tmp_path, x, y), roi_tensors.Options(tr=0.735))

@@ -214,7 +214,7 @@ def _frames(recording, windows, series, sfreq, there):
 
 def _header(recording, series, names, present, sfreq, length, options):
     over = {"scan": "scan", "window": "row"}.get(options.standardize)
-    source_tr = 1 / series.sfreq
+    source_tr = round(1 / series.sfreq, 9)
     return {
         "what": "timeseries",
         "axes": 2,
@@ -222,7 +222,7 @@ def _header(recording, series, names, present, sfreq, length, options):
         "channels": list(names),
         "missing": [name for name, there in zip(names, present, strict=True) if not there],
         "coverage": [int(present.sum()), len(names)],
-        "tr": 1 / sfreq,
+        "tr": round(1 / sfreq, 9),
         "sfreq": sfreq,
         "frames": length,
         "unit": series.unit if over is None else "z",
