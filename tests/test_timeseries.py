@@ -175,7 +175,7 @@ def test_a_bad_option_is_refused(options, message):
 def test_a_constant_region_is_refused():
     data = noise()
     data[2] = 7
-    with pytest.raises(InputError, match="'Precuneus' is flat"):
+    with pytest.raises(InputError, match="'Precuneus' never changes"):
         rendered(data)
 
 

@@ -108,8 +108,9 @@ def checked(where, values, names) -> np.ndarray:
     if len(twice):
         raise InputError(f"{where}: region {twice[0]!r} comes twice; name each once")
     values = np.asarray(values, np.float32)
-    known = ~np.isnan(values).all(axis=0)
-    values = values[:, : len(known) - int(np.argmax(known[::-1]))] if known.any() else values[:, :0]
+    if values.shape[1] and np.isnan(values[:, -1]).all():
+        known = np.flatnonzero(~np.isnan(values).all(axis=0))
+        values = values[:, : known[-1] + 1 if len(known) else 0]
     if values.shape[1] < 2:
         raise InputError(f"{where}: holds {values.shape[1]} frames; fetch the file again")
     bad = ~np.isfinite(values)

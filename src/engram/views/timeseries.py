@@ -16,7 +16,6 @@ from scipy import signal as filters
 
 from engram.errors import InputError
 from engram.readers import atlases
-from engram.signals import quality
 from engram.store import Rows
 
 DEVICE = "cpu"
@@ -87,7 +86,11 @@ def _render(recording, windows, options):
             "correct `signal` of the view"
         )
     series = recording.signals[options.signal]
-    quality.check_channels(series, f"signal {options.signal!r}")
+    flat = np.flatnonzero(series.data.min(-1) == series.data.max(-1))
+    if len(flat):
+        raise InputError(
+            f"region {series.channels[flat[0]]!r} never changes; leave it out of the recording"
+        )
     names, at = _arranged(series.channels, options)
     present = at >= 0
     data, reach = _filtered(series.data[at[present]].astype(np.float64), series.sfreq, options)
