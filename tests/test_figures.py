@@ -200,11 +200,26 @@ def test_pictures_are_found_by_name(tmp_path, rng):
     np.testing.assert_array_equal(found[wanted[1]], made.array[2])
 
 
+def test_series_are_shown_a_region_a_line_whatever_their_unit(tmp_path, rng):
+    table = study.table(subjects=1, windows=4).assign(y=[0, 0, 1, 1])
+    series = 1e4 + 50 * rng.normal(size=(4, 5, 30)).astype(np.float32)
+    header = {"what": "timeseries", "tr": 2.0, "channels": list("abcde"), "axes": 2}
+    store.write(tmp_path / "rois.h5", Rows(series, table, header))
+    rows, shown = pictures.load([tmp_path / "rois.h5"], table.index)
+    image = pictures.coloured(rows[table.index[0]], shown)
+    assert image.shape == (5, 30, 3)
+    levels = image.mean((1, 2))  # every region about a middle grey
+    assert ((levels > 100) & (levels < 155)).all()
+    made = examples_figure(choose(table, study.CLASSES, n=2), rows, shown)
+    axes = next(one for one in made.axes if one.get_visible())
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 60), (5, 0))
+
+
 def test_a_view_that_is_no_picture_is_refused(tmp_path):
     table = study.table(subjects=1, windows=2)
     path = tmp_path / "labels.h5"
     store.write(path, Rows(np.zeros(2, np.int8), table, {"what": "labels"}))
-    with pytest.raises(InputError, match=r"labels\.h5.*spectrogram or picture view"):
+    with pytest.raises(InputError, match=r"labels\.h5.*spectrograms, pictures or series"):
         pictures.load([path], table.index)
 
 

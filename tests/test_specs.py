@@ -4,7 +4,7 @@ import mne
 import numpy as np
 import pytest
 
-from engram import datasets, views
+from engram import datasets, store, views
 from engram.backbones import extract
 from engram.downloads import download
 from engram.job import Job
@@ -259,6 +259,30 @@ def test_of_a_manifest_a_job_is_given_the_columns_that_are_read(tmp_path):
     assert study.unread["render"] - NAMED_IN_ERRORS == set()
     (row,) = study.plan.spec("render", dataset="here", unit="sub-01", view="state")["rows"]
     assert row.keys() == {"subject", "scan", "file", "labels", "state"}
+
+
+def test_of_scans_listed_in_a_manifest_a_job_is_given_what_is_read(tmp_path):
+    for scan, frames in (("rest", 60), ("task", 80)):
+        series = np.random.default_rng(0).normal(size=(frames, 3))
+        np.savetxt(tmp_path / f"{scan}.csv", series, delimiter=",", header="a,b,c", comments="")
+    lines = ["subject,scan,file,tr,age", "s1,rest,rest.csv,2.0,31", "s1,task,task.csv,2.0,31"]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    dataset = {"kind": "roi_series", "folder": str(tmp_path), "manifest": "manifest.csv",
+               "windows": "scan"}  # fmt: skip
+    config = CONFIG | {
+        "datasets": {"here": dataset},
+        "views": {"rois": {"kind": "timeseries", "length": 50, "band": [0.01, 0.1]}},
+        "backbones": {"fc": {"kind": "connectome", "measure": "partial"}},
+    }
+    study = Study(tmp_path, config)
+    view = store.open(study.render("here", "s1", "rois"))
+    assert view.shape == (2, 3, 50)
+    assert [*view.table.index] == ["s1/rest/window-0000", "s1/task/window-0000"]
+    study.extract("here", "s1", "rois/fc")
+    assert study.unread["render"] - NAMED_IN_ERRORS == set()
+    assert study.unread["extract"] == set()
+    (row, _) = study.plan.spec("render", dataset="here", unit="s1", view="rois")["rows"]
+    assert row.keys() == {"subject", "scan", "file", "tr"}
 
 
 def test_what_nobody_reads_is_noticed():

@@ -55,6 +55,9 @@ def examples_figure(chosen, rows, header):
         made.colorbar(mappable, ax=grid, label=unit, aspect=30, pad=0.01)
         made.supxlabel("seconds from the onset of the window", fontsize=9)
         made.supylabel("frequency (Hz)", fontsize=9)
+    if header["what"] == "timeseries":
+        made.supxlabel("seconds from the onset of the window", fontsize=9)
+        made.supylabel("regions, in standard deviations from black to white", fontsize=9)
     return made
 
 
@@ -72,7 +75,12 @@ def _draw_one(axes, image, header):
 
 
 def _extent(shape, header):
-    """Edges of the picture: left, right (s), bottom, top (Hz), half a cell beyond the centres."""
+    """Edges of the picture: left, right (s), bottom, top (Hz), half a cell beyond the centres.
+
+    Of series: seconds, and regions from the top.
+    """
+    if header["what"] == "timeseries":
+        return (0, shape[1] * header["tr"], shape[0], 0)
     times, frequencies = np.asarray(header["times"]), np.asarray(header["frequencies"])
     high, low = frequencies[0], frequencies[-1]
     cell_x = (times[-1] - times[0]) / max(shape[1] - 1, 1)

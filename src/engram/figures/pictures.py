@@ -11,6 +11,7 @@ from engram.errors import InputError
 from engram.signals.image import render
 
 MOST_REGIONS = 2  # shown of one row; more are too small to see
+SHADES = 3  # standard deviations of a series from black or white
 
 
 def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
@@ -30,14 +31,24 @@ def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
         here = [i for i, name in enumerate(this.table.index) if name in wanted]
         if here:
             rows |= zip(this.table.index[here], this[np.array(here)], strict=True)
-    if header.get("what") not in ("spectrogram", "picture"):
+    if header.get("what") not in ("spectrogram", "picture", "timeseries"):
         raise InputError(
             f"{paths[0]}: a view of {header.get('what')!r} cannot be shown as a picture; "
-            "plots need a spectrogram or picture view as the first source"
+            "plots need a view of spectrograms, pictures or series as the first source"
         )
     if not rows:
         raise InputError(f"{paths[0]}: the view shares no row name with the predictions")
+    if header["what"] == "timeseries":
+        rows = {name: _standardized(row) for name, row in rows.items()}
+        header = header | {"limits": [-SHADES, SHADES], "cmap": "gray"}
     return rows, header
+
+
+def _standardized(row):
+    """Series (roi, time) in standard deviations of their region, so that all can be seen."""
+    row = row.astype(np.float64)
+    sd = row.std(-1, keepdims=True)
+    return (row - row.mean(-1, keepdims=True)) / np.where(sd > 0, sd, 1)
 
 
 def regions(row, header) -> dict[str, np.ndarray]:
@@ -73,5 +84,7 @@ def legend(header) -> str:
     where = f"; from top: {', '.join(names)}" if len(names) > 1 else ""
     if header["what"] == "picture":
         return f"picture as published, time from left to right{where}"
+    if header["what"] == "timeseries":
+        return f"{len(header['channels'])} regions, a line each, time from left to right"
     lowest, highest = sorted((header["frequencies"][0], header["frequencies"][-1]))
     return f"{lowest:.2g} to {highest:.2g} Hz, low at the bottom{where}"

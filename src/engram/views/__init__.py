@@ -23,6 +23,8 @@ from engram.recording import Recording, Windows
 from engram.signals import quality
 from engram.store import Rows
 
+WHOLE = "scan"  # what `windows` of a dataset says if each scan is one row
+
 
 def render(recordings, view, spec, made_by):
     """Stage `render`: write the rows of one unit in one view.
@@ -33,8 +35,8 @@ def render(recordings, view, spec, made_by):
     Args:
         recordings: list of Recording, Trials or Stimuli, all of one unit.
         view: path of the view store to write.
-        spec: dict with `view` (kind and options), `windows` (length and step in s; None unless
-            they are Recordings), `unit`.
+        spec: dict with `view` (kind and options), `windows` (length and step in s, or "scan"; None
+            unless they are Recordings), `unit`.
         made_by: provenance of the job, for the header.
 
     Raises:
@@ -48,7 +50,8 @@ def render(recordings, view, spec, made_by):
     windows = _windows(recordings, module, spec)
     parts = []
     for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
-        parts.append(_without_bad(recording, module.render(recording, windows, options)))
+        rows = module.render(recording, windows(recording), options)
+        parts.append(_without_bad(recording, rows))
         _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
     header = parts[0].header | {"made_by": made_by}
     store.write(
@@ -73,7 +76,7 @@ def _without_bad(recording, rows):
 
 
 def _windows(recordings, module, spec):
-    """The windows of the dataset; None for a view of what was cut before."""
+    """What gives the windows of a recording; None for a view of what was cut before."""
     of = getattr(module, "OF", Recording)
     for recording in recordings:
         if not isinstance(recording, of):
@@ -83,9 +86,13 @@ def _windows(recordings, module, spec):
                 "choose another view"
             )
     if of is not Recording:
-        return None
+        return lambda recording: None
     if not spec["windows"]:
-        raise InputError("the dataset has no `windows`; set their length and step in seconds")
+        raise InputError(
+            "the dataset has no `windows`; set their length and step in seconds, or `windows: scan`"
+        )
+    if spec["windows"] == WHOLE:
+        return lambda recording: Windows(recording.duration, recording.duration)
     windows = Windows(**spec["windows"])
     for recording in recordings:
         if not len(windows.onsets(recording)):
@@ -93,7 +100,7 @@ def _windows(recordings, module, spec):
                 f"{recording.name}: {recording.duration:g} s are shorter than one window of "
                 f"{windows.length:g} s; shorten `windows` or leave the recording out"
             )
-    return windows
+    return lambda recording: windows
 
 
 def _refuse_difference(name, one, other_name, other):

@@ -1,0 +1,148 @@
+"""Functional connectivity: how alike the series of each two regions are, the baseline of fMRI.
+
+Fisher's z of the correlations, the upper triangle row by row.  The tangent space of covariances is
+no backbone: its reference point is a mean over subjects, which has to be fitted on the training
+subjects of each fold.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from engram.errors import InputError
+from engram.frozen.series import regions
+from engram.readers.atlases import network
+
+DEVICE = "cpu"
+
+BATCH_BYTES = 32 << 20  # of matrices in memory at once, about
+LIMIT = 0.999999  # correlations are cut there, as Fisher's z of 1 is infinite
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options.
+
+    Attributes:
+        measure: `correlation` of two regions, or `partial`, that of what all others do not
+            explain, from a covariance shrunk as Ledoit and Wolf (2004) prescribe.
+        level: of each two `region`, or of each two `network`, whose regions are averaged first;
+            networks are read off the names of Schaefer, Tian and Buckner.
+    """
+
+    measure: Literal["correlation", "partial"] = "correlation"
+    level: Literal["region", "network"] = "region"
+
+
+def load(options, weights, view, device) -> "Connectome":
+    """Connectomes of the rows of a view of series.
+
+    Args:
+        options: `Options`.
+        weights: None, there are none.
+        view: header of the view store.
+        device: not used.
+
+    Raises:
+        InputError: the view holds no series, or fewer than two regions or networks.
+    """
+    present = regions(view, "connectome")
+    groups, names = _groups(view, present, options)
+    if len(names) < 2:
+        raise InputError(f"backbone connectome: needs 2 regions, the view holds {len(names)}")
+    return Connectome(options, present, groups, names)
+
+
+def _groups(view, present, options):
+    """(average over regions (group, region) or None, names of the groups)."""
+    names = [view["channels"][i] for i in present]
+    if options.level == "region":
+        return None, names
+    of_region = [network(name) for name in names]
+    if "" in of_region:
+        raise InputError(
+            f"backbone connectome: the name {names[of_region.index('')]!r} says no network; use "
+            "`level: region`"
+        )
+    groups = list(dict.fromkeys(of_region))
+    inside = np.array([[one == group for one in of_region] for group in groups], np.float32)
+    return inside / inside.sum(1, keepdims=True), groups
+
+
+class Connectome:
+    """Backbone without weights.
+
+    Attributes:
+        shape: (edges,), each two of n regions once: n (n - 1) / 2.
+        dtype, batch: number format in the store, rows a call.
+        facts: for the header; `nodes` names the regions, edge (i, j) with i < j comes in the order
+            of `numpy.triu_indices(n, 1)`.
+    """
+
+    def __init__(self, options, present, groups, names):
+        n = len(names)
+        self.measure, self.present, self.groups = options.measure, present, groups
+        self.edges = np.flatnonzero(np.triu(np.ones((n, n), bool), 1))
+        self.shape, self.dtype = (len(self.edges),), "float32"
+        self.batch = int(np.clip(BATCH_BYTES // (4 * n * n), 1, 256))
+        self.facts = {
+            "weights": "none",
+            "measure": options.measure,
+            "level": options.level,
+            "nodes": names,
+            "unit": "Fisher z",
+        }
+
+    def __call__(self, rows):
+        """Features, float32 (b, edges), of series (b, roi, time)."""
+        data = rows[:, self.present].astype(np.float32, copy=False)
+        data = data - data.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        if self.groups is not None:
+            data = self.groups @ data
+        matrices = partial(data) if self.measure == "partial" else correlations(data)
+        chosen = matrices.reshape(len(rows), -1)[:, self.edges]
+        return np.arctanh(np.clip(chosen, -LIMIT, LIMIT, out=chosen), out=chosen)
+
+    def check(self):
+        """There are no weights that could change."""
+
+
+def correlations(data) -> np.ndarray:
+    """Pearson correlations (b, roi, roi) of centred series (b, roi, time)."""
+    unit = data / np.sqrt(np.einsum("brt,brt->br", data, data))[..., None]
+    return unit @ unit.swapaxes(-1, -2)
+
+
+def partial(data) -> np.ndarray:
+    """Partial correlations (b, roi, roi) of centred series (b, roi, time), standardised first.
+
+    The inverse of the shrunk covariance (1 - s) C + s I; C has the mean variance 1.
+    """
+    frames = data.shape[-1]
+    found = np.empty((len(data), data.shape[1], data.shape[1]), np.float32)
+    for one, series in zip(found, data, strict=True):
+        series = series.astype(np.float64)
+        series /= np.sqrt((series**2).mean(-1, keepdims=True))
+        covariance = series @ series.T / frames
+        share = shrinkage(series, covariance)
+        covariance *= 1 - share
+        covariance[np.diag_indices_from(covariance)] += share
+        precision = np.linalg.inv(covariance)
+        scale = 1 / np.sqrt(np.diag(precision))
+        one[:] = -precision * scale * scale[:, None]
+    return found
+
+
+def shrinkage(series, covariance) -> float:
+    """The share of the identity that Ledoit and Wolf (2004) add, for mean variance 1.
+
+    Args:
+        series: centred (roi, time).
+        covariance: of them, (roi, roi), divided by the number of frames.
+    """
+    n, frames = series.shape
+    distance = (covariance**2).sum() / n - 1  # of the covariance from the identity
+    squares = series**2
+    error = ((squares.sum(0) ** 2).sum() / frames - (covariance**2).sum()) / (n * frames)
+    return float(min(error, distance) / distance) if distance > 0 else 0.0
