@@ -750,3 +750,16 @@ def test_a_warning_that_nobody_knows_is_said_once():
         mne.utils.logger.warning("something odd")
         mne.utils.logger.error("something else")
     assert recordings.sorted_out("a.edf", noticed) == ["MNE: something odd", "MNE: something else"]
+
+
+def test_a_part_of_a_recording_is_no_recording_of_its_own(tmp_path):
+    long = mne.io.RawArray(np.tile(DATA, (1, 40)) * 1e-6, raw().info, verbose="error")
+    first = fif(tmp_path / "long_raw.fif", long, split_size="2MB")
+    parts = [first, *sorted(tmp_path.glob("long_raw-*.fif"))]
+    assert len(parts) > 1
+    rows = [
+        {"subject": "s", "scan": part.stem, "file": part.name, "path": str(part)} for part in parts
+    ]
+    with pytest.raises(InputError, match=r"long_raw-1\.fif: belongs to .*long_raw\.fif and is"):
+        eeg_recordings.read("s", rows, eeg_recordings.Options())
+    assert recorded(first).duration == 40 * SECONDS

@@ -12,6 +12,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -79,9 +80,10 @@ def read(unit, rows, options) -> list[Recording]:
     left out and why, and what else the log says.
 
     Raises:
-        InputError: a file cannot be read as it was recorded, lacks a channel or holds one without
-            a signal or of unknown unit, or sampling rates differ.
+        InputError: a file cannot be read as it was recorded, belongs to another one, lacks a
+            channel or holds one without a signal or of unknown unit, or sampling rates differ.
     """
+    _refuse_parts(rows)
     recordings, told = zip(*(_read(row, options) for row in rows), strict=True)
     first = recordings[0].signals["eeg"].sfreq
     for row, recording in zip(rows, recordings, strict=True):
@@ -92,6 +94,18 @@ def read(unit, rows, options) -> list[Recording]:
             )
     origin = {"recorded": {r.scan: facts for r, facts in zip(recordings, told, strict=True)}}
     return [dataclasses.replace(recording, origin=origin) for recording in recordings]
+
+
+def _refuse_parts(rows):
+    """Refuse a file that is read with another: the same seconds would stand there twice."""
+    named = {Path(row["path"]).resolve() for row in rows}
+    for row in rows:
+        for part in companions.companions(row["path"]):
+            if part.resolve() in named:
+                raise InputError(
+                    f"{part}: belongs to {row['path']} and is read with it; take its line off the "
+                    "manifest"
+                )
 
 
 def _read(row, options):
