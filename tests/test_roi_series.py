@@ -84,6 +84,16 @@ def test_names_in_the_first_line_make_columns_regions(tmp_path):
     assert reader.load(tmp_path / "b.csv").names == tuple(NAMES)
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("index", [True, False])
+def test_lines_and_columns_that_only_count_are_no_data(tmp_path, header, index):
+    data = series()
+    for axes, table in ((["roi", "time"], data), (["time", "roi"], data.T)):
+        pd.DataFrame(table).to_csv(tmp_path / "a.csv", header=header, index=index)
+        found = reader.load(tmp_path / "a.csv", names=NAMES, axes=axes)
+        np.testing.assert_allclose(found.values, data, rtol=1e-6)
+
+
 def test_padding_at_the_end_of_all_regions_is_cut(tmp_path):
     data = series()
     data[:, 33:] = np.nan

@@ -236,37 +236,36 @@ def _table(path, entry, index):
 
 
 def _text(path, separator):
-    """A text table; cells that are empty or say NaN, NA or n/a are NaN."""
+    """A text table; cells that are empty or say NaN, NA or n/a are NaN.
+
+    A first line or column that only counts, as pandas writes them, is no data.
+    """
     head = pd.read_csv(path, sep=separator, header=None, nrows=2, dtype=str).fillna("")
     if head.shape[0] < 2 or head.shape[1] < 2:
         raise InputError(f"{path}: no table of regions and time; correct the file")
-    first, corner = head.iloc[0], head.iloc[0, 0]
+    first = [cell.strip() for cell in head.iloc[0]]
     with_rows = not _number(head.iloc[1, 0])
     with_header = not all(map(_number, first[1:] if with_rows else first))
+    counting = with_header or _counts(first) or _counts(first[1:])
     table = pd.read_csv(
         path,
         sep=separator,
-        header=0 if with_header or _is_count(first[1:], with_rows, corner) else None,
+        header=0 if counting else None,
         index_col=0 if with_rows else None,
         na_values=["n/a"],
     )
-    if not with_rows and with_header and _counts(table, corner):
+    if not with_rows and _counts(table.iloc[:, 0]):
         table = table.iloc[:, 1:]
     rows = [str(name).strip() for name in table.index] if with_rows else None
-    columns = [str(name).strip() for name in first[-table.shape[1] :]] if with_header else None
+    columns = first[-table.shape[1] :] if with_header else None
     if rows and columns and _numbered(columns):
         columns = None  # t_0, t_1, ... are no regions
     return Table(table.to_numpy(np.float64), rows, columns)
 
 
-def _is_count(cells, with_rows, corner):
-    """Whether the first line of a table with names in its first column numbers the frames."""
-    return with_rows and (corner == "" or not _number(corner)) and _running([*map(float, cells)])
-
-
-def _counts(table, corner):
-    """Whether the first column only counts the frames, as pandas writes it."""
-    return corner == "" and _running(table.iloc[:, 0].to_numpy(float))
+def _counts(cells):
+    """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..."""
+    return _running(pd.to_numeric(pd.Series(cells), errors="coerce").tolist())
 
 
 def _running(numbers):
