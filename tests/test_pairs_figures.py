@@ -386,7 +386,8 @@ def test_stores_that_do_not_fit_are_refused(tmp_path, change, message):
 CONFIG = {
     "datasets": {"things": {"units": ["sub-01", "sub-02"], "shared": {"stimuli": ["a.zip"]}}},
     "views": {
-        "epochs": {}, "state": {}, "stimulus": {"unit": "stimuli"}, "caption": {"unit": "stimuli"},
+        "epochs": {}, "state": {"kind": "annotations"},
+        "stimulus": {"unit": "stimuli"}, "caption": {"unit": "stimuli"},
     },
     "heads": {"nice": {"kind": "nice"}, "linear": {"kind": "linear"}},
     "experiments": {
