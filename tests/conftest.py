@@ -8,8 +8,11 @@ import pytest
 
 import engram  # noqa: F401 - before PyTorch, for how its threads wait
 
-#: Files whose tests run whole workflows, minutes each: with several workers they start first.
-LONG = ("test_workflow.py", "test_published.py", "test_retrieval_study.py", "test_null.py")
+#: Files whose tests take minutes, the longest first: with several workers they start first.
+LONG = (
+    *("test_workflow.py", "test_retrieval_study.py", "test_published.py", "test_dreamsim.py"),
+    *("test_vision_weights.py", "test_null.py"),
+)
 
 LEFT_OUT = "no Chromium: the browser test of the report is left out"
 
@@ -24,7 +27,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.name not in LONG)
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
     if chromium() or os.environ.get("ENGRAM_REQUIRE_BROWSER") == "1":
         return
     without = [item for item in items if item.get_closest_marker("browser")]
