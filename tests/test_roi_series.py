@@ -57,14 +57,30 @@ def test_any_format_holds_the_same_numbers(tmp_path, name):
     np.testing.assert_allclose(found.values, data, rtol=1e-6)
 
 
+def matlab73(path, data):
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["ROISignals"] = data.T  # MATLAB writes its arrays the other way round
+    with open(path, "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    return path
+
+
 def test_matlab_7_3_is_read_as_matlab_shows_it(tmp_path):
     data = series()
-    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
-        file["ROISignals"] = data.T  # MATLAB writes its arrays the other way round
-    with open(tmp_path / "a.mat", "r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
-    found = reader.load(tmp_path / "a.mat", names=NAMES, axes=["roi", "time"])
+    found = reader.load(matlab73(tmp_path / "a.mat", data), names=NAMES, axes=["roi", "time"])
     np.testing.assert_array_equal(found.values, data)
+
+
+@pytest.mark.parametrize("write", [matlab73, lambda path, data: np.save(path, data)])
+def test_a_scan_is_chosen_along_the_first_axis_in_every_format(tmp_path, write):
+    data = np.stack([series(), -series(), 2 * series()])
+    path = tmp_path / ("a.mat" if write is matlab73 else "a.npy")
+    write(path, data)
+    found = reader.load(path, names=NAMES, axes=["roi", "time"], index=1)
+    np.testing.assert_array_equal(found.values, -series())
+    for index in (3, -1):
+        with pytest.raises(InputError, match=f"no scan {index}; there are 3"):
+            reader.load(path, names=NAMES, axes=["roi", "time"], index=index)
 
 
 @pytest.mark.parametrize("header", [range(40), [f"t_{i}" for i in range(40)]])

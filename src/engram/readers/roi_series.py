@@ -216,15 +216,10 @@ def _table(path, entry, index):
     try:
         if suffix.removesuffix(".gz") in SEPARATORS:
             return _text(path, SEPARATORS[suffix.removesuffix(".gz")])
-        values = (
-            np.load(path, allow_pickle=False, mmap_mode="r")
-            if suffix == ".npy"
-            else _hdf5(path, entry, index)
-            if suffix in HDF5
-            else _matlab(path, entry, index)
-        )
-        if suffix == ".npy" and index is not None:
-            values = values[index]
+        if suffix == ".npy":
+            values = _scan(np.load(path, allow_pickle=False, mmap_mode="r"), index)
+        else:
+            values = (_hdf5 if suffix in HDF5 else _matlab)(path, entry, index)
         return Table(np.asarray(values, np.float64))
     except InputError:
         raise
@@ -313,7 +308,7 @@ def _hdf5(path, entry, index, turned=False):
 
         file.visititems(visit)
         found = _chosen(path, known, entry)
-        return np.asarray(found).T if turned and index is None else _scan(found, index)
+        return _scan(np.asarray(found).T if turned else found, index)
 
 
 def _scan(values, index):
