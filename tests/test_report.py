@@ -145,6 +145,18 @@ def test_the_first_line_counts_no_score_of_a_split_that_leaks(whole):
     assert "0.780" in text  # in its row it stays
 
 
+def test_page_says_over_what_scores_are_taken(whole):
+    scored, *others = whole
+    within, over = "within each subject", "over all subjects, each of whom counts once"
+    text = " ".join(Reader(page.render(scored, *others)).text)
+    assert within in text
+    assert over not in text
+    pooled = {name: {**this, "pooled": True} for name, this in scored.items()}
+    text = " ".join(Reader(page.render(pooled, *others)).text)
+    assert over in text
+    assert "score is taken within each subject" not in text
+
+
 def test_page_names_no_address_outside_itself(whole):
     read = Reader(page.render(*whole))
     assert all(link.startswith(("#", "data:")) for link in read.links)

@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 
 from engram.figures import map_panels
+from engram.figures.groups import adjust, by_target
 from engram.figures.style import colours
 from engram.figures.subjects import heights, number, title
 from engram.flags import inflated
-from engram.measures.inference import holm
 
 TEMPLATE = "classes_page.html"
 
@@ -53,22 +53,14 @@ def _map(name, path, points):
 
 def groups(experiments) -> list[dict]:
     """Experiments on the same data set and target, whose scores can be compared."""
-    groups = {}
-    for this in experiments:
-        key = (this["config"]["dataset_title"], this["target"])
-        groups.setdefault(key, []).append(this)
-    return [
-        _group(f"group-{i}", *key, members) for i, (key, members) in enumerate(groups.items(), 1)
-    ]
+    found = by_target(experiments).items()
+    return [_group(f"group-{i}", *key, members) for i, (key, members) in enumerate(found, 1)]
 
 
 def _group(anchor, dataset, target, members):
     """Adjusts p over the members and finds the axis that all their dots share."""
     for key in ("p", "difference_p"):
-        raw = [m["first"][key] for m in members]
-        adjusted = holm([math.nan if p is None else p for p in raw])
-        for member, value in zip(members, adjusted, strict=True):
-            member[f"{key}_holm"] = None if math.isnan(value) else float(value)
+        adjust(members, f"{key}_holm", [m["first"][key] for m in members])
     seen = {}
     for member in members:  # experiments on one view show the same examples: once is enough
         member["examples_of"] = seen.setdefault(member["images"].get("examples"), member)

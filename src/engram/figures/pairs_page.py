@@ -2,10 +2,10 @@
 
 import math
 
+from engram.figures.groups import adjust
 from engram.figures.retrieval_figure import metrics
 from engram.figures.subjects import heights, number
 from engram.flags import inflated
-from engram.measures.inference import holm
 
 TEMPLATE = "pairs_page.html"
 
@@ -69,9 +69,7 @@ def _group(anchor, key, members):
         ("difference_p_holm", [m["by_name"]["top1"]["difference_p"] for m in members]),
         ("wilcoxon_holm", [m["paired"] and m["paired"]["wilcoxon"] for m in members]),
     ):
-        adjusted = holm([math.nan if p is None else p for p in raw])
-        for member, value in zip(members, adjusted, strict=True):
-            member[name] = float(value)
+        adjust(members, name, raw)
     for member in members:
         member["pairs"] = _pairs(member)
     return {

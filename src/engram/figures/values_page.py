@@ -3,9 +3,9 @@
 import json
 import math
 
+from engram.figures.groups import adjust, by_target
 from engram.figures.subjects import number
 from engram.flags import inflated
-from engram.measures.inference import holm
 
 TEMPLATE = "values_page.html"
 
@@ -58,19 +58,14 @@ def _step(span):
 
 def groups(experiments) -> list[dict]:
     """Experiments on the same data set and target, whose scores can be compared."""
-    found = {}
-    for this in experiments:
-        found.setdefault((this["config"]["dataset_title"], this["target"]), []).append(this)
-    return [_group(f"values-{i}", *key, own) for i, (key, own) in enumerate(found.items(), 1)]
+    found = by_target(experiments).items()
+    return [_group(f"values-{i}", *key, members) for i, (key, members) in enumerate(found, 1)]
 
 
 def _group(anchor, dataset, target, members):
     """Adjusts p over the members."""
     for key in ("p", "difference_p"):
-        raw = [m["by_name"]["r2"][key] for m in members]
-        adjusted = holm([math.nan if p is None else p for p in raw])
-        for member, value in zip(members, adjusted, strict=True):
-            member[f"{key}_holm"] = None if math.isnan(value) else float(value)
+        adjust(members, f"{key}_holm", [m["by_name"]["r2"][key] for m in members])
     return {
         "template": TEMPLATE,
         "anchor": anchor,

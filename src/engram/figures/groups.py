@@ -1,0 +1,20 @@
+"""Experiments that stand in one table of the report."""
+
+import math
+
+from engram.measures.inference import holm
+
+
+def by_target(experiments) -> dict[tuple[str, str], list[dict]]:
+    """Experiments on the same data set and target, whose scores can be compared."""
+    found = {}
+    for this in experiments:
+        found.setdefault((this["config"]["dataset_title"], this["target"]), []).append(this)
+    return found
+
+
+def adjust(members, name, ps):
+    """Set `name` of each member to its p, adjusted over all by Holm; None where it has none."""
+    adjusted = holm([math.nan if p is None else p for p in ps])
+    for member, value in zip(members, adjusted, strict=True):
+        member[name] = None if math.isnan(value) else float(value)
