@@ -234,7 +234,7 @@ def _markers(path, sfreq, encoding, said):
         try:
             with recordings.heard(noticed):
                 found = mne.read_annotations(copy, sfreq=sfreq)
-        except Exception as error:
+        except Exception as error:  # MNE's reader raises whatever broken markers make it
             raise InputError(f"{path}: not a readable file of markers ({error})") from None
     said += recordings.sorted_out(path, noticed)
     return list(

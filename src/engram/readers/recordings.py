@@ -134,7 +134,7 @@ def read(path, raw, keys):
         with heard(noticed):
             at = [raw.ch_names.index(key) for key in keys]  # a name may be that of a kind, "eeg"
             data = raw.get_data(picks=at, verbose="warning")
-    except Exception as error:
+    except Exception as error:  # so do they while they read samples
         raise InputError(
             f"{path}: its samples cannot be read ({_line(error)}); the file is cut off or damaged: "
             "copy it again, or take it off the manifest"
