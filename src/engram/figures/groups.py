@@ -14,7 +14,7 @@ def by_target(experiments) -> dict[tuple[str, str], list[dict]]:
 
 
 def adjust(members, name, ps):
-    """Set `name` of each member to its p, adjusted over all by Holm; None where it has none."""
+    """Set `name` of each member to its p, adjusted over all by Holm; NaN where it has none."""
     adjusted = holm([math.nan if p is None else p for p in ps])
     for member, value in zip(members, adjusted, strict=True):
-        member[name] = None if math.isnan(value) else float(value)
+        member[name] = float(value)
