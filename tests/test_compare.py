@@ -486,6 +486,12 @@ def test_the_report_has_a_line_for_every_member(shown):
     assert text.count("data:image/svg+xml;base64,") == 2
 
 
+def test_a_row_that_nobody_named_is_called_automatic(shown):
+    shown[3]["comparisons"]["vision"]["automatic"] = ["vision-clip_random"]
+    lines = page.render(*shown).partition('class="compared"')[2].partition("</table>")[0]
+    assert ["automatic baseline" in line for line in lines.split("<tr")[2:]] == [False] * 3 + [True]
+
+
 def test_a_comparison_stands_before_the_experiments(shown, tmp_path):
     *_, figures, spec, compared = shown
     spec |= {"experiments": study.write(tmp_path)["experiments"]}
