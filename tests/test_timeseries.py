@@ -5,7 +5,7 @@ import pytest
 from scipy import signal as filters
 
 from engram import store
-from engram.backbones import connectome, extract, identity, roi_statistics
+from engram.backbones import extract
 from engram.errors import InputError
 from engram.readers.atlases import ATLASES, named, same
 from engram.recording import Recording, Signal, Windows
@@ -260,12 +260,6 @@ def test_statistics_of_regions_are_those_of_numpy(tmp_path):
 def test_identity_is_the_row_itself(tmp_path):
     found = features(tmp_path, {"kind": "identity"})
     np.testing.assert_array_equal(found[0], store.open(tmp_path / "view.h5")[0].ravel())
-
-
-@pytest.mark.parametrize("module", [connectome, roi_statistics, identity])
-def test_series_are_not_made_of_spectrograms(module):
-    with pytest.raises(InputError, match="needs series of regions, .* holds spectrogram"):
-        module.load(module.Options(), None, {"what": "spectrogram"}, "cpu")
 
 
 def test_a_band_that_the_rate_cannot_hold_is_refused(tmp_path):
