@@ -326,6 +326,25 @@ def test_one_of_two_sources_is_enough_for_a_warning(tmp_path):
     assert header["flags"] == ["simulated", "random_weights", "circular"]
 
 
+def test_what_the_rows_lack_and_what_was_converted_is_said(study):
+    said = study.train()[1].header
+    assert (said["inputs"], said["flags"]) == ({}, ["simulated"])
+    source = study.sources[0]
+    study.headers[source] |= {"input": {
+        "coverage": [443, 450], "missing": list("abcdefg"), "converted": ["from V to uV"],
+    }}  # fmt: skip
+    said = study.train()[1].header
+    assert said["inputs"] == {
+        source: ["443 of 450 channels, without a, b, c, d, e and 2 more", "from V to uV"]
+    }
+    assert said["flags"] == ["simulated", "incomplete"]
+    del study.headers[source]["input"]
+    study.headers[source]["view"] = {"coverage": [4, 5], "missing": ["b"], "modality": "fmri"}
+    said = study.train()[1].header
+    assert said["inputs"] == {source: ["4 of 5 channels, without b"]}
+    assert said["flags"] == ["incomplete"]
+
+
 @pytest.mark.parametrize("head", ["linear", "adapter"])
 def test_each_fold_chooses_its_input_on_validation_rows(tmp_path, head):
     study = Study(tmp_path, ["noise/x", "signal/x"])
