@@ -71,8 +71,8 @@ def contract(keys):
     lines = [
         "### What backbones take\n",
         "Rows of another kind are refused before anything runs. What else differs is converted",
-        "where that is defined (order by name, rate, scale, unit) or refused; `takes` of a backbone",
-        "overrides what its kind declares.\n",
+        "where that is defined (order by name, rate, scale, unit) or refused; `takes` of a",
+        "backbone overrides what its kind declares.\n",
         "| kind | rows, and what their view has to state | what the rows have to be |",
         "|---|---|---|",
     ]
