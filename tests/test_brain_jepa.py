@@ -1,13 +1,16 @@
-"""Brain-JEPA: its networks, beside published numbers."""
+"""Brain-JEPA: its networks and frozen use, beside published numbers and plain formulas."""
 
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from published import backbone, save
 from torch.nn import functional
 
+from engram.errors import InputError
 from engram.models import brain_jepa
+from engram.readers import atlases
 
 GRADIENTS = 0.1 * np.sin(0.1 * np.outer(np.arange(1, 451), np.arange(1, 31)))
 SEEN = torch.arange(0, 4500, 15)[None]
@@ -142,3 +145,129 @@ def test_recomputing_blocks_changes_no_gradient():
         loss = predictor(encoder(series, at), at, wanted).square().sum()
         gradients.append(torch.autograd.grad(loss, parameters))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+REGIONS = list(atlases.named(["tian_s3", "schaefer400_17n"]))
+VIEW = {"what": "timeseries", "channels": REGIONS, "missing": [], "tr": 2.2, "frames": 160}
+SMALL = {"width": 16, "depth": 2, "heads": 2, "windows": 3}
+FEW = VIEW | {"channels": list("abcdef"), "frames": 48}
+
+
+def checkpoint(encoder):
+    """What the published training saves, around the weights of `encoder`."""
+    target = {f"module.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    others = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in target.items()}
+    counts = {"epoch": 300, "loss": 0.1, "batch_size": 16, "world_size": 4, "lr": 1e-6}
+    return {"encoder": others, "target_encoder": target, "predictor": {}, "opt": {}} | counts
+
+
+@pytest.fixture
+def places(tmp_path):
+    path = tmp_path / "gradient_mapping_450.csv"
+    np.savetxt(path, GRADIENTS, delimiter=",")
+    return str(path)
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A file of gradients of six regions."""
+    path = tmp_path / "gradients.csv"
+    numbers = tiny()[0].pos_embed_proj.gradients.tolist()
+    rows = zip("abcdef", numbers, strict=True)
+    lines = [",".join([name, *map(str, row)]) for name, row in rows]
+    path.write_text("\n".join(["region,1,2,3,4", *lines]))
+    return str(path)
+
+
+def test_a_published_checkpoint_loads(base, places, tmp_path):
+    """In full size, as far as the first block; the rest has the same shapes."""
+    path = save(checkpoint(base), tmp_path / "jepa-ep300.pth.tar")
+    frozen = backbone("brain_jepa", path, VIEW, gradients=places, layer="blocks.0", dim=768)
+    with torch.no_grad():
+        x = base.patch_embed(waves(450, 160)) + base.pos_embed_proj()
+        wanted = base.blocks[0](x).mean(1)
+    torch.testing.assert_close(frozen(waves(450, 160).numpy()), wanted)
+    for name, tensor in frozen.model.state_dict().items():
+        torch.testing.assert_close(tensor, base.state_dict()[name], rtol=0, atol=0)
+
+
+def test_features_are_the_mean_of_all_tokens_without_its_mean_and_scale(few, tmp_path):
+    encoder = drawn(tiny()[0])
+    path = save(checkpoint(encoder), tmp_path / "jepa.pth.tar")
+    frozen = backbone("brain_jepa", path, FEW, gradients=few, **SMALL)
+    mean = encoder(waves(6, 48)).mean(1).numpy()
+    wanted = (mean - mean.mean()) / np.sqrt(mean.var() + 1e-5)
+    np.testing.assert_allclose(frozen(waves(6, 48).numpy()), wanted, atol=1e-5)
+    assert frozen.facts["preprocessing"]["gradients"] == [6, 4]
+    tokens = backbone("brain_jepa", path, FEW, gradients=few, pooling="tokens", **SMALL)
+    torch.testing.assert_close(tokens(waves(6, 48).numpy()), encoder(waves(6, 48)))
+
+
+def test_weights_that_carry_their_gradients_need_no_file(tmp_path):
+    encoder = drawn(tiny()[0])
+    beside = {"gradients": encoder.pos_embed_proj.gradients}
+    path = save(encoder.state_dict() | beside, tmp_path / "pretrained.safetensors")
+    frozen = backbone("brain_jepa", path, FEW, pooling="tokens", **SMALL)
+    torch.testing.assert_close(frozen(waves(6, 48).numpy()), encoder(waves(6, 48)))
+    with pytest.raises(InputError, match="of 6 regions, but the view has 2"):
+        backbone("brain_jepa", path, FEW | {"channels": ["a", "b"]}, **SMALL)
+
+
+def wave_clip(frames):
+    return (1e4 + 50 * waves(6, frames)).numpy()
+
+
+def test_a_clip_is_thinned_in_even_steps_and_standardised_before(few):
+    view = FEW | {"frames": 145}
+    frozen = backbone(
+        "brain_jepa", None, view, gradients=few, clip=145, normalisation="global", **SMALL
+    )
+    series = wave_clip(145)
+    found = frozen.preprocessing(series)[0].numpy()
+    wanted = (series - series.mean(dtype=float)) / series.std(dtype=float)
+    at = [int(i * 144 / 47) for i in range(48)]
+    np.testing.assert_allclose(found, wanted[0][:, at], atol=1e-3)
+    assert frozen.facts["preprocessing"]["clip"] == 145
+
+
+def test_robust_scaling_is_that_of_the_weights(tmp_path):
+    encoder, centre, scale = drawn(tiny()[0]), torch.arange(6.0), torch.arange(1.0, 7.0)
+    beside = {"gradients": encoder.pos_embed_proj.gradients, "centre": centre, "scale": scale}
+    path = save(encoder.state_dict() | beside, tmp_path / "pretrained.safetensors")
+    frozen = backbone("brain_jepa", path, FEW, normalisation="robust", pooling="tokens", **SMALL)
+    scaled = (waves(6, 48) - centre[:, None]) / scale[:, None]
+    torch.testing.assert_close(frozen(waves(6, 48).numpy()), encoder(scaled))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "vit_tiny"}, "has no model 'vit_tiny'"),
+        ({"heads": 3}, "width 16, depth 2, heads 3"),
+        ({"gradients": ""}, "needs gradients"),
+        ({"windows": 4}, "rows have 48 frames, it takes 64"),
+        ({"clip": 40}, "3 windows are 48 frames, of a clip of 40"),
+        ({"normalisation": "robust"}, "needs the median"),
+        ({"width": 24}, "of another shape"),
+        ({"depth": 3}, "12 missing .*blocks.2"),
+        ({"depth": 1}, "12 unexpected .*blocks.1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(few, tmp_path, change, message):
+    path = save(checkpoint(tiny()[0]), tmp_path / "jepa.pth.tar")
+    with pytest.raises(InputError, match=message):
+        backbone("brain_jepa", path, FEW, **({"gradients": few} | SMALL | change))
+
+
+def test_weights_of_others_are_not_used_at_another_rate(few, tmp_path):
+    path = save(checkpoint(tiny()[0]), tmp_path / "jepa.pth.tar")
+    with pytest.raises(InputError, match="a frame comes each 0.735 s"):
+        backbone("brain_jepa", path, FEW | {"tr": 0.735}, gradients=few, **SMALL)
+    clipped = FEW | {"tr": 0.735, "frames": 144}
+    backbone("brain_jepa", path, clipped, gradients=few, clip=144, **SMALL)
+
+
+def test_gradients_of_other_regions_are_refused(places):
+    wrong = VIEW | {"channels": list(atlases.named(["tian_s3", "schaefer400_7n"]))}
+    with pytest.raises(InputError, match="in another order"):
+        backbone("brain_jepa", None, wrong, gradients=places)

@@ -8,6 +8,7 @@ others. Tensors are named as in the published checkpoints.
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -186,6 +187,14 @@ def sine_cosine(n, width) -> torch.Tensor:
     rates = torch.arange(width // 2, dtype=torch.float64) * (-2 * math.log(10000) / width)
     angles = torch.arange(n, dtype=torch.float64)[:, None] * rates.exp()
     return torch.cat([angles.sin(), angles.cos()], 1).float()
+
+
+def evenly(frames, windows) -> np.ndarray:
+    """Which frames of a clip the model sees, int (windows * PATCH,): in even steps, rounded down.
+
+    Of 480 frames and 10 windows about every third, as published; of as many as it sees, all.
+    """
+    return np.linspace(0, frames - 1, windows * PATCH).astype(int)
 
 
 def _through(blocks, x, again):
