@@ -214,6 +214,15 @@ def test_partial_correlations_are_those_of_scikit_learn(tmp_path):
     np.testing.assert_allclose(np.tanh(found[0]), expected, atol=1e-4)
 
 
+def test_covariances_are_shrunk_as_by_scikit_learn_and_held_as_upper_triangles(tmp_path):
+    from sklearn.covariance import LedoitWolf
+
+    data = zscored(noise(frames=60))
+    found = features(tmp_path, {"kind": "connectome", "measure": "covariance"}, data)
+    expected = LedoitWolf(assume_centered=True).fit(data.T).covariance_
+    np.testing.assert_allclose(found[0], expected[np.triu_indices(4)], atol=1e-5)
+
+
 def test_partial_correlations_exist_with_more_regions_than_frames(tmp_path):
     names = [f"r{i}" for i in range(40)]
     data = noise(40, 20)
