@@ -1,0 +1,117 @@
+"""Objectives: how a backbone learns its weights from series without labels; stage `pretrain`.
+
+A component names the kind of backbone that it pretrains, `BACKBONE = "semantoks"`, its `Options`
+extend those below, and `build(model, options, view, steps, device)` returns an `Objective`:
+
+- `model`: `Options` of the backbone, whose `seed` draws the weights that it begins with;
+- `options`: `Options` of the objective;
+- `view`: header of the view store;
+- `steps`: number of optimiser steps in all;
+- `device`: "cpu", "cuda" or "cuda:1".
+
+The loop asks `batch` for a batch of subjects, one scan of each, gives `loss` the tensors on the
+device, steps the optimiser and calls `update`. What an objective draws at random depends on the
+step alone, never on how far a training was when it was killed or on how many processes share it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every objective.
+
+    Attributes:
+        epochs: passes over the subjects.
+        batch_size: subjects a step, those of all processes and parts together.
+        lr: learning rate at its peak; it is warmed up in a line and falls by half a cosine.
+        start_lr, final_lr: learning rate where the line begins and where the cosine ends.
+        warmup_epochs: epochs that warm up.
+        weight_decay, final_weight_decay: of AdamW, in the first and in the last step, along half a
+            cosine.
+        clip_gradient: largest L2 norm of a step's gradient; 0 = no clipping.
+        accumulate: parts of a batch that go through the network one by one, for less memory.
+        precision: of the products; `auto` is bf16 where the hardware multiplies it natively.
+            Parameters and the optimiser are fp32.
+        checkpointing: compute activations again in the backward pass, for less memory.
+        seed: of order, crops, augmentation and masks.
+        memory_gb: scans are kept in memory if they fit into so much, else read for every batch.
+        checkpoint_steps: steps after which it is saved how far training is, beside each epoch.
+        collapse: share of the untrained network's spread or effective rank below which features
+            have collapsed and training stops; 0 = never.
+    """
+
+    epochs: int = 100
+    batch_size: int = 512
+    lr: float = 1e-3
+    start_lr: float = 0.0
+    final_lr: float = 0.0
+    warmup_epochs: float = 3.0
+    weight_decay: float = 0.05
+    final_weight_decay: float = 0.3
+    clip_gradient: float = 1.0
+    accumulate: int = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpointing: bool = False
+    seed: int = 0
+    memory_gb: float = 8.0
+    checkpoint_steps: int = 500
+    collapse: float = 0.3
+
+
+class Objective(Protocol):
+    """What `build` returns.
+
+    Attributes:
+        network: module with every parameter and buffer that training changes: student, teacher,
+            projectors. A checkpoint holds its state and nothing else of the objective.
+        first_step: number of the first step in the schedules of rate and decay: 1 if it has no
+            such attribute, which ends at the final values; with 0 they begin at the first values.
+    """
+
+    network: nn.Module
+
+    def batch(self, scans, generator) -> dict[str, torch.Tensor]:
+        """Crops, augmentation and masks of a batch, drawn with `generator` alone.
+
+        It is called in another thread, a step ahead, and for the whole batch of all processes and
+        parts, which then share out its rows.
+
+        Args:
+            scans: float32 arrays (roi, time), one a subject; times may differ.
+            generator: torch.Generator on the CPU.
+
+        Returns:
+            Tensors on the CPU whose first axis is that of the subjects; what holds for the whole
+            batch stands in every row.
+
+        Raises:
+            InputError: a scan is too short.
+        """
+
+    def loss(self, batch, step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean loss of some rows of a batch, and further means to record by name.
+
+        A loss in which rows meet gathers them by `engram.training.ranks.gather` from all
+        processes. It may run under autocast: what needs fp32 says so itself.
+
+        Args:
+            batch: rows of what `batch` gave, on the device.
+            step: from 0 over all epochs.
+        """
+
+    def update(self, step):
+        """Called after the optimiser's step, e.g. for the teacher to follow."""
+
+    def features(self, batch) -> torch.Tensor:
+        """Features (b, d) of the teacher, without gradient, by which collapse is noticed."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What the backbone loads: the teacher's encoder, by the names that it has there."""
+
+    def groups(self) -> list[dict]:
+        """Groups of parameters that train: {"params", "name", "decay": whether they decay}."""
