@@ -16,7 +16,6 @@ import torch
 from engram.errors import InputError
 from engram.frozen import backbone, checkpoints, scans, series
 from engram.models import semantoks
-from engram.readers import atlases
 
 #: What the networks of a published encoder stand under: the first of the three atlases.
 TOKENIZERS = "network_tokenizers.schaefer400."
@@ -50,8 +49,16 @@ BESIDE = tuple(
     for what in ("encoder", "predictor", "mask_predictor")
 )
 
-REGIONS = ("schaefer400_7n", "tian_s3", "buckner7")
-TR = 2.0  # s
+#: As the published weights were trained; networks without data are masked.
+TAKES = {
+    "what": {"timeseries": ["channels", "tr"]},
+    "modality": ["fmri"],
+    "channels": ["schaefer400_7n", "tian_s3", "buckner7"],
+    "coverage": 0.85,
+    "tr": 2.0,
+    "band": [0.01, 0.1],
+    "normalisation": "scan",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +102,14 @@ def load(options, weights, view, device) -> backbone.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: the view holds no series, those of other regions, times or units than the
-            weights, or rows shorter than a crop; the checkpoint does not fit.
+        InputError: a name of a region says no network, rows are shorter than a crop, or the
+            checkpoint does not fit.
     """
     networks = series.networks(view, options.model)
     starts = _starts(options, view)
     encoder = backbone.build(lambda: semantoks.built(options, networks), options, weights)
     if weights:
-        _fill(encoder, weights, options, view)
+        _fill(encoder, weights, options)
     model = Crops(encoder, starts, options.average)
     loaded = backbone.Frozen(
         model,
@@ -163,11 +170,10 @@ class Crops(torch.nn.Module):
 # ---- weights ----------------------------------------------------------------------------
 
 
-def _fill(encoder, path, options, view):
+def _fill(encoder, path, options):
     """Put the weights of a file into the encoder."""
     tensors = checkpoints.read(path)
     if _is_published(tensors, options.prefix):
-        _check_view(view, options)
         tensors = from_published(tensors, encoder, path, options.prefix)
     else:
         tensors = checkpoints.prefixed(tensors, options.prefix)
@@ -233,24 +239,3 @@ def _check_constants(constants, encoder, path):
                 f"{path}: {name} is not what the published model has; correct `frames`, `patch` or "
                 "`weights`"
             )
-
-
-def _check_view(view, options):
-    """Refuse rows that the published weights were not trained on."""
-    wanted = atlases.named(REGIONS)
-    if [*map(atlases.same, view["channels"])] != [*map(atlases.same, wanted)]:
-        raise InputError(
-            f"backbone {options.model}: its published weights take {len(wanted)} regions in one "
-            f"order, the view holds {len(view['channels'])} or another order; set `regions: "
-            f"[{', '.join(REGIONS)}]` in the view, and `coverage` if an atlas is missing"
-        )
-    if abs(view["tr"] - TR) > 1e-3:
-        raise InputError(
-            f"backbone {options.model}: its published weights take a frame every {TR:g} s, the "
-            f"view has one every {view['tr']:g} s; set `tr: {TR:g}` in the view"
-        )
-    if view["unit"] != "z":
-        raise InputError(
-            f"backbone {options.model}: its published weights take regions with mean 0 and "
-            "variance 1; set `standardize: scan` in the view"
-        )

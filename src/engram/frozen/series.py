@@ -6,22 +6,13 @@ from engram.errors import InputError
 from engram.readers import atlases
 
 
-def regions(view, backbone) -> np.ndarray:
+def regions(view) -> np.ndarray:
     """Positions of the regions that the rows of a view of series hold, int (r,).
 
     Args:
         view: header of the view store.
-        backbone: its kind, for the message.
-
-    Raises:
-        InputError: the view holds something else.
     """
-    if view["what"] != "timeseries":
-        raise InputError(
-            f"backbone {backbone} needs series of regions, but the view holds {view['what']}; give "
-            "it a view of kind 'timeseries'"
-        )
-    missing = set(view["missing"])
+    missing = set(view.get("missing", ()))
     return np.array([i for i, name in enumerate(view["channels"]) if name not in missing], int)
 
 
@@ -29,9 +20,8 @@ def networks(view, backbone) -> list[str]:
     """The network of each region of a view of series, as its name says it.
 
     Raises:
-        InputError: the view holds something else, or a name says no network.
+        InputError: a name says no network.
     """
-    regions(view, backbone)
     found = [atlases.network(name) for name in view["channels"]]
     if "" in found:
         raise InputError(
