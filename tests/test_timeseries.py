@@ -5,7 +5,7 @@ import pytest
 from scipy import signal as filters
 
 from engram import store
-from engram.backbones import connectome, extract, identity, roi_statistics
+from engram.backbones import extract
 from engram.errors import InputError
 from engram.readers.atlases import ATLASES, named, same
 from engram.recording import Recording, Signal, Windows
@@ -214,6 +214,15 @@ def test_partial_correlations_are_those_of_scikit_learn(tmp_path):
     np.testing.assert_allclose(np.tanh(found[0]), expected, atol=1e-4)
 
 
+def test_covariances_are_shrunk_as_by_scikit_learn_and_held_as_upper_triangles(tmp_path):
+    from sklearn.covariance import LedoitWolf
+
+    data = zscored(noise(frames=60))
+    found = features(tmp_path, {"kind": "connectome", "measure": "covariance"}, data)
+    expected = LedoitWolf(assume_centered=True).fit(data.T).covariance_
+    np.testing.assert_allclose(found[0], expected[np.triu_indices(4)], atol=1e-5)
+
+
 def test_partial_correlations_exist_with_more_regions_than_frames(tmp_path):
     names = [f"r{i}" for i in range(40)]
     data = noise(40, 20)
@@ -260,12 +269,6 @@ def test_statistics_of_regions_are_those_of_numpy(tmp_path):
 def test_identity_is_the_row_itself(tmp_path):
     found = features(tmp_path, {"kind": "identity"})
     np.testing.assert_array_equal(found[0], store.open(tmp_path / "view.h5")[0].ravel())
-
-
-@pytest.mark.parametrize("module", [connectome, roi_statistics, identity])
-def test_series_are_not_made_of_spectrograms(module):
-    with pytest.raises(InputError, match="needs series of regions, .* holds spectrogram"):
-        module.load(module.Options(), None, {"what": "spectrogram"}, "cpu")
 
 
 def test_a_band_that_the_rate_cannot_hold_is_refused(tmp_path):
