@@ -9,6 +9,8 @@ its posterior, which sees the picture, or from its prior, which sees only the bl
 are named as in the published checkpoints.
 """
 
+import itertools
+import math
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -159,25 +161,16 @@ class VDVAE(nn.Module):
         Raises:
             InputError: no number of blocks has d numbers.
         """
-        found, left = [], values
-        for zdim, height, width in self.shapes():
-            if not left.shape[1]:
-                break
-            number = zdim * height * width
-            if left.shape[1] < number:
-                raise InputError(
-                    f"VDVAE: {values.shape[1]} numbers are not the latents of its first blocks: "
-                    f"{len(found)} have {values.shape[1] - left.shape[1]}, the next has {number}; "
-                    "give latents of this model"
-                )
-            found.append(left[:, :number].reshape(-1, zdim, height, width))
-            left = left[:, number:]
-        if left.shape[1] or not found:
+        shapes, number = self.shapes(), values.shape[1]
+        sizes = [math.prod(shape) for shape in shapes]
+        totals = list(itertools.accumulate(sizes))
+        if number not in totals:
             raise InputError(
-                f"VDVAE: {values.shape[1]} numbers are not the latents of 1 to {len(found)} "
-                "blocks; give latents of this model"
+                f"VDVAE: {number} numbers are not the latents of its first layers, which have "
+                f"{', '.join(map(str, totals[:3]))}, ..., {totals[-1]}; give latents of this model"
             )
-        return found
+        parts = values.split(sizes[: totals.index(number) + 1], 1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=False)]
 
 
 class Encoder(nn.Module):
