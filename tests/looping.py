@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,28 @@ def train(checkpoint=None, stop=None):
     return trained.state | {"curves": torch.tensor(curves, dtype=torch.float64)}
 
 
+def coupled(settings=SETTINGS):
+    """Train on a loss in which all rows of a batch meet; tensors by name, losses of the epochs."""
+    net = network()
+    x, y = rows()
+
+    def draw(at, step):
+        generator = torch.Generator().manual_seed(step)
+        noise = torch.randn(len(at), WIDTH, generator=generator, dtype=x.dtype)
+        return {"x": x[at] + 0.1 * noise, "y": y[at]}
+
+    def loss(batch, step):
+        found = net(batch["x"])
+        every = ranks.gather(found)
+        rate = torch.logdet(torch.eye(2, dtype=x.dtype) + every.T @ every / len(every))
+        return (found - batch["y"]).square().mean() - rate, {"rate": rate}
+
+    made = replace(learner(net, loss), draw=draw)
+    trained = fit(made, lambda net: {}, settings, N)
+    curves = [[row["loss"], row["rate"]] for row in trained.curves]
+    return trained.state | {"curves": torch.tensor(curves, dtype=torch.float64)}
+
+
 def gradients():
     """Sums over ranks of gradients that all have, that rank 1 has, and that none has."""
     parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
@@ -112,6 +135,7 @@ def main(folder):
             train(checkpoint, stop=6)
         resumed = train(checkpoint)
         through |= gradients()
+        save_file(coupled(), folder / f"coupled{ranks.rank()}of{ranks.size()}")
         save_file(through, folder / f"through{ranks.rank()}of{ranks.size()}")
         save_file(resumed, folder / f"resumed{ranks.rank()}of{ranks.size()}")
         try:

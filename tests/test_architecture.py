@@ -18,7 +18,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"tasks"},
-    {"heads", "backbones", "downloads"},
+    {"heads", "backbones", "objectives", "downloads"},
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
@@ -261,7 +261,7 @@ def test_environments_hold_what_their_stage_imports():
     distributions = importlib.metadata.packages_distributions()
     made = [p.stem for p in PACKAGE.glob("datasets/*.py") if "\ndef make(" in p.read_text()]
     families = {"listing": ["sources"], "download": ["sources", *(f"datasets/{s}" for s in made)]}
-    families |= {"render": ["datasets", "views"], "extract": ["backbones"]}
+    families |= {"render": ["datasets", "views"], "extract": ["backbones", "frozen"]}
     families |= {"train": ["tasks", "heads"], "occlude": ["tasks", "heads"]}
     tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
     families |= {"evaluate": [f"scores/{task}" for task in tasks]}

@@ -21,7 +21,7 @@ STUDY = {
         "age": {"kind": "fact", "column": "age"},
     },
     "backbones": {
-        "model": {"kind": "timm", "model": "some", "title": "Model", "weights": "model.safetensors"}
+        "model": {"kind": "semantoks", "title": "Model", "weights": "model.safetensors"}
     },
     "heads": {"forest": {"kind": "forest"}},
     "experiments": {
@@ -147,6 +147,7 @@ def test_nothing_is_added_where_it_is_switched_off_or_there_is_no_model_of_serie
         config["backbones"]["model"] = {"kind": "connectome"}
     else:
         config["views"]["rois"] = read("config/config.yaml")["views"]["fmri_spectrogram"]
+        config["backbones"]["model"] = {"kind": "dalle", "weights": "model.safetensors"}
     this = planned(config)
     assert this.config["experiments"] == config["experiments"]
     assert this.members("sex").keys() == {"sex-model"}

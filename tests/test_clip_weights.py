@@ -382,13 +382,6 @@ def test_a_truncated_archive_is_refused(archive, tmp_path):
         backbone("open_clip", PICTURES, short, model=VIT)
 
 
-def test_an_image_tower_takes_no_texts_and_a_text_tower_no_images():
-    with pytest.raises(InputError, match="takes spectrogram or picture rows.*holds text rows"):
-        backbone("open_clip", TEXTS, None, model="RN50")
-    with pytest.raises(InputError, match="takes text rows.*holds picture rows"):
-        backbone("clip_text", PICTURES, None, model=VIT)
-
-
 def test_a_tower_takes_images_of_its_own_size_alone():
     with pytest.raises(InputError, match=r"RN50: takes images of \[224, 224\] pixels"):
         backbone("open_clip", PICTURES, None, model="RN50", size=[256, 256])

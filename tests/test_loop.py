@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from engram.errors import InputError
-from engram.training import ranks
+from engram.training import ranks, schedules
 from engram.training.checkpoint import Checkpoint
 from engram.training.ema import EMA
 from engram.training.loop import fit
@@ -96,6 +96,65 @@ def test_parts_of_a_batch_add_up_to_the_batch(accumulate):
     close(parts.state, whole.state, rtol=1e-9, atol=1e-12)
     losses = [[row["loss"] for row in trained.curves] for trained in (parts, whole)]
     np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_decays_have_a_schedule_too():
+    net, plain = network(), network()
+    made = replace(learner(net), decays=lambda step: [0.1 * step, 0.0])
+    fit(made, lambda net: {}, replace(SETTINGS, epochs=1), N)
+    x, y = rows()
+    update = torch.optim.AdamW(looping.groups(plain), lr=0.0)
+    torch.manual_seed(0)
+    network()  # as many random numbers as were drawn before
+    for step, at in enumerate(torch.randperm(N).tensor_split(4)):
+        for group, rate, decay in zip(
+            update.param_groups, rates(step), (0.1 * step, 0), strict=True
+        ):
+            group["lr"], group["weight_decay"] = rate, decay
+        update.zero_grad()
+        nn.functional.mse_loss(plain(x[at]), y[at]).backward()
+        update.step()
+    close(net.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-14)
+
+
+def test_what_is_drawn_of_a_batch_is_shared_out_and_followed():
+    net = network()
+    x, y = rows()
+    seen, after = [], []
+
+    def draw(at, step):
+        return {"at": at, "step": torch.full((len(at),), step)}
+
+    def loss(batch, step):
+        assert batch["step"].unique().tolist() == [step]
+        seen.append(len(batch["at"]))
+        return (net(x[batch["at"]]) - y[batch["at"]]).square().mean()
+
+    made = replace(learner(net, loss), draw=draw, after=after.append)
+    told = []
+    settings = replace(SETTINGS, accumulate=2)
+    trained = fit(made, validate, settings, N, told=lambda curves: told.append(len(curves)))
+    assert seen == [7, 6, 7, 6, 6, 6, 6, 6] * 3
+    assert after == [*range(12)]
+    assert told == [1, 2, 3]
+    close(
+        trained.state, fit(learner(network()), validate, SETTINGS, N).state, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_schedules_are_the_published_ones():
+    """Figures of Brain-Semantoks, counted from 0, and of Brain-JEPA, counted from 1."""
+    found = [schedules.warm_cosine(n, 10, 3, 0, 1, 0) for n in range(10)]
+    expected = [0, 1 / 3, 2 / 3, 1, 0.95048, 0.81174, 0.61126, 0.38874, 0.18826, 0.04952]
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    found = [schedules.warm_cosine(n, 20, 4, 5e-5, 1e-3, 1e-6) for n in range(1, 21)]
+    expected = [2.875e-4, 5.25e-4, 7.625e-4, 1e-3, 9.904e-4, 9.62e-4, 3.9e-5, 1.06e-5, 1e-6]
+    np.testing.assert_allclose([*found[:6], *found[-3:]], expected, rtol=5e-3)
+    found = [schedules.cosine(n, 20, 0.04, 0.4) for n in (1, 2, 3, 4, 19, 20)]
+    expected = [0.04222, 0.04881, 0.05962, 0.07438, 0.39778, 0.4]
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    found = [schedules.cosine(n, 100, 0.99, 1.0) for n in (0, 25, 50, 99)]
+    np.testing.assert_allclose(found, [0.99, 0.991464, 0.995, 0.999998], atol=5e-7)
 
 
 # ---- average ----------------------------------------------------------------------------
@@ -282,6 +341,11 @@ def test_two_ranks_train_as_one_and_go_on_where_they_stopped(tmp_path):
     close(through[0], one, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(curves[:, [0, 2]], expected[:, [0, 2]], rtol=1e-6, atol=1e-9)
     assert (curves[:, 1] - expected[:, 1]).abs().min() > 1e-4  # rank 1 draws numbers of its own
+    met = [load_file(tmp_path / f"coupled{rank}of2") for rank in (0, 1)]
+    same(met[1], met[0])
+    one = looping.coupled()
+    torch.testing.assert_close(met[0].pop("curves"), one.pop("curves"), rtol=1e-6, atol=1e-7)
+    close(met[0], one, rtol=1e-9, atol=1e-12)
 
 
 def test_one_process_is_no_distributed_training():
@@ -306,6 +370,34 @@ def test_one_process_is_no_distributed_training():
 def test_settings_that_are_refused(change, says):
     with pytest.raises(InputError, match=says):
         fit(learner(network()), validate, replace(SETTINGS, **change), N)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_loss_that_is_not_finite_names_step_rows_and_the_checkpoint(tmp_path, clip):
+    net = network()
+    x, y = rows()
+
+    def loss(at):
+        return (net(x[at]) - y[at]).square().mean() * torch.where(at == 33, torch.nan, 1).mean()
+
+    made = replace(learner(net, loss), names=[f"subject {i}" for i in range(N)])
+    settings = replace(SETTINGS, watched=True, clip_gradient=clip)
+    network()  # seeds
+    step = next(i for i, at in enumerate(torch.randperm(N).tensor_split(4)) if 33 in at)
+    assert step > 0
+    network()
+    path = tmp_path / "checkpoint.safetensors"
+    says = (
+        rf"the net: the loss or its gradient is not finite in step {step}, epoch 0, on "
+        rf"(subject \d+, ){{2}}subject \d+ and 1\d? more; the last good checkpoint, {path}, is "
+        rf"from before step {step};"
+    )
+    with pytest.raises(InputError, match=says):
+        fit(made, lambda net: {}, settings, N, "the net", Checkpoint(path, every=1))
+    assert all(value.isfinite().all() for value in net.state_dict().values())
+    assert all(
+        value.isfinite().all() for value in load_file(path).values() if value.is_floating_point()
+    )
 
 
 def test_divergence_is_one_error():

@@ -1102,3 +1102,46 @@ def test_what_no_rule_makes_is_named_with_what_was_meant(config, target, message
     else:
         with pytest.raises(InputError, match=f"^{re.escape(target)}: {message}"):
             configuration.check_asked(plan.Plan(config), arguments)
+
+
+# ---- what a backbone takes ---------------------------------------------------------------
+
+
+def test_a_view_whose_rows_a_backbone_does_not_take_is_refused_before_anything_runs(config):
+    first = next(iter(config["experiments"]))
+    for kind, view, says in (
+        ("connectome", {"kind": "multitaper"}, "takes timeseries rows, but the view 'one' holds s"),
+        ("bandpower", {"kind": "timeseries"}, "takes spectrogram rows, but the view 'one' holds t"),
+        (
+            "identity",
+            {"kind": "vigall"},
+            "takes timeseries or epochs rows, but the view 'one' holds no",
+        ),
+    ):
+        changed = copy.deepcopy(config)
+        changed["views"]["one"], changed["backbones"]["other"] = view, {"kind": kind}
+        changed["experiments"][first]["x"] = "one/other"
+        refuse(changed, rf"experiments\.{first}: backbone 'other' {says}")
+
+
+def test_what_rows_have_to_be_is_an_input_of_extraction_alone(config):
+    name = next(iter(config["backbones"]))
+    before = plan.Plan(config).spec("extract", backbone=name)
+    config["backbones"][name]["takes"] = {"band": [0.01, 0.1], "unit": None}
+    configuration.check(config, SCHEMA)
+    after = plan.Plan(config).spec("extract", backbone=name)
+    assert after == before | {"takes": {"band": [0.01, 0.1], "unit": None}}
+
+
+@pytest.mark.parametrize(
+    ("takes", "message"),
+    [
+        ({"bnad": [1, 2]}, r"takes\.bnad: unknown key; did you mean 'band'"),
+        ({"tr": 0}, r"takes\.tr: has to be more than 0"),
+        ({"normalisation": "z"}, r"takes\.normalisation: .*scan"),
+        ({"band": [1]}, r"takes\.band: needs 2 or more"),
+    ],
+)
+def test_a_mistake_in_what_a_backbone_takes_is_named(config, takes, message):
+    config["backbones"][next(iter(config["backbones"]))]["takes"] = takes
+    refuse(config, message)

@@ -5,7 +5,7 @@ import pytest
 from scipy import signal as filters
 
 from engram import store
-from engram.backbones import connectome, extract, identity, roi_statistics
+from engram.backbones import extract
 from engram.errors import InputError
 from engram.readers.atlases import ATLASES, named, same
 from engram.recording import Recording, Signal, Windows
@@ -196,6 +196,13 @@ def features(tmp_path, backbone, data=None, names=NAMES, **view):
     return store.open(tmp_path / "features.h5")
 
 
+def test_the_header_says_whether_a_row_is_a_whole_scan(tmp_path):
+    for windows, row in (("scan", "scan"), ({"length": 100.0, "step": 100.0}, "window")):
+        spec = {"unit": "sub-01", "view": {"kind": "timeseries"}, "windows": windows}
+        render_view([recording(noise())], tmp_path / f"{row}.h5", spec, {})
+        assert store.open(tmp_path / f"{row}.h5").header["row"] == row
+
+
 def test_a_connectome_is_that_of_numpy(tmp_path):
     data = np.stack([noise(seed=i) for i in range(5)])
     found = features(tmp_path, {"kind": "connectome"}, data, standardize="off")
@@ -297,12 +304,6 @@ def test_statistics_of_regions_are_those_of_numpy(tmp_path):
 def test_identity_is_the_row_itself(tmp_path):
     found = features(tmp_path, {"kind": "identity"})
     np.testing.assert_array_equal(found[0], store.open(tmp_path / "view.h5")[0].ravel())
-
-
-@pytest.mark.parametrize("module", [connectome, roi_statistics, identity])
-def test_series_are_not_made_of_spectrograms(module):
-    with pytest.raises(InputError, match="needs series of regions, .* holds spectrogram"):
-        module.load(module.Options(), None, {"what": "spectrogram"}, "cpu")
 
 
 def test_a_band_that_the_rate_cannot_hold_is_refused(tmp_path):

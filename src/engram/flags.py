@@ -23,6 +23,7 @@ FLAGS = {
     "leaks": Flag("LEAKS: random windows", "bad", True),
     "simulated": Flag("simulated data", "note"),
     "random_weights": Flag("random weights", "warn"),
+    "incomplete": Flag("channels missing", "warn"),
     "circular": Flag("labels from the same EEG", "warn"),
 }
 

@@ -1,8 +1,10 @@
 """Backbones: frozen models that turn each row of a view into a feature vector.
 
-A component has `load(options, weights, view, device)`, which gives a backbone: a callable
-with `shape`, `dtype`, `batch`, `facts` and `check()`, that maps `batch` rows of a view to
-float32 features (batch, *shape), an array or a tensor.
+A component has `TAKES`, what its rows have to be: `what`, the kinds of rows, each with the facts
+that the header of its view has to state; and the keys of `engram.frozen.contract`. It has
+`load(options, weights, view, device)`, which gives a backbone: a callable with `shape`, `dtype`,
+`batch`, `facts` and `check()`, that maps `batch` such rows to float32 features (batch, *shape), an
+array or a tensor.
 """
 
 import json
@@ -38,7 +40,8 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         view: path of the view store.
         weights: path of the weights file; None or empty if the backbone has none.
         features: path of the feature store to write.
-        spec: dict with `backbone`: its `kind` and options.
+        spec: dict with `backbone`, its `kind` and options; and `takes`, where its rows have to be
+            something else than the `TAKES` of its kind.
         made_by: provenance of the job, for the header.
         device: "cpu" or "cuda".
         cost: path of a JSON file for what the extraction took; see `Cost`.
@@ -62,14 +65,14 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
 
 
 def load(source, spec, weights, device):
-    """The backbone that `spec` asks for, ready for the rows of `source`.
+    """The backbone that `spec` asks for, which takes the rows of `source`, converted if need be.
 
     Args:
         source: has `path`, and `header` like that of a view store.
         spec, weights, device: as for `extract`.
 
     Raises:
-        InputError: the rows are of another kind, or model or weights do not fit.
+        InputError: the rows are not what the backbone takes, or model or weights do not fit.
     """
     if "axes" not in source.header:
         raise InputError(
@@ -77,10 +80,32 @@ def load(source, spec, weights, device):
             f"their `axes`, but the view holds {source.header.get('what')}; choose another view"
         )
     module, options = components.options("backbones", spec["backbone"])
+    whats, others = components.taken(spec)
+    weights = Path(weights) if weights else None
     try:
-        return module.load(options, Path(weights) if weights else None, source.header, device)
+        _refuse_others(whats, source.header, spec["backbone"]["kind"])
+        if not others:
+            return module.load(options, weights, source.header, device)
+        contract = components.module("frozen", "contract")
+        fit = contract.fit(others, source.header, spec["backbone"]["kind"])
+        return contract.Fitted(module.load(options, weights, fit.view, device), fit)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from None
+
+
+def _refuse_others(whats, view, kind):
+    """Refuse rows that are none of `whats`, {kind of rows: facts that their view has to state}."""
+    if view["what"] not in whats:
+        raise InputError(
+            f"backbone {kind} takes {' or '.join(whats)} rows, but the view holds {view['what']} "
+            "rows; choose another view or backbone"
+        )
+    for fact in whats[view["what"]]:
+        if view.get(fact) in (None, []):
+            raise InputError(
+                f"backbone {kind} needs a view that states `{fact}`, but this {view['what']} does "
+                "not; choose another view"
+            )
 
 
 def encode(source, backbone, features, spec, made_by, cost=None, made_from=None):

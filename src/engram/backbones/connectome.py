@@ -16,6 +16,8 @@ from engram.readers.atlases import network
 
 DEVICE = "cpu"
 
+TAKES = {"what": {"timeseries": ["channels"]}}
+
 BATCH_BYTES = 32 << 20  # of matrices in memory at once, about
 LIMIT = 0.999999  # correlations are cut there, as Fisher's z of 1 is infinite
 
@@ -46,9 +48,9 @@ def load(options, weights, view, device) -> "Connectome":
         device: not used.
 
     Raises:
-        InputError: the view holds no series, or fewer than two regions or networks.
+        InputError: the view holds fewer than two regions or networks.
     """
-    present = regions(view, "connectome")
+    present = regions(view)
     groups, names = _groups(view, present, options)
     if len(names) < 2:
         raise InputError(f"backbone connectome: needs 2 regions, the view holds {len(names)}")

@@ -85,6 +85,20 @@ def _value(node):
     return {"list": [], "dict": {}}[factory.id]
 
 
+def taken(spec) -> tuple[dict, dict]:
+    """What a backbone takes, read without importing it.
+
+    Args:
+        spec: of an extraction: `backbone`, and `takes`, which overrides what its kind declares.
+
+    Returns:
+        Kinds of rows, each with the facts that their view has to state; and what else is asked.
+    """
+    takes = constant(f"engram.backbones.{spec['backbone']['kind']}", "TAKES")
+    takes = takes | spec.get("takes", {})
+    return takes["what"], {k: v for k, v in takes.items() if k != "what" and v is not None}
+
+
 def hyperparameters(spec) -> dict:
     """The spec of a training job, with every option of its head that was left at its default."""
     head = spec["head"]

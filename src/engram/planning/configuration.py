@@ -236,6 +236,7 @@ def _check_experiment(config, where, this):
         _check_shared(config, where, this["dataset"], view)
         if "/" in source:
             _check_name(where, backbone, config["backbones"], "backbone")
+            _check_rows(config, where, view, backbone)
     try:
         task = plan.task_of(this, config)
     except InputError as error:
@@ -255,6 +256,18 @@ def _check_experiment(config, where, this):
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
     _check_protocol(config, where, this)
+
+
+def _check_rows(config, where, view, backbone):
+    """A view whose rows are not of the kind that a backbone takes."""
+    given = components.constant(f"engram.views.{config['views'][view]['kind']}", "GIVES")
+    whats, _ = components.taken({"backbone": plan.Plan(config).backbone(backbone)})
+    if given not in whats:
+        holds = f"{given} rows" if given else "no rows for a backbone"
+        raise InputError(
+            f"{where}: backbone {backbone!r} takes {' or '.join(whats)} rows, but the view "
+            f"{view!r} holds {holds}; choose another view or backbone"
+        )
 
 
 def _check_shared(config, where, dataset, view):

@@ -25,7 +25,7 @@ DATASET_KEYS = (
 )
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
-BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
+BACKBONE_KEYS = ("kind", "title", "like", "checkpoint", "takes")
 
 #: Keys of every family that are no options of a kind, `kind` apart.
 KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS}
@@ -299,7 +299,10 @@ class Plan(RawFiles, Comparisons):
         ]
 
     def _extract_spec(self, backbone, **_):
-        return {"backbone": self._options("backbones", backbone)}
+        takes = self.backbone(backbone).get("takes")
+        return {"backbone": self._options("backbones", backbone)} | (
+            {"takes": takes} if takes else {}
+        )
 
     def _train_spec(self, experiment):
         this = self.known[experiment]
@@ -389,6 +392,8 @@ class Plan(RawFiles, Comparisons):
         source = spec.get("source")
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
+        if "backbone" in spec and components.taken(spec)[1]:
+            named += ["engram.frozen.contract"]
         return named + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()

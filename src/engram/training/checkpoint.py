@@ -65,6 +65,14 @@ class Checkpoint:
             setattr(run, name, facts[name])
         _restore(run, rooms)
 
+    def saved(self, steps) -> str:
+        """What is said of the file to someone whose training failed; an epoch has so many steps."""
+        if self.path is None or not Path(self.path).is_file():
+            return "there is no checkpoint before it"
+        facts, _, _ = self._opened()
+        done = facts["epoch"] * steps + facts["done"]
+        return f"the last good checkpoint, {self.path}, is from before step {done}"
+
     def _opened(self):
         """How far it is, what it is of, and tensors by room and name."""
         rooms = {name: {} for name in ROOMS}

@@ -5,7 +5,7 @@ the network is, and the best epoch is kept.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,13 @@ from torch import nn
 
 from engram.errors import InputError
 from engram.progress import progress
+from engram.store.overlap import Overlap
 from engram.training import ranks
 from engram.training.checkpoint import Checkpoint
 from engram.training.ema import EMA
 from engram.training.step import Recorded, Step
+
+NAMED = 3  # rows of a batch that a message names
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Learner:
         optimiser: of the parameters that train; a group may have a "name" beside its options.
         rates: step, int from 0 over all epochs -> learning rate of each group, floats.
         ema: average that follows the steps; if there is one, it is validated and kept.
+        decays: step -> weight decay of each group, floats; None: as the optimiser has it.
+        draw: (positions int64 (b,) of a whole batch on the CPU, step) -> dict of CPU tensors, whose
+            first axis is that of the batch. `loss` is then given (its part of these on the
+            device, step). It is called in another thread, one step ahead, and must depend on
+            nothing but its arguments.
+        after: step -> None, called after the optimiser's step, e.g. for a teacher that follows.
+        names: of the rows, for messages; None: their positions.
     """
 
     network: nn.Module
@@ -39,6 +49,10 @@ class Learner:
     optimiser: torch.optim.Optimizer
     rates: Callable
     ema: EMA | None = None
+    decays: Callable | None = None
+    draw: Callable | None = None
+    after: Callable | None = None
+    names: Sequence | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,8 @@ class Settings:
         patience: epochs without a better score after which training stops; 0 = never.
         clip_gradient: largest L2 norm of the gradient of a batch; 0 = no clipping.
         recorded: replay the kernels of a step, which the loss then launches alike for all
-            batches of one size; on a GPU, with one rank.
+            batches of one size; on a GPU, with one rank, without `decays` and `draw`.
+        watched: look in every step whether loss and gradient are finite, for which a GPU is waited.
     """
 
     epochs: int
@@ -62,6 +77,7 @@ class Settings:
     patience: int = 0
     clip_gradient: float = 0.0
     recorded: bool = False
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,9 @@ class Trained:
     curves: list[dict]
 
 
-def fit(learner, validate, settings, n, name="training", checkpoint=None, bar=None) -> Trained:
+def fit(
+    learner, validate, settings, n, name="training", checkpoint=None, bar=None, told=None
+) -> Trained:
     """Train until the last epoch, or until patience ends; the network is left as it is then.
 
     Under ranks every process calls this alike. Each takes its share of every batch, gradients
@@ -98,6 +116,7 @@ def fit(learner, validate, settings, n, name="training", checkpoint=None, bar=No
         name: says at the bar and in errors what is trained.
         checkpoint: Checkpoint, or None. If its file is there, training goes on from it.
         bar: of `engram.progress`, which counts rows; None: one of its own.
+        told: called with the curves so far after every epoch, before the checkpoint is written.
 
     Raises:
         InputError: a setting is out of range, the checkpoint is damaged or of another training,
@@ -106,8 +125,8 @@ def fit(learner, validate, settings, n, name="training", checkpoint=None, bar=No
     _check(settings, n)
     if bar is None:
         with progress(settings.epochs * n, name) as bar:
-            return fit(learner, validate, settings, n, name, checkpoint, bar)
-    return _Run(learner, validate, settings, n, name, checkpoint, bar).run()
+            return fit(learner, validate, settings, n, name, checkpoint, bar, told)
+    return _Run(learner, validate, settings, n, name, checkpoint, bar, told).run()
 
 
 def _check(settings, n):
@@ -131,8 +150,9 @@ def _steps(settings, n):
 class _Run:
     """A training and how far it is: `epoch`, and the steps of it that are `done`."""
 
-    def __init__(self, learner, validate, settings, n, name, checkpoint, bar):
+    def __init__(self, learner, validate, settings, n, name, checkpoint, bar, told):
         self.learner, self.validate, self.settings, self.n = learner, validate, settings, n
+        self.told = told
         self.name, self.checkpoint, self.bar = name, checkpoint or Checkpoint(None), bar
         self.steps = _steps(settings, n)
         self.device = next(learner.network.parameters()).device
@@ -149,7 +169,8 @@ class _Run:
             self.checkpoint.write(self)
         self.bar.update((self.settings.epochs - self.epoch) * self.n)
         score = self.curves[self.kept].get("score", math.nan)
-        return Trained(self.kept, score, self.best, self.curves)
+        best = self.best or {name: v.clone() for name, v in self.judged.state_dict().items()}
+        return Trained(self.kept, score, best, self.curves)
 
     def _start(self):
         self.bar.disable |= ranks.rank() > 0
@@ -176,15 +197,42 @@ class _Run:
             self.step.forget()
             self.order = torch.randperm(self.n).to(self.device)
             ranks.follow([self.order])
-        for at in self._batches()[self.done :]:
-            step = self.epoch * self.steps + self.done
-            self.step(at, self.learner.rates(step))
+        for step, at, drawn in self._drawn():
+            try:
+                self.step(step, at, drawn)
+            except FloatingPointError:
+                raise InputError(self._lost(step, at)) from None
             if self.learner.ema:
                 self.learner.ema.update(step)
+            if self.learner.after:
+                self.learner.after(step)
             self.done += 1
             self.bar.update(len(at))
             if self.checkpoint.every and (step + 1) % self.checkpoint.every == 0:
                 self.checkpoint.write(self)
+
+    def _drawn(self):
+        """(step, positions, what is drawn of them) of the steps of this epoch that are not done."""
+        first = self.epoch * self.steps + self.done
+        batches = [*enumerate(self._batches()[self.done :], first)]
+        if not self.learner.draw:
+            yield from ((step, at, None) for step, at in batches)
+            return
+        with Overlap() as overlap:
+            draw = self.learner.draw
+            for (step, at), drawn in overlap.ahead(lambda one: draw(one[1].cpu(), one[0]), batches):
+                yield step, at, drawn
+
+    def _lost(self, step, at):
+        """What is said of a step whose loss is not finite."""
+        rows = [str(self.learner.names[i] if self.learner.names else i) for i in at.tolist()]
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        saved = self.checkpoint.saved(self.steps)
+        return (
+            f"{self.name}: the loss or its gradient is not finite in step {step}, epoch "
+            f"{self.epoch}, on {', '.join(rows[:NAMED])}{more}; {saved}; look at these rows, or "
+            "start anew with a lower learning rate"
+        )
 
     def _judge(self):
         """Validate this epoch, and keep it if it is the best."""
@@ -204,11 +252,14 @@ class _Run:
             )
         if self.epoch == 0 or score > self.curves[self.kept].get("score", float(self.kept)):
             self.kept = self.epoch
-            self.best = {name: v.clone() for name, v in self.judged.state_dict().items()}
+            if "score" in found:  # else the last epoch is kept, as it is
+                self.best = {name: v.clone() for name, v in self.judged.state_dict().items()}
         scored = {"score": score} if "score" in found else {}
         self.curves.append({"epoch": self.epoch, **means, **found, **scored, **rates})
         self.bar.set_postfix(loss=f"{means['loss']:.3g}", score=f"{score:.3g}", refresh=False)
         self.epoch, self.done = self.epoch + 1, 0
+        if self.told:
+            self.told(self.curves)
 
     def _rates(self):
         """Learning rates of named groups in the last step of this epoch."""

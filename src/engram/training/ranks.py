@@ -88,3 +88,32 @@ def gathered(tensor) -> torch.Tensor:
     parts = [torch.empty_like(sent) for _ in range(size())]
     dist.all_gather(parts, sent)
     return torch.stack(parts).cpu()
+
+
+def gather(tensor) -> torch.Tensor:
+    """Rows of all ranks one after the other, with their gradient: (b, ...) -> (sum of b, ...).
+
+    For a loss in which all rows of a batch meet. If each rank weighs its loss by its share of the
+    rows, as the training loop does, gradients that are summed over ranks are those of one process
+    that holds the batch whole. Ranks may hold different numbers of rows.
+    """
+    return _Gathered.apply(tensor) if size() > 1 else tensor
+
+
+class _Gathered(torch.autograd.Function):
+    """A row is seen by the losses of all ranks: its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context, tensor):
+        context.counts = gathered(torch.tensor(len(tensor))).tolist()
+        sent = tensor.new_zeros(max(context.counts), *tensor.shape[1:])
+        sent[: len(tensor)] = tensor
+        parts = [torch.empty_like(sent) for _ in context.counts]
+        dist.all_gather(parts, sent)
+        return torch.cat([part[:n] for part, n in zip(parts, context.counts, strict=True)])
+
+    @staticmethod
+    def backward(context, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.split(context.counts)[rank()]

@@ -16,15 +16,28 @@ class Step:
     """
 
     def __init__(self, learner, settings):
-        self.loss, self.optimiser, self.settings = learner.loss, learner.optimiser, settings
+        self.learner, self.settings = learner, settings
+        self.loss, self.optimiser = learner.loss, learner.optimiser
         self.parameters = [p for p in learner.network.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
         self.totals = {}
 
-    def __call__(self, at, rates):
-        """Train on the rows at positions `at`, all ranks together."""
-        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self._update(at)
+    def __call__(self, step, at, drawn=None):
+        """Train on the rows at positions `at`, all ranks together.
+
+        Args:
+            step: number of the step, from 0 over all epochs.
+            at: int64 (b,), on the device.
+            drawn: what `draw` of the learner made of these rows.
+
+        Raises:
+            FloatingPointError: the loss or its gradient is not finite, if that is watched; nothing
+                was changed.
+        """
+        self._set("lr", self.learner.rates(step))
+        if self.learner.decays:
+            self._set("weight_decay", self.learner.decays(step))
+        self._update(at, self._parts(at, drawn, step))
 
     def forget(self):
         for total in self.totals.values():
@@ -35,24 +48,60 @@ class Step:
         ranks.add([*self.totals.values()])
         return {name: float(total) / n for name, total in self.totals.items()}
 
-    def _update(self, at):
+    def _set(self, key, values):
+        for group, value in zip(self.optimiser.param_groups, values, strict=True):
+            group[key] = value
+
+    def _parts(self, at, drawn=None, step=None):
+        """(rows, arguments of the loss) of each part of this rank's share of a batch."""
+        if drawn is None:
+            return [(len(part), (part,)) for part in self._cut(at)]
+        columns = [self._cut(values) for values in drawn.values()]
+        return [
+            (len(part[0]), (dict(zip(drawn, part, strict=True)), step))
+            for part in zip(*columns, strict=True)
+        ]
+
+    def _cut(self, whole):
+        share = whole.tensor_split(ranks.size())[ranks.rank()]
+        return share.tensor_split(self.settings.accumulate)
+
+    def _update(self, at, parts):
         self.optimiser.zero_grad()
-        share = at.tensor_split(ranks.size())[ranks.rank()]
-        for part in share.tensor_split(self.settings.accumulate):
-            loss = self._loss(part)
-            (loss if len(part) == len(at) else loss * (len(part) / len(at))).backward()
+        lost = 0.0
+        for n, arguments in parts:
+            loss = self._loss(n, arguments)
+            loss = loss if n == len(at) else loss * (n / len(at))
+            loss.backward()
+            lost = lost + loss.detach()
         ranks.add_gradients(self.parameters)
+        norm = None
         if self.settings.clip_gradient:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_gradient)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_gradient)
+        if self.settings.watched:
+            self._refuse_not_finite(lost, norm)
         self.optimiser.step()
 
-    def _loss(self, at):
-        found = self.loss(at)
+    def _refuse_not_finite(self, loss, norm):
+        """Of the sum over ranks, so that all of them stop."""
+        if norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        seen = (loss + norm).double()
+        ranks.add([seen])
+        if not torch.isfinite(seen):
+            raise FloatingPointError
+
+    def _loss(self, n, arguments):
+        if len(arguments) > 1:
+            batch, step = arguments
+            batch = {name: v.to(self.device, non_blocking=True) for name, v in batch.items()}
+            arguments = batch, step
+        found = self.loss(*arguments)
         loss, more = found if isinstance(found, tuple) else (found, {})
         for name, value in {"loss": loss, **more}.items():
             if name not in self.totals:
                 self.totals[name] = torch.zeros((), device=value.device)
-            self.totals[name] += value.detach() * len(at)
+            self.totals[name] += value.detach() * n
         return loss
 
 
@@ -69,7 +118,8 @@ class Recorded(Step):
         for group in self.optimiser.param_groups:  # a number would be recorded as it is now
             group.update(lr=torch.zeros((), device="cuda"), capturable=True)
 
-    def __call__(self, at, rates):
+    def __call__(self, step, at, drawn=None):
+        rates = self.learner.rates(step)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"].fill_(rate)
         n = len(at)
@@ -87,12 +137,12 @@ class Recorded(Step):
         """A step on a stream of its own, as what is recorded later must have run before."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            self._update(at)
+            self._update(at, self._parts(at))
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def _record(self, at):
         graph, positions = torch.cuda.CUDAGraph(), at.clone()
         self.optimiser.zero_grad()
         with torch.cuda.graph(graph, stream=self.stream):
-            self._update(positions)
+            self._update(positions, self._parts(positions))
         return graph, positions

@@ -9,6 +9,7 @@ from engram.recording import Stimuli
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "text"
 OF = Stimuli
 
 COLUMNS = ("split", "concept", "caption")
@@ -39,5 +40,5 @@ def render(stimuli, windows, options) -> Rows:
     table = stimuli.table[[c for c in COLUMNS if c in stimuli.table]].assign(
         caption=texts, exclude=np.where(texts == "", "no caption", "")
     )
-    header = {"what": "text", "axes": 1, "encoding": "UTF-8", **stimuli.origin}
+    header = {"what": GIVES, "axes": 1, "modality": "text", "encoding": "UTF-8", **stimuli.origin}
     return Rows(encoded.view(np.uint8).reshape(len(texts), encoded.itemsize), table, header)

@@ -14,6 +14,7 @@ from engram.recording import Stimuli
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "picture"
 OF = Stimuli
 
 COLUMNS = ("split", "concept", "caption")
@@ -54,8 +55,10 @@ def render(stimuli, windows, options) -> Rows:
         array[i] = _pixels(content, f"{stimuli.name}: {name}", options)
     table = stimuli.table[[c for c in COLUMNS if c in stimuli.table]].assign(exclude="")
     header = {
-        "what": "picture",
+        "what": GIVES,
         "axes": 3,
+        "modality": "photograph",
+        "unit": "sRGB",
         "blur": options.blur,
         "interpolation": options.interpolation,
         **stimuli.origin,

@@ -8,7 +8,6 @@ the scan, cut, standardised over the window.  A whole scan is a row where the da
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -16,11 +15,12 @@ from scipy import signal as filters
 
 from engram.errors import InputError
 from engram.readers import atlases
+from engram.signals.series import resampled, standardized
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "timeseries"
 
-EPSILON = 1e-8  # beside a standard deviation
 SETTLED = 0.01  # of its largest value, below which a filter's response is over
 
 
@@ -97,7 +97,7 @@ def _render(recording, windows, options):
     names, at = _arranged(series.channels, options)
     present = at >= 0
     data, reach = _filtered(series.data[at[present]].astype(np.float64), series.sfreq, options)
-    data, sfreq = _resampled(data, series.sfreq, options)
+    data, sfreq = resampled(data, series.sfreq, options.tr, options.resampling)
     if options.standardize == "scan":
         data = standardized(data)
     first, frames = _frames(recording, windows, series, sfreq, data.shape[1])
@@ -114,11 +114,6 @@ def _render(recording, windows, options):
         row[present, :kept] = standardized(window) if options.standardize == "window" else window
     table = windows.table(recording, (reach, reach)).assign(frames=kept)
     return Rows(array, table, _header(recording, series, names, present, sfreq, length, options))
-
-
-def standardized(data) -> np.ndarray:
-    """Each region minus its mean, divided by its (population) standard deviation, (roi, time)."""
-    return (data - data.mean(-1, keepdims=True)) / (data.std(-1, keepdims=True) + EPSILON)
 
 
 def _check(options):
@@ -194,28 +189,6 @@ def _reach(sections, sfreq, low):
     return float((alive[-1] - half) / sfreq)
 
 
-def _resampled(data, sfreq, options):
-    """The data at the TR of the view, and its rate in Hz."""
-    if options.tr is None or abs(options.tr * sfreq - 1) < 1e-6:
-        return data, sfreq
-    step = options.tr * sfreq  # frames of the recording between two of the view
-    n = int(data.shape[1] / step + 1e-9)
-    if n < 2:
-        raise InputError(f"{data.shape[1]} frames of {1 / sfreq:g} s are too few at {options.tr} s")
-    if options.resampling == "polyphase":
-        ratio = Fraction(step).limit_denominator(1000)
-        data = filters.resample_poly(
-            data, ratio.denominator, ratio.numerator, axis=-1, padtype="line"
-        )
-        return data[:, :n], 1 / options.tr
-    at = np.minimum(np.arange(n) * step, data.shape[1] - 1)
-    if options.resampling == "nearest":
-        return data[:, np.floor(at + 0.5).astype(int)], 1 / options.tr
-    before = np.minimum(at.astype(int), data.shape[1] - 2)
-    share = at - before
-    return data[:, before] * (1 - share) + data[:, before + 1] * share, 1 / options.tr
-
-
 def _frames(recording, windows, series, sfreq, there):
     """First frame of each window, and how many frames a window has."""
     first = np.round((windows.onsets(recording) - series.start) * sfreq).astype(int)
@@ -231,10 +204,10 @@ def _frames(recording, windows, series, sfreq, there):
 
 
 def _header(recording, series, names, present, sfreq, length, options):
-    over = {"scan": "scan", "window": "row"}.get(options.standardize)
+    over = {"scan": "scan", "window": "row", "off": "none"}[options.standardize]
     source_tr = round(1 / series.sfreq, 9)
     return {
-        "what": "timeseries",
+        "what": GIVES,
         "axes": 2,
         "modality": options.signal,
         "channels": list(names),
@@ -243,8 +216,8 @@ def _header(recording, series, names, present, sfreq, length, options):
         "tr": round(1 / sfreq, 9),
         "sfreq": sfreq,
         "frames": length,
-        "unit": series.unit if over is None else "z",
-        "normalisation": f"z-score, each region over its {over}" if over else "none",
+        "unit": series.unit if over == "none" else "z",
+        "normalisation": over,
         "band": list(options.band) if options.band else None,
         "resampled": None
         if abs(source_tr * sfreq - 1) < 1e-6
