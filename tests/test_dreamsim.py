@@ -31,17 +31,23 @@ def short(monkeypatch):
     """Transformers of two blocks, here and in the package: all twelve are treated alike."""
     theirs = importlib.import_module("dreamsim.feature_extraction.vision_transformer")
     whole = theirs.VisionTransformer
-    monkeypatch.setattr(
-        theirs, "VisionTransformer", lambda **keys: whole(**keys | {"depth": BLOCKS})
-    )
+    monkeypatch.setattr(theirs, "VisionTransformer", lambda **keys: shortened(whole(**keys)))
     ours = functools.partial(dreamsim.timm.create_model, depth=BLOCKS)
     monkeypatch.setattr(dreamsim.timm, "create_model", ours)
 
 
+def shortened(model):
+    """The package looks for its feature behind block 11, and sets the activation of every MLP."""
+    for i in range(BLOCKS, 12):
+        model.blocks[i] = torch.nn.Identity()
+        model.blocks[i].mlp = torch.nn.Identity()
+    return model
+
+
 def transformer(kind):
     """The base transformer by DINO's authors, with random weights, and those by name."""
-    model = dino_vit(int(kind[-2:]), **({"img_size": [518]} if "dinov2" in kind else {}))
-    model.blocks = model.blocks[:BLOCKS]
+    keys = {"img_size": [518]} if "dinov2" in kind else {}
+    model = shortened(dino_vit(int(kind[-2:]), **keys))
     tensors = drawn(model)
     model.load_state_dict(tensors)
     return model, tensors
@@ -116,6 +122,8 @@ def archive(kind, folder, target):
 @pytest.mark.parametrize("kind", BASE)
 def test_every_type_has_the_shape_of_its_published_base(kind, monkeypatch):
     expected = {name: t.shape for name, t in transformer(kind)[1].items()}
+    if "dinov2" in kind:
+        expected |= {f"blocks.0.{scale}.gamma": (768,) for scale in ("ls1", "ls2")}
     block = {name: shape for name, shape in expected.items() if name.startswith("blocks.0.")}
     for i in range(12):
         expected |= {name.replace(".0.", f".{i}.", 1): block[name] for name in block}
