@@ -300,3 +300,30 @@ def test_regions_of_a_network_are_masked_together_if_canonical():
 def test_what_cannot_be_trained_is_refused(keys, message):
     with pytest.raises(InputError, match=message):
         objective(**keys)
+
+
+# ---- training ---------------------------------------------------------------------------
+
+
+def test_a_student_learns_to_tell_subjects_apart():
+    """Scans of a subject are mixtures of its own: what two crops share is what to learn."""
+    draw = np.random.default_rng(0)
+    mixing = draw.standard_normal((10, len(REGIONS), 3)).astype(np.float32)
+    found = objective(epochs=STEPS, masking=0.5, momentum=0.9, projector_dim=16)
+    optimiser = torch.optim.AdamW(found.groups()[0]["params"], lr=1e-2)
+    generator, losses = seeded(), []
+    for step in range(STEPS):
+        time = draw.standard_normal((10, 3, 130), np.float32)
+        loss, parts = found.loss(found.batch([*(mixing @ time)], generator), step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.update(step)
+        losses.append({name: float(value.detach()) for name, value in parts.items()})
+    before, after = losses[5], losses[-1]
+    assert after["class_expansion"] > 1.3 * before["class_expansion"]
+    assert after["class_similarity"] > 0.5
+    batch = found.batch([*(mixing @ time)], generator)
+    with torch.no_grad():
+        projected = found.teacher.projector(found.teacher.encoder(batch["crops"][:, 0])[:, 0])
+    assert projected.std(0).mean() > 0.05
