@@ -231,6 +231,13 @@ def test_weights_that_carry_their_gradients_need_no_file(tmp_path):
         backbone("brain_jepa", None, FEW, gradients=str(path), **SMALL)
 
 
+def test_random_weights_without_gradients_tell_regions_apart(tmp_path):
+    frozen = backbone("brain_jepa", None, FEW, pooling="tokens", components=4, **SMALL)
+    tokens = frozen(np.ones((1, 6, 48), np.float32))[0]
+    distance = torch.cdist(tokens, tokens) + torch.eye(18)
+    assert distance.min() > 0.01
+
+
 def wave_clip(frames):
     return (1e4 + 50 * waves(6, frames)).numpy()
 

@@ -50,7 +50,8 @@ class Options(backbone.Options):
             of a row together to mean 0 and variance 1; `robust` scales each region by median and
             interquartile range of the subjects' means, which pretraining has found.
         gradients: file of the regions' gradients. Pretraining computes them from the series of its
-            subjects where there is none, and keeps them with the weights.
+            subjects where there is none, and keeps them with the weights; random weights without a
+            file tell regions apart by their number.
         components: number of gradients that pretraining computes.
     """
 
