@@ -12,6 +12,7 @@ import yaml
 from engram import store
 from engram.errors import InputError
 from engram.planning import components, configuration, plan
+from engram.planning.automatic import completed
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,12 @@ def test_every_study_is_accepted(study, name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_a_study_without_a_model_of_series_gets_no_rows_that_it_does_not_name(study, name):
+    given = study(name)
+    assert completed(given) == given
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_no_study_of_real_recordings_is_about_random_weights(study, name):
     this = study(name)
     for dataset in this["datasets"].values():  # local copies too, as if they were fetched
@@ -75,7 +82,7 @@ def test_no_study_of_real_recordings_is_about_random_weights(study, name):
 def test_random_weights_are_called_random(study, name):
     this = plan.Plan(study(name))
     drawn = {one for name in this.known for one in this.drawn(name)}
-    titles = {this._backbone_title(one).lower() for one in drawn}
+    titles = {this.backbone_title(one).lower() for one in drawn}
     assert [one for one in drawn if "random" not in one] == []
     assert [one for one in titles if "random" not in one] == []
 

@@ -194,6 +194,13 @@ def features(tmp_path, backbone, data=None, names=NAMES, **view):
     return store.open(tmp_path / "features.h5")
 
 
+def test_the_header_says_whether_a_row_is_a_whole_scan(tmp_path):
+    for windows, row in (("scan", "scan"), ({"length": 100.0, "step": 100.0}, "window")):
+        spec = {"unit": "sub-01", "view": {"kind": "timeseries"}, "windows": windows}
+        render_view([recording(noise())], tmp_path / f"{row}.h5", spec, {})
+        assert store.open(tmp_path / f"{row}.h5").header["row"] == row
+
+
 def test_a_connectome_is_that_of_numpy(tmp_path):
     data = np.stack([noise(seed=i) for i in range(5)])
     found = features(tmp_path, {"kind": "connectome"}, data, standardize="off")
