@@ -935,10 +935,20 @@ def test_a_view_of_numbers_makes_another_task_than_one_of_classes(config):
     refuse(config, "maps: 'numbers' has no classes to map")
 
 
-def test_a_comparison_of_numbers_is_refused(compared):
+def test_a_comparison_can_ask_for_numbers(compared):
     compared["views"]["trait"] = {"kind": "fact", "column": "trait"}
-    compared["comparisons"]["vision"] |= {"y": "trait", "head": "linear"}
-    refuse(compared, "comparisons.vision: its members ask values, but .* one experiment a backbone")
+    compared["comparisons"]["vision"] |= {"y": "trait", "head": "linear", "baseline": "none"}
+    configuration.check(compared, SCHEMA)
+    this = plan.Plan(compared)
+    assert {this.task(name) for name in this.members("vision")} == {"values"}
+    assert this.pictures("vision-dinov2") == []
+
+
+def test_a_comparison_of_retrievals_is_refused(compared):
+    changes = {"y": "spectrogram/clip_random", "head": "nice", "folds": "within"}
+    compared["heads"]["nice"] = {"kind": "nice"}
+    compared["comparisons"]["vision"] |= changes
+    refuse(compared, "comparisons.vision: its members ask pairs, but .* one experiment a backbone")
 
 
 def test_the_names_of_a_head_and_of_an_experiment_are_no_part_of_what_trains(config):

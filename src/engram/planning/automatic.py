@@ -87,7 +87,7 @@ def _complete_experiment(config, name):
         rows = [_backbone(config, kind) for kind in _missing(plan, view, there)]
         rows += [_twin(config, model)] if _lacks_twin(plan, model, there) else []
         for backbone in rows:
-            title = config["backbones"][backbone]["title"]
+            title = Plan(config).backbone_title(backbone)
             row = {**this, "x": f"{view}/{backbone}", "title": title, "automatic": True}
             wide = config["backbones"][backbone].get("kind") == WIDE
             added = _free(f"{name}-{backbone}", Plan(config).known)
@@ -130,13 +130,9 @@ def _is_model(plan, backbone):
 
 def _lacks_twin(plan, backbone, there):
     """Whether it has published weights and none of `there` is the same with random ones."""
-    if _draws(plan, backbone):
+    if plan.draws(backbone):
         return False
-    return not any(_draws(plan, one) and _alike(plan, one, backbone) for one in there)
-
-
-def _draws(plan, backbone):
-    return plan.backbone(backbone).get("weights", "random") == "random"
+    return not any(plan.draws(one) and _alike(plan, one, backbone) for one in there)
 
 
 def _alike(plan, one, other):
@@ -164,8 +160,7 @@ def _backbone(config, kind):
 def _twin(config, backbone):
     plan = Plan(config)
     for name in config["backbones"]:
-        if _draws(plan, name) and _alike(plan, name, backbone):
-            config["backbones"][name] = {"title": name, **config["backbones"][name]}
+        if plan.draws(name) and _alike(plan, name, backbone):
             return name
     name = _free(f"{backbone}_random", config["backbones"])
     title = f"{plan.backbone_title(backbone)}, random weights"

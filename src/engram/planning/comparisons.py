@@ -92,9 +92,10 @@ class Comparisons:
         """The backbones of an experiment whose weights are drawn at random."""
         backbones = [s.partition("/")[2] for s in self.sources(experiment)]
         backbones += [s.partition("/")[2] for s in self.targets(experiment)]
-        return [name for name in dict.fromkeys(backbones) if name and self._draws(name)]
+        return [name for name in dict.fromkeys(backbones) if name and self.draws(name)]
 
-    def _draws(self, backbone):
+    def draws(self, backbone) -> bool:
+        """Whether the weights of a backbone are drawn at random."""
         spec = self._options("backbones", backbone)
         if "weights" in spec:
             return spec["weights"] == "random"
