@@ -261,6 +261,8 @@ def test_robust_scaling_is_that_of_the_weights(tmp_path):
     frozen = backbone("brain_jepa", path, FEW, normalisation="robust", pooling="tokens", **SMALL)
     scaled = (waves(6, 48) - centre[:, None]) / scale[:, None]
     torch.testing.assert_close(frozen(waves(6, 48).numpy()), encoder(scaled))
+    twin = backbone("brain_jepa", None, FEW, normalisation="robust", **SMALL)
+    assert twin.facts["preprocessing"]["normalisation"] == "global"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ class Options(backbone.Options):
             filter, as published (480 of 0.735 s); null: a row has exactly those of all windows.
         normalisation: `view` takes the values of the view; `global` brings all regions and frames
             of a row together to mean 0 and variance 1; `robust` scales each region by median and
-            interquartile range of the subjects' means, which pretraining has found.
+            interquartile range of the subjects' means, which pretraining has found; random weights
+            have none and take `global`.
         gradients: file of the regions' gradients. Pretraining computes them from the series of its
             subjects where there is none, and keeps them with the weights; random weights without a
             file tell regions apart by their number.
@@ -90,7 +91,10 @@ def load(options, weights, view, device) -> backbone.Frozen:
         if weights:
             _check_rate(options, view)
         places = given_gradients(options, view)
-    normalise = Normalisation(options.normalisation, beside.get("centre"), beside.get("scale"))
+    kind = options.normalisation
+    if kind == "robust" and not weights:
+        kind = "global"
+    normalise = Normalisation(kind, beside.get("centre"), beside.get("scale"))
     model = backbone.build(lambda: encoder(options, places), options, weights)
     if weights:
         checkpoints.load_strictly(model, tensors, weights, f"Brain-JEPA {options.model}")
