@@ -209,7 +209,7 @@ def test_features_are_the_mean_of_all_tokens_without_its_mean_and_scale(few, tmp
 def pretrained(path, encoder, **beside):
     """What stage `pretrain` writes."""
     beside["gradients"] = encoder.pos_embed_proj.gradients
-    facts = json.dumps({"view": {"channels": list("abcdef")}})
+    facts = json.dumps({"view": FEW})
     save_file(encoder.state_dict() | beside, path, {"engram": facts})
     return path
 
@@ -226,6 +226,8 @@ def test_weights_that_carry_their_gradients_need_no_file(tmp_path):
         backbone("brain_jepa", path, FEW | {"channels": ["a", "b"]}, **SMALL)
     with pytest.raises(InputError, match="in another order"):
         backbone("brain_jepa", path, FEW | {"channels": list("abcdfe")}, **SMALL)
+    with pytest.raises(InputError, match="with tr: 2.2, but those of the view have tr: 2.0"):
+        backbone("brain_jepa", path, FEW | {"tr": 2.0}, **SMALL)
     save_file(encoder.state_dict(), path)
     with pytest.raises(InputError, match="name their regions"):
         backbone("brain_jepa", None, FEW, gradients=str(path), **SMALL)

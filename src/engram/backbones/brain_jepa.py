@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from engram.errors import InputError
 from engram.frozen import backbone, checkpoints, scans
-from engram.frozen.brain_jepa import Normalisation, check, encoder, given_gradients
+from engram.frozen.brain_jepa import Normalisation, check, check_alike, encoder, given_gradients
 from engram.models import brain_jepa
 from engram.readers import gradients
 
@@ -79,14 +79,16 @@ def load(options, weights, view, device) -> backbone.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: the rows have another length or, for weights of others, rate; gradients are
-            missing or those of other regions; or the checkpoint does not fit.
+        InputError: the rows have another length or, for weights of others, rate; weights were
+            pretrained on other values; gradients are missing or those of other regions; or the
+            checkpoint does not fit.
     """
     check(options, view)
     tensors = _tensors(weights, options) if weights else {}
     beside = {name: tensors.pop(name).numpy() for name in BESIDE if name in tensors}
     if "gradients" in beside:
         places = gradients.read(weights, view["channels"])
+        check_alike(weights, view)
     else:
         if weights:
             _check_rate(options, view)

@@ -72,6 +72,21 @@ def check(options, view):
         )
 
 
+def check_alike(path, view):
+    """Refuse a view whose values are others than those that weights were pretrained on.
+
+    Raises:
+        InputError: names the first fact that differs.
+    """
+    learnt, _ = gradients.learnt(path)
+    for key in ("tr", "unit", "normalisation", "band"):
+        if key in learnt and key in view and learnt[key] != view[key]:
+            raise InputError(
+                f"{path}: was pretrained on series with {key}: {learnt[key]}, but those of the "
+                f"view have {key}: {view[key]}; render the view alike"
+            )
+
+
 class Normalisation:
     """Brings series (..., regions, frames) to the values that a model was trained on.
 

@@ -36,7 +36,8 @@ def read(path, regions) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: gradients are missing; correct `gradients`")
     if path.suffix == ".safetensors":
-        names, values = _trained(path)
+        view, values = learnt(path)
+        names = view["channels"]
     else:
         names, values = _bare(path) if _is_bare(path) else _named(path)
     _check(path, [atlases.same(n) for n in names], [atlases.same(n) for n in regions])
@@ -104,11 +105,19 @@ def _numbers(path, line, cells, column):
         raise InputError(f"{path}, line {line}: {error}; a gradient is a number") from None
 
 
-def _trained(path):
+def learnt(path) -> tuple[dict, np.ndarray]:
+    """What weights of stage `pretrain` hold beside those of the model.
+
+    Returns:
+        Header of the view that they were pretrained on, and its gradients (regions, components).
+
+    Raises:
+        InputError: the stage did not write the file, or not with gradients.
+    """
     try:
         with safe_open(path, "np") as file:
-            facts = json.loads(file.metadata()["engram"])
-            return facts["view"]["channels"], file.get_tensor("gradients").astype(float)
+            view = json.loads(file.metadata()["engram"])["view"]
+            return view, file.get_tensor("gradients").astype(float)
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: no weights of stage `pretrain` that hold gradients and name their regions"
