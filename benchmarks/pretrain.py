@@ -3,7 +3,8 @@
     python benchmarks/pretrain.py [--case "semantoks step fp32"] [--threads 2] [--device cuda]
 
 A step is what training does with a batch that is drawn: student, teacher, losses, gradient,
-clipping, AdamW, moving average. Engines:
+clipping, AdamW, moving average. A batch of semantoks has 16 samples, one of brain_jepa a single one
+(ViT-B), with masks of the size that they have in a group of 16. Engines:
 
 - engram: a step of `engram.training`;
 - reference: the same step, the published layout written plainly in ordinary layers: each view by
@@ -37,28 +38,39 @@ from torch import nn
 from torch.nn import functional as F
 
 SQUARE = {"cpu": 2048, "cuda": 8192}  # side of the matrices of gemm
-FRAMES, ROWS = 180, 64  # of a scan; rows that are extracted
 STEPS = 1000  # of the training that a step is one of
 
-SIZES = {"semantoks": 16}  # samples of a step
-OBJECTIVES = {"semantoks": "self_distillation"}
+#: Of each model: samples of a step and those whose masks are cut to one size, objective, regions,
+#: frames of a scan and of a row, rows that are extracted and how many at once.
+MODELS = {
+    "semantoks": {
+        "samples": 16, "drawn": 16, "objective": "self_distillation",
+        "regions": ["schaefer400_7n", "tian_s3", "buckner7"],
+        "scan": 180, "row": 100, "rows": 64, "batch": 16,
+    },
+    "brain_jepa": {
+        "samples": 1, "drawn": 16, "objective": "jepa",
+        "regions": ["tian_s3", "schaefer400_17n"],
+        "scan": 160, "row": 160, "rows": 2, "batch": 1,
+    },
+}  # fmt: skip
 
 
 def autocast(device, bf16):
     return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
 
-# ---- semantoks --------------------------------------------------------------------------
+# ---- a step -----------------------------------------------------------------------------
 
 
-def series_view():
+def view_of(kind):
     from engram.readers import atlases
 
-    names = [*atlases.named(["schaefer400_7n", "tian_s3", "buckner7"])]
+    model = MODELS[kind]
     return {
-        "what": "timeseries", "axes": 2, "channels": names, "missing": [], "frames": FRAMES,
-        "tr": 2.0, "sfreq": 0.5, "unit": "z", "band": [0.01, 0.1], "normalisation": "scan",
-        "modality": "fmri", "coverage": [len(names)] * 2, "simulated": True,
+        "what": "timeseries", "axes": 2, "channels": [*atlases.named(model["regions"])],
+        "missing": [], "frames": model["row"], "modality": "fmri", "tr": 2.0, "sfreq": 0.5,
+        "unit": "z", "band": [0.01, 0.1], "normalisation": "scan", "simulated": True,
     }  # fmt: skip
 
 
@@ -70,19 +82,21 @@ def objective(kind, device):
     """An objective with its published settings, its batch and what drawing that took."""
     from engram.planning import components
 
-    size = SIZES[kind]
+    this, view = MODELS[kind], view_of(kind)
     _, model = components.options("backbones", {"kind": kind})
-    module, options = components.options("objectives", {"kind": OBJECTIVES[kind]})
-    found = module.build(model, options, series_view(), STEPS, device)
-    scans = [*noise(size, len(series_view()["channels"]), FRAMES)]
+    module, options = components.options("objectives", {"kind": this["objective"]})
+    found = module.build(model, options, view, STEPS, device)
+    scans = [*noise(this["drawn"], len(view["channels"]), this["scan"])]
+    if hasattr(found, "prepare"):
+        found.prepare([[scan] for scan in scans])
     generator = torch.Generator().manual_seed(0)
     found.batch(scans, generator)
     start = time.process_time()
     batch = found.batch(scans, generator)
-    drawn = time.process_time() - start
+    drawn = (time.process_time() - start) * this["samples"] / this["drawn"]
     while "mask" in batch and not batch["mask"].any():
         batch = found.batch(scans, generator)
-    return found, batch, drawn
+    return found, {name: values[: this["samples"]] for name, values in batch.items()}, drawn
 
 
 def engram(kind, bf16, device):
@@ -99,7 +113,7 @@ def engram(kind, bf16, device):
             return found.loss(batch, step)
 
     learner = Learner(found.network, loss, optimiser, lambda step: [1e-4] * len(groups))
-    size = SIZES[kind]
+    size = MODELS[kind]["samples"]
     step = Step(learner, Settings(1, size, clip_gradient=1.0, watched=True))
     at = torch.arange(size)
 
@@ -108,6 +122,36 @@ def engram(kind, bf16, device):
         found.update(0)
 
     return once, {"draw_seconds": round(drawn, 3)}
+
+
+def reference(kind, bf16, device):
+    plain = {"semantoks": plain_semantoks, "brain_jepa": plain_brain_jepa}
+    return plain[kind](bf16, device), {}
+
+
+def plain_step(student, teacher, losses, bf16, device):
+    """A step of a student whose average the teacher is, parameter by parameter."""
+    teacher.requires_grad_(False)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4)
+
+    def once():
+        optimiser.zero_grad()
+        with autocast(device, bf16):
+            loss = losses()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            followed = dict(student.named_parameters())
+            for name, average in teacher.named_parameters():
+                average.mul_(0.99).add_(followed[name], alpha=0.01)
+        if not loss.isfinite():
+            raise RuntimeError("the reference diverged")
+
+    return once
+
+
+# ---- semantoks --------------------------------------------------------------------------
 
 
 class PlainTokenizer(nn.Module):
@@ -134,25 +178,28 @@ class PlainTokenizer(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    def __init__(self, width=768, heads=12):
+    def __init__(self, width=768, heads=12, scaled=True):
         super().__init__()
-        self.heads = heads
+        self.heads, self.scaled = heads, scaled
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=not scaled)
         self.proj = nn.Linear(width, width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
-        self.scale1 = nn.Parameter(torch.full((width,), 0.1))
-        self.scale2 = nn.Parameter(torch.full((width,), 0.1))
+        if scaled:
+            self.scale1 = nn.Parameter(torch.full((width,), 0.1))
+            self.scale2 = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, x):
         b, n, d = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv
         weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-        x = x + self.scale1 * self.proj((weights @ v).transpose(1, 2).reshape(b, n, d))
-        return x + self.scale2 * self.mlp(self.norm2(x))
+        attended = self.proj((weights @ v).transpose(1, 2).reshape(b, n, d))
+        x = x + (self.scale1 * attended if self.scaled else attended)
+        inside = self.mlp(self.norm2(x))
+        return x + (self.scale2 * inside if self.scaled else inside)
 
 
 class Plain(nn.Module):
@@ -184,20 +231,14 @@ class Plain(nn.Module):
         return F.normalize(self.projector(x).float(), dim=-1)
 
 
-def reference(kind, bf16, device):
-    return {"semantoks": plain_semantoks}[kind](bf16, device), {}
-
-
 def plain_semantoks(bf16, device):
     from engram.readers import atlases
 
-    networks = [atlases.network(name) for name in series_view()["channels"]]
+    networks = [atlases.network(name) for name in view_of("semantoks")["channels"]]
     _, batch, _ = objective("semantoks", "cpu")
     batch = {name: values.to(device) for name, values in batch.items()}
     student, teacher = (Plain(networks).to(device) for _ in range(2))
     teacher.load_state_dict(student.state_dict())
-    teacher.requires_grad_(False)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4)
 
     def mcr(s, t):
         (m, p), rates = s[0].shape, []
@@ -225,31 +266,94 @@ def plain_semantoks(bf16, device):
             loss = loss - 0.5 * (cosine / mask.sum(1)[mask.nonzero()[:, 0]]).sum() / len(mask) / 2
         return loss
 
-    def once():
-        optimiser.zero_grad()
-        with autocast(device, bf16):
-            loss = losses()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            pairs = zip(teacher.parameters(), student.parameters(), strict=True)
-            for average, parameter in pairs:
-                average.mul_(0.99).add_(parameter, alpha=0.01)
-        if not loss.isfinite():
-            raise RuntimeError("the reference diverged")
+    return plain_step(student, teacher, losses, bf16, device)
 
-    return once
+
+# ---- brain_jepa -------------------------------------------------------------------------
+
+
+class PlainPositions(nn.Module):
+    def __init__(self, width, regions=450, windows=10):
+        super().__init__()
+        self.windows = windows
+        self.times = nn.Parameter(torch.randn(regions * windows, width // 2), requires_grad=False)
+        self.register_buffer("gradients", torch.randn(regions, 30))
+        self.places = nn.Linear(30, width // 2)
+
+    def forward(self):
+        places = self.places(self.gradients).repeat_interleave(self.windows, 0)
+        places = 2 * (places - places.min()) / (places.max() - places.min()) - 1
+        return torch.cat([self.times, places], 1)
+
+
+class PlainVit(nn.Module):
+    def __init__(self, width=768, depth=12, heads=12):
+        super().__init__()
+        self.proj = nn.Conv2d(1, width, (1, 16), (1, 16))
+        self.positions = PlainPositions(width)
+        self.blocks = nn.Sequential(*(PlainBlock(width, heads, scaled=False) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x, at=None):
+        x = self.proj(x[:, None]).flatten(2).transpose(1, 2) + self.positions()
+        return self.norm(self.blocks(x if at is None else picked(x, at)))
+
+
+class PlainPredictor(nn.Module):
+    def __init__(self, inside=768, width=384, depth=6, heads=12):
+        super().__init__()
+        self.embed, self.back = nn.Linear(inside, width), nn.Linear(width, inside)
+        self.mask = nn.Parameter(torch.randn(1, 1, width))
+        self.positions = PlainPositions(width)
+        self.blocks = nn.Sequential(*(PlainBlock(width, heads, scaled=False) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, seen, at, wanted):
+        positions = self.positions().expand(len(seen), -1, -1)
+        seen = self.embed(seen) + picked(positions, at)
+        x = self.blocks(torch.cat([seen, self.mask + picked(positions, wanted)], 1))
+        return self.back(self.norm(x[:, at.shape[1] :]))
+
+
+def picked(x, at):
+    return torch.gather(x, 1, at[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def plain_brain_jepa(bf16, device):
+    _, batch, _ = objective("brain_jepa", "cpu")
+    x, seen, wanted = (batch[name].to(device) for name in ("series", "seen", "wanted"))
+    seen, wanted = (at[:, : (at >= 0).sum(1)[0]] for at in (seen, wanted))
+    encoder, predictor, target = PlainVit(), PlainPredictor(), PlainVit()
+    target.load_state_dict(encoder.state_dict())
+    student = nn.ModuleDict({"encoder": encoder, "predictor": predictor}).to(device)
+    teacher = nn.ModuleDict({"encoder": target}).to(device)
+
+    def losses():
+        with torch.no_grad():
+            tokens = picked(F.layer_norm(target(x), (768,)), wanted)
+        predicted = predictor(encoder(x, seen), seen, wanted)
+        return F.smooth_l1_loss(predicted.float(), tokens.float())
+
+    return plain_step(student, teacher, losses, bf16, device)
+
+
+# ---- as many operations -----------------------------------------------------------------
 
 
 def flop(kind):
-    """Floating-point operations of a step, counted on two of its samples."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Floating-point operations of a step, counted on at most two of its samples."""
+    from torch.utils import flop_counter
 
     found, batch, _ = objective(kind, "cpu")
-    with FlopCounterMode(display=False) as counter:
-        found.loss({name: values[:2] for name, values in batch.items()}, 0)[0].backward()
-    return counter.get_total_flops() / 2 * SIZES[kind]
+    counted, aten = flop_counter.flop_registry, torch.ops.aten
+    for way in ("", "_backward"):  # attention on a CPU is not known to the counter
+        on_cpu = getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{way}")
+        counted[on_cpu] = counted[getattr(aten, f"_scaled_dot_product_flash_attention{way}")]
+    samples = MODELS[kind]["samples"]
+    few = {name: values[:2] for name, values in batch.items()}
+    with flop_counter.FlopCounterMode(display=False) as counter:
+        found.loss(few, 0)[0].backward()
+    return counter.get_total_flops() / min(2, samples) * samples
 
 
 def gemm(kind, bf16, device):
@@ -269,28 +373,33 @@ def gemm(kind, bf16, device):
 # ---- extraction -------------------------------------------------------------------------
 
 
-def source(folder, frames=100):
+def source(folder, kind):
     import pandas as pd
 
     from engram import store
 
-    path = Path(folder) / "view.h5"
-    if not path.exists():
-        header = series_view() | {"frames": frames}
-        names = [f"sub-{i:03d}/scan-01" for i in range(ROWS)]
-        table = pd.DataFrame({"subject": names, "exclude": ""}, index=names)
-        rows = noise(ROWS, len(header["channels"]), frames)
-        store.write(path, store.Rows(rows, table, header))
+    n, header, path = MODELS[kind]["rows"], view_of(kind), Path(folder) / "view.h5"
+    names = [f"sub-{i:03d}/scan-01" for i in range(n)]
+    table = pd.DataFrame({"subject": names, "exclude": ""}, index=names)
+    rows = noise(n, len(header["channels"]), header["frames"])
+    store.write(path, store.Rows(rows, table, header))
     return store.open(path)
 
 
+def ready(folder, kind, bf16, device):
+    """Rows on disk, the backbone that takes them, and its spec."""
+    from engram.backbones import load
+
+    options = {"precision": "bf16" if bf16 else "fp32", "batch": MODELS[kind]["batch"]}
+    rows, spec = source(folder, kind), {"backbone": {"kind": kind, **options}}
+    return rows, load(rows, spec, None, device), spec
+
+
 def extraction(kind, bf16, device):
-    from engram.backbones import encode, load
+    from engram.backbones import encode
 
     folder = tempfile.mkdtemp()
-    rows = source(folder)
-    spec = {"backbone": {"kind": kind, "precision": "bf16" if bf16 else "fp32", "batch": 16}}
-    backbone = load(rows, spec, None, device)
+    rows, backbone, spec = ready(folder, kind, bf16, device)
     count = iter(range(1 << 30))
 
     def once():
@@ -300,18 +409,16 @@ def extraction(kind, bf16, device):
 
 
 def forward(kind, bf16, device):
-    from engram.backbones import load
-
+    rows, size = MODELS[kind]["rows"], MODELS[kind]["batch"]
     with tempfile.TemporaryDirectory() as folder:
-        rows = source(folder)
-        spec = {"backbone": {"kind": kind, "precision": "bf16" if bf16 else "fp32", "batch": 16}}
-        backbone = load(rows, spec, None, device)
-        ready = backbone.preprocessing(rows[:16]).to(backbone.number)
+        source, backbone, _ = ready(folder, kind, bf16, device)
+        frozen = getattr(backbone, "backbone", backbone)  # without what fits the rows
+        images = frozen.preprocessing(source[:size]).to(frozen.number)
 
     def once():
         with torch.inference_mode():
-            for _ in range(0, ROWS, 16):
-                backbone.model(ready)
+            for _ in range(0, rows, size):
+                frozen.model(images)
 
     return once, {}
 
@@ -320,7 +427,7 @@ def forward(kind, bf16, device):
 
 CASES = {
     f"{kind} {what} {precision}": (kind, what, precision == "bf16")
-    for kind in SIZES
+    for kind in MODELS
     for what in ("step", "extraction")
     for precision in ("fp32", "bf16")
 }
@@ -367,7 +474,7 @@ def measure(case, given):
     for _ in range(given.rounds):
         for name, pool in pools.items():
             turns[name].append(pool.submit(take_turn, given.device).result())
-    samples = SIZES[kind] if what == "step" else ROWS
+    samples = MODELS[kind]["samples" if what == "step" else "rows"]
     for name, pool in pools.items():
         wall, cpu = (min(times) for times in zip(*turns[name], strict=True))
         line = {
@@ -375,8 +482,8 @@ def measure(case, given):
             "engine": name,
             "seconds": round(wall, 3),
             "cpu_seconds": round(cpu, 3),
-            "rate": round(samples / wall, 2),
-            "cpu_rate": round(samples / cpu, 2),
+            "rate": round(samples / wall, 3),
+            "cpu_rate": round(samples / cpu, 3),
             "peak_mib": pool.submit(peak, given.device).result(),
             **facts[name],
         }

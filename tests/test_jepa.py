@@ -1,14 +1,20 @@
 """Pretraining of Brain-JEPA: masks, loss, the target that follows, beside plain formulas."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from published import backbone, save
+from published import backbone
+from safetensors.torch import load_file, save_file
 
+from engram import objectives, store
 from engram.backbones import brain_jepa
 from engram.errors import InputError
 from engram.objectives import jepa
 from engram.signals.gradients import diffusion_map, group_connectivity
+from engram.store import Rows
 from engram.training import schedules
 
 REGIONS = list("abcdefghijklmnopqrstuvwx")
@@ -234,7 +240,8 @@ def test_what_it_learns_loads_as_the_backbone(normalisation, tmp_path):
     with torch.no_grad():
         found.network["encoder"].norm.weight.fill_(3.0)
     found.update(0)
-    path = save(found.weights(), tmp_path / "weights.safetensors")
+    path, facts = tmp_path / "weights.safetensors", json.dumps({"view": VIEW})
+    save_file(found.weights(), path, {"engram": facts})
     scan = scans(1, frames=48)
     keys = SMALL | {"normalisation": normalisation, "layer": "norm", "pooling": "mean"}
     frozen = backbone("brain_jepa", path, VIEW, **keys)
@@ -301,3 +308,25 @@ def test_scans_that_do_not_fit_are_refused():
     )
     with pytest.raises(InputError, match="robust"):
         found.prepare([[scan] for scan in same])
+
+
+def test_the_stage_pretrains_it(tmp_path):
+    """Its losses are those of the cohort's gradients, and its weights load."""
+    table = pd.DataFrame({"subject": [f"s{i}" for i in range(8)], "frames": 60, "exclude": ""})
+    table.index = table["subject"] + "/scan"
+    view = VIEW | {"axes": 2, "unit": "z", "normalisation": "none", "band": None, "sfreq": 1 / 2.2}
+    store.write(tmp_path / "view.h5", Rows(np.stack(scans(8)), table, view | {"frames": 60}))
+    spec = {
+        "backbone": {"kind": "brain_jepa", **SMALL, "normalisation": "robust"},
+        "objective": {"kind": "jepa", "epochs": 3, "batch_size": 4, "warmup_epochs": 1.0,
+                      "predictor_depth": 1, "predictor_width": 8, "accumulate": 2,
+                      "masks_batch": 2, "precision": "fp32"},
+        "subjects": None, "keep": [], "processes": 1, "launch": "",
+    }  # fmt: skip
+    path = tmp_path / "jepa.safetensors"
+    objectives.pretrain({"here": [str(tmp_path / "view.h5")]}, path, [], spec, {}, "cpu")
+    series = [[scan] for scan in scans(8)]
+    wanted = diffusion_map(group_connectivity(series), 4)
+    np.testing.assert_allclose(load_file(path)["gradients"], wanted, atol=1e-6)
+    frozen = backbone("brain_jepa", path, VIEW, normalisation="robust", **SMALL)
+    assert frozen(np.stack(scans(1, frames=48))).isfinite().all()

@@ -108,6 +108,13 @@ class Objective(Protocol):
 
     network: nn.Module
 
+    def prepare(self, subjects):
+        """Learn before the first step what needs all subjects; there may be no such method.
+
+        Args:
+            subjects: iterable of the scans of each subject, iterables of float32 (roi, time).
+        """
+
     def batch(self, scans, generator) -> dict[str, torch.Tensor]:
         """Crops, augmentation and masks of a batch, drawn with `generator` alone.
 
@@ -226,6 +233,8 @@ class _Pretraining:
         total = self.steps * self.options.epochs
         torch.manual_seed(self.options.seed)
         self.objective = module.build(model, self.options, self.cohort.view, total, device)
+        if hasattr(self.objective, "prepare"):
+            self.objective.prepare(self.cohort.subjects())
         self.bf16 = self.options.precision == "bf16" or (
             self.options.precision == "auto" and multiplies_bf16(device.partition(":")[0])
         )

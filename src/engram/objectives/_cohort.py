@@ -51,6 +51,11 @@ class Cohort:
     def __len__(self):
         return len(self.scans)
 
+    def subjects(self):
+        """The scans of one subject after the other, iterables of float32 (roi, time)."""
+        for found in self.scans:
+            yield (self._read(*scan) for scan in found)
+
     def draw(self, at, generator) -> list[np.ndarray]:
         """One scan, float32 (roi, time), of each subject at positions `at`, drawn at random."""
         drawn = torch.rand(len(at), generator=generator, dtype=torch.float64).tolist()

@@ -122,7 +122,7 @@ class Jepa:
         """Gradients, where no file has them, and statistics of all subjects, before the first step.
 
         Args:
-            subjects: iterable of the scans of each subject, lists of float32 (regions, time).
+            subjects: iterable of the scans of each subject, iterables of float32 (regions, time).
 
         Raises:
             InputError: a mean never changes between subjects, or no gradients can be computed.
