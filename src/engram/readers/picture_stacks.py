@@ -1,4 +1,4 @@
-"""Pictures that lie in an HDF5 file as one array, such as the stimuli of the Natural Scenes Dataset."""
+"""Pictures that lie in an HDF5 file as one array, as those of the Natural Scenes Dataset do."""
 
 from pathlib import Path
 
