@@ -1,14 +1,17 @@
 """Brain-JEPA: its networks and frozen use, beside published numbers and plain formulas."""
 
+import json
 import zlib
 
 import numpy as np
 import pytest
 import torch
 from published import backbone, save
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from engram.errors import InputError
+from engram.frozen.backbone import build
 from engram.models import brain_jepa
 from engram.readers import atlases
 
@@ -38,8 +41,8 @@ def drawn(module):
 
 @pytest.fixture(scope="module")
 def base():
-    """The published encoder's size with golden weights."""
-    return drawn(brain_jepa.Encoder(GRADIENTS))
+    """The published encoder's size with golden weights, which are not drawn twice."""
+    return drawn(build(lambda: brain_jepa.Encoder(GRADIENTS), None, "golden"))
 
 
 @pytest.fixture(scope="module")
@@ -203,14 +206,38 @@ def test_features_are_the_mean_of_all_tokens_without_its_mean_and_scale(few, tmp
     torch.testing.assert_close(tokens(waves(6, 48).numpy()), encoder(waves(6, 48)))
 
 
+def pretrained(path, encoder, **beside):
+    """What stage `pretrain` writes."""
+    beside["gradients"] = encoder.pos_embed_proj.gradients
+    facts = json.dumps({"view": FEW})
+    save_file(encoder.state_dict() | beside, path, {"engram": facts})
+    return path
+
+
 def test_weights_that_carry_their_gradients_need_no_file(tmp_path):
     encoder = drawn(tiny()[0])
-    beside = {"gradients": encoder.pos_embed_proj.gradients}
-    path = save(encoder.state_dict() | beside, tmp_path / "pretrained.safetensors")
+    path = pretrained(tmp_path / "pretrained.safetensors", encoder)
     frozen = backbone("brain_jepa", path, FEW, pooling="tokens", **SMALL)
     torch.testing.assert_close(frozen(waves(6, 48).numpy()), encoder(waves(6, 48)))
-    with pytest.raises(InputError, match="of 6 regions, but the view has 2"):
+    twin = backbone("brain_jepa", None, FEW, gradients=str(path), **SMALL)
+    sha = [one.facts["preprocessing"]["gradients_sha256"] for one in (frozen, twin)]
+    assert sha[0] == sha[1]
+    with pytest.raises(InputError, match="other regions than the 2"):
         backbone("brain_jepa", path, FEW | {"channels": ["a", "b"]}, **SMALL)
+    with pytest.raises(InputError, match="in another order"):
+        backbone("brain_jepa", path, FEW | {"channels": list("abcdfe")}, **SMALL)
+    with pytest.raises(InputError, match="with tr: 2.2, but those of the view have tr: 2.0"):
+        backbone("brain_jepa", path, FEW | {"tr": 2.0}, **SMALL)
+    save_file(encoder.state_dict(), path)
+    with pytest.raises(InputError, match="name their regions"):
+        backbone("brain_jepa", None, FEW, gradients=str(path), **SMALL)
+
+
+def test_random_weights_without_gradients_tell_regions_apart(tmp_path):
+    frozen = backbone("brain_jepa", None, FEW, pooling="tokens", components=4, **SMALL)
+    tokens = frozen(np.ones((1, 6, 48), np.float32))[0]
+    distance = torch.cdist(tokens, tokens) + torch.eye(18)
+    assert distance.min() > 0.01
 
 
 def wave_clip(frames):
@@ -232,11 +259,12 @@ def test_a_clip_is_thinned_in_even_steps_and_standardised_before(few):
 
 def test_robust_scaling_is_that_of_the_weights(tmp_path):
     encoder, centre, scale = drawn(tiny()[0]), torch.arange(6.0), torch.arange(1.0, 7.0)
-    beside = {"gradients": encoder.pos_embed_proj.gradients, "centre": centre, "scale": scale}
-    path = save(encoder.state_dict() | beside, tmp_path / "pretrained.safetensors")
+    path = pretrained(tmp_path / "jepa.safetensors", encoder, centre=centre, scale=scale)
     frozen = backbone("brain_jepa", path, FEW, normalisation="robust", pooling="tokens", **SMALL)
     scaled = (waves(6, 48) - centre[:, None]) / scale[:, None]
     torch.testing.assert_close(frozen(waves(6, 48).numpy()), encoder(scaled))
+    twin = backbone("brain_jepa", None, FEW, normalisation="robust", **SMALL)
+    assert twin.facts["preprocessing"]["normalisation"] == "global"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from scipy import signal
 from engram import store
 from engram.backbones import extract
 from engram.errors import InputError
+from engram.frozen import contract
 from engram.planning import components
 from engram.readers.atlases import ATLASES
 from engram.store import Rows
@@ -119,12 +120,30 @@ def test_another_rate_is_resampled_as_scipy_does(tmp_path):
 
 @pytest.mark.parametrize(("wanted", "axes"), [("scan", -1), ("row", -1), ("global", (-2, -1))])
 def test_values_of_a_whole_scan_are_standardised(wanted, axes, tmp_path):
-    array = series()
+    array = series() + np.arange(450, dtype=np.float32)[:, None]
     found = features(tmp_path / "a", array, {"normalisation": wanted})[:].reshape(array.shape)
-    np.testing.assert_allclose(found.mean(axes), 0, atol=1e-4)
-    np.testing.assert_allclose(found.std(axes), 1, rtol=1e-4)
-    slopes = np.polyfit(array[0, 0], found[0, 0], 1)
-    np.testing.assert_allclose(np.polyval(slopes, array[0, 0]), found[0, 0], atol=1e-4)
+    mean, sd = array.mean(axes, keepdims=True), array.std(axes, keepdims=True)
+    np.testing.assert_allclose(found, (array - mean) / sd, atol=1e-3)
+
+
+def test_windows_of_a_standardised_scan_are_standardised_over_the_row_if_that_is_asked(tmp_path):
+    array = series()
+    stated = {"row": "window", "normalisation": "scan", "unit": "z"}
+    found = features(tmp_path / "a", array, {"normalisation": "row"}, **stated)[:]
+    np.testing.assert_allclose(found.reshape(array.shape).std(-1), 1, rtol=1e-4)
+
+
+def test_regions_that_are_missing_are_zero_wherever_they_stand():
+    view = SERIES | {"channels": ["c", "a"], "frames": 3, "sfreq": 0.5}
+    found = contract.fit({"channels": ["a", "b", "c"], "coverage": 0.5}, view, "any")
+    np.testing.assert_array_equal(
+        found(np.array([[[1, 2, 3], [4, 5, 6]]])), [[[4, 5, 6], [0, 0, 0], [1, 2, 3]]]
+    )
+
+
+def test_a_lower_rate_leaves_less_of_a_band():
+    view = SERIES | {"channels": ["a"], "frames": 90, "sfreq": 1.0, "band": [0.01, 0.4]}
+    assert contract.fit({"tr": 2.0}, view, "any").view["band"] == [0.01, 0.25]
 
 
 def test_standardised_after_resampling(tmp_path):
@@ -159,6 +178,10 @@ def test_what_fits_is_left_as_it_is(tmp_path):
         ({"band": [0.01, 0.1]}, {}, r"takes series of 0.01 to 0.1 Hz, but the view was not filt"),
         ({"band": [0.01, 0.1]}, {"band": [0.01, 0.2]}, "but the view passed 0.01 to 0.2 Hz"),
         ({"normalisation": "scan"}, {"row": "window"}, "over the scan, of which a row is a part"),
+        (
+            {"normalisation": "scan"}, {"settings": {"length": 40}},
+            "over the scan, of which a row is a part",
+        ),
         ({"normalisation": "global"}, {"normalisation": "scan"}, "which cannot be undone"),
         ({"normalisation": "none"}, {"normalisation": "row"}, "set `standardize: off`"),
         ({"unit": "uV"}, {}, "takes values in uV, but those of the view are in BOLD"),

@@ -161,6 +161,8 @@ def test_a_missing_atlas_is_zero_and_named_in_the_header():
         ({"regions": ["Cuneus", "Hippocampus"]}, "has 1 of the 2 regions .* 'Hippocampus'"),
         ({"regions": ["Cunaeus", "Insula"]}, "first missing 'Cunaeus' .did you mean 'Cuneus'"),
         ({"regions": ["Insula", "Insula"]}, "'Insula' is named twice"),
+        ({"without": ["Hippocampus"]}, "without: 'Hippocampus' is none of the regions"),
+        ({"without": ["Insula"], "regions": ["Insula", "Cuneus"]}, "has 1 of the 2 regions"),
         ({"signal": "eeg"}, "no signal 'eeg'; there is fmri"),
         ({"band": [0.01, 0.3]}, "band: 0.01 to 0.3 Hz does not lie between 0 and 0.25 Hz"),
         ({"coverage": 0}, "coverage: 0 is not a share"),
@@ -192,6 +194,13 @@ def features(tmp_path, backbone, data=None, names=NAMES, **view):
     spec = {"backbone": backbone}
     extract(tmp_path / "view.h5", None, tmp_path / "features.h5", spec, {}, "cpu")
     return store.open(tmp_path / "features.h5")
+
+
+def test_the_header_says_whether_a_row_is_a_whole_scan(tmp_path):
+    for windows, row in (("scan", "scan"), ({"length": 100.0, "step": 100.0}, "window")):
+        spec = {"unit": "sub-01", "view": {"kind": "timeseries"}, "windows": windows}
+        render_view([recording(noise())], tmp_path / f"{row}.h5", spec, {})
+        assert store.open(tmp_path / f"{row}.h5").header["row"] == row
 
 
 def test_a_connectome_is_that_of_numpy(tmp_path):
@@ -246,6 +255,32 @@ def test_missing_regions_have_no_edges(tmp_path):
     found = features(tmp_path, {"kind": "connectome"}, **view)
     assert found.header["nodes"] == ["Thalamus", "Cuneus"]
     assert found.shape == (1, 1)
+
+
+def test_scans_that_lack_different_regions_share_what_all_have_once_that_is_said(tmp_path):
+    data = noise(3)
+    scans = [
+        recording(data, names=("Thalamus", "Cuneus", "Insula"), name="scan-01"),
+        recording(data, names=("Thalamus", "Cuneus", "Precuneus"), name="scan-02"),
+    ]
+    view = {"kind": "timeseries", "regions": list(NAMES), "coverage": 0.5}
+    spec = {"unit": "sub-01", "view": view, "windows": "scan"}
+    with pytest.raises(InputError, match=r"scan-01 and .*scan-02 differ in `missing` \(\['Prec"):
+        render_view(scans, tmp_path / "view.h5", spec, {})
+    with pytest.raises(InputError, match="what any of them lacks in `without` of the view"):
+        render_view(scans, tmp_path / "view.h5", spec, {})
+    view["without"] = ["Insula", "Precuneus"]
+    render_view(scans, tmp_path / "view.h5", spec, {})
+    rows = store.open(tmp_path / "view.h5")
+    assert rows.header["missing"] == ["Precuneus", "Insula"]
+    assert rows.header["coverage"] == [2, 4]
+    assert (rows[:][:, 2:] == 0).all()
+    spec = {"backbone": {"kind": "connectome"}}
+    extract(tmp_path / "view.h5", None, tmp_path / "fc.h5", spec, {}, "cpu")
+    found = store.open(tmp_path / "fc.h5")
+    assert found.header["nodes"] == ["Thalamus", "Cuneus"]
+    expected = np.arctanh(np.corrcoef(data[:2])[0, 1])
+    np.testing.assert_allclose(found[:], [[expected]] * 2, rtol=1e-4)
 
 
 def test_statistics_of_regions_are_those_of_numpy(tmp_path):

@@ -18,9 +18,10 @@ import torch
 from torch.nn import functional
 
 from engram.errors import InputError
-from engram.frozen import backbone, checkpoints
-from engram.frozen.brain_jepa import Normalisation, check, encoder, given_gradients
+from engram.frozen import backbone, checkpoints, scans
+from engram.frozen.brain_jepa import Normalisation, check, check_alike, encoder, given_gradients
 from engram.models import brain_jepa
+from engram.readers import gradients
 
 TAKES = {
     "what": {"timeseries": ["channels", "tr"]},
@@ -47,9 +48,11 @@ class Options(backbone.Options):
             filter, as published (480 of 0.735 s); null: a row has exactly those of all windows.
         normalisation: `view` takes the values of the view; `global` brings all regions and frames
             of a row together to mean 0 and variance 1; `robust` scales each region by median and
-            interquartile range of the subjects' means, which pretraining has found.
+            interquartile range of the subjects' means, which pretraining has found; random weights
+            have none and take `global`.
         gradients: file of the regions' gradients. Pretraining computes them from the series of its
-            subjects where there is none, and keeps them with the weights.
+            subjects where there is none, and keeps them with the weights; random weights without a
+            file tell regions apart by their number.
         components: number of gradients that pretraining computes.
     """
 
@@ -76,28 +79,30 @@ def load(options, weights, view, device) -> backbone.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: the rows have another length or, for published weights, rate; gradients are
-            missing or those of other regions; or the checkpoint does not fit.
+        InputError: the rows have another length or, for weights of others, rate; weights were
+            pretrained on other values; gradients are missing or those of other regions; or the
+            checkpoint does not fit.
     """
     check(options, view)
     tensors = _tensors(weights, options) if weights else {}
     beside = {name: tensors.pop(name).numpy() for name in BESIDE if name in tensors}
-    places = beside.get("gradients")
-    if places is None:
+    if "gradients" in beside:
+        places = gradients.read(weights, view["channels"])
+        check_alike(weights, view)
+    else:
         if weights:
             _check_rate(options, view)
         places = given_gradients(options, view)
-    if len(places) != len(view["channels"]):
-        raise InputError(
-            f"{weights}: has gradients of {len(places)} regions, but the view has "
-            f"{len(view['channels'])}; give it the view that it was pretrained on"
-        )
+    kind = options.normalisation
+    if kind == "robust" and not weights:
+        kind = "global"
+    normalise = Normalisation(kind, beside.get("centre"), beside.get("scale"))
     model = backbone.build(lambda: encoder(options, places), options, weights)
     if weights:
         checkpoints.load_strictly(model, tensors, weights, f"Brain-JEPA {options.model}")
     return backbone.Frozen(
         model,
-        Preprocessing(options, view, places, beside.get("centre"), beside.get("scale"), device),
+        Clips.of(options, view, places, normalise, device),
         options,
         weights,
         device,
@@ -123,47 +128,37 @@ def _tensors(path, options):
     return checkpoints.prefixed(tensors, options.prefix)
 
 
-class Preprocessing:
+@dataclass(frozen=True)
+class Clips(scans.Series):
     """What happens to rows (b, regions, frames) before the model, equal for all rows.
 
-    Args:
-        options: `Options` of the backbone.
-        view: header of the view.
-        places: gradients of the regions, for what it says of itself.
-        centre, scale: of each region, for `normalisation: robust`.
-        device: "cpu" or "cuda".
-
-    Raises:
-        InputError: the normalisation needs statistics that there are none of.
+    Attributes:
+        normalise: maps them to the values that the model was trained on.
+        at: int (windows * 16,), the frames that it sees.
+        stated: for the header.
     """
 
-    def __init__(self, options, view, places, centre, scale, device):
-        self.options, self.device = options, device
-        self.regions, self.frames = len(view["channels"]), view["frames"]
-        self.places = np.ascontiguousarray(places, np.float32)
-        self.normalise = Normalisation(options.normalisation, centre, scale)
-        self.at = brain_jepa.evenly(self.frames, options.windows)
+    normalise: Normalisation
+    at: np.ndarray
+    stated: dict
+
+    @classmethod
+    def of(cls, options, view, places, normalise, device):
+        places = np.ascontiguousarray(places, np.float32)
+        stated = {
+            "windows": options.windows,
+            "clip": options.clip,
+            "normalisation": normalise.kind,
+            "gradients": list(places.shape),
+            "gradients_sha256": hashlib.sha256(places.tobytes()).hexdigest(),
+        }
+        at = brain_jepa.evenly(view["frames"], options.windows)
+        return cls(len(view["channels"]), view["frames"], device, normalise, at, stated)
 
     def __call__(self, rows) -> torch.Tensor:
         """Input of the model, float32 (b, regions, windows * 16), on the device."""
-        rows = self.normalise(np.asarray(rows, np.float32))[..., self.at]
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
-
-    def probe(self) -> torch.Tensor:
-        """Input of the model made of one fixed row."""
-        c, t = np.arange(self.regions)[:, None], np.arange(self.frames)
-        return self((np.sin(0.013 * (c + 1) * (t + 1)) + 0.5 * np.cos(0.37 * t + 0.11 * c))[None])
-
-    def fingerprint(self) -> str:
-        """Digest of `probe()`: tells any change of the preprocessing."""
-        return hashlib.sha256(self.probe().cpu().numpy().tobytes()).hexdigest()[:16]
+        return super().__call__(self.normalise(np.asarray(rows, np.float32))[..., self.at])
 
     def facts(self) -> dict:
         """What stands in the header of a feature store."""
-        return {
-            "windows": self.options.windows,
-            "clip": self.options.clip,
-            "normalisation": self.options.normalisation,
-            "gradients": list(self.places.shape),
-            "gradients_sha256": hashlib.sha256(self.places.tobytes()).hexdigest(),
-        }
+        return super().facts() | self.stated

@@ -35,15 +35,21 @@ def encoder(options, places) -> brain_jepa.Encoder:
 def given_gradients(options, view) -> np.ndarray:
     """Gradients (regions, components) from the file that the options name.
 
+    Random weights do without one: sine and cosine of the number of a region tell it apart, as in
+    the published `add_w: origin`.
+
     Raises:
-        InputError: they name none, or it does not fit the regions of the view.
+        InputError: the options name no file, or it does not fit the regions of the view.
     """
-    if not options.gradients:
-        raise InputError(
-            "backbone brain_jepa: needs gradients of the regions, which these weights do not hold; "
-            "give `gradients` the published file, or one computed from your own connectivity"
-        )
-    return gradients.read(options.gradients, view["channels"])
+    regions = view["channels"]
+    if options.gradients:
+        return gradients.read(options.gradients, regions)
+    if options.weights == "random":
+        return brain_jepa.sine_cosine(len(regions), options.components).numpy()
+    raise InputError(
+        "backbone brain_jepa: needs gradients of the regions, which these weights do not hold; "
+        "give `gradients` the published file, or one computed from your own connectivity"
+    )
 
 
 def check(options, view):
@@ -64,6 +70,21 @@ def check(options, view):
             f"backbone brain_jepa: rows have {view['frames']} frames, it takes {wanted}; set "
             f"`length: {wanted}` of the view, or `windows` or `clip` of the backbone"
         )
+
+
+def check_alike(path, view):
+    """Refuse a view whose values are others than those that weights were pretrained on.
+
+    Raises:
+        InputError: names the first fact that differs.
+    """
+    learnt, _ = gradients.learnt(path)
+    for key in ("tr", "unit", "normalisation", "band"):
+        if key in learnt and key in view and learnt[key] != view[key]:
+            raise InputError(
+                f"{path}: was pretrained on series with {key}: {learnt[key]}, but those of the "
+                f"view have {key}: {view[key]}; render the view alike"
+            )
 
 
 class Normalisation:

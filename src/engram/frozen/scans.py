@@ -18,7 +18,7 @@ class Series:
 
     regions: int
     frames: int
-    device: str = "cpu"
+    device: str
 
     @classmethod
     def of(cls, view, device):

@@ -194,7 +194,7 @@ def _check_comparison(config, name):
     if not components.constant(f"engram.tasks.{task}", "COMPARED"):
         raise InputError(
             f"{where}: its members ask {task}, but backbones are compared by how they tell classes "
-            "apart; write one experiment a backbone, which the report shows in one table"
+            "or numbers; write one experiment a backbone, which the report shows in one table"
         )
     for guest in this.get("experiments", []):
         _check_name(f"{where}.experiments", guest, config["experiments"], "experiment")

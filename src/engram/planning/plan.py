@@ -39,6 +39,9 @@ STUDY = "demo"
 #: Folders in `results` that all studies share.
 SHARED = ("views", "features", "logs", "benchmarks")
 
+#: Keys of an experiment that are no setting of it.
+TOLD = ("baseline", "title", "automatic")
+
 #: `tracking.wandb` where it says nothing else.
 TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
 
@@ -104,6 +107,10 @@ class Plan(RawFiles, Comparisons):
             url = self.config["checkpoints"][this["checkpoint"]]["url"]
             return f"resources/weights/{this['checkpoint']}/{_file_name(url)}"
         return [] if weights in ("none", "random") else weights
+
+    def kind_of_view(self, view) -> str:
+        """The kind of component that a view is."""
+        return self.config["views"][view]["kind"]
 
     # ---- experiments --------------------------------------------------------------
 
@@ -336,7 +343,7 @@ class Plan(RawFiles, Comparisons):
         this = self.known[experiment]
         return {
             "experiment": experiment,
-            "configured": {key: this[key] for key in this if key not in ("baseline", "title")},
+            "configured": {key: this[key] for key in this if key not in TOLD},
             "group": self.config.get("title", "Engram"),
             "wandb": self._tracking(),
         }

@@ -4,11 +4,14 @@
   is a gradient.
 - Bare numbers between commas, as published with Brain-JEPA (`gradient_mapping_450.csv`): nothing
   says what they belong to, so they are taken for the regions of `ORDER`.
+- Weights that stage `pretrain` wrote: those that they were trained with.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from engram import tables
 from engram.errors import InputError
@@ -32,7 +35,11 @@ def read(path, regions) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: gradients are missing; correct `gradients`")
-    names, values = _bare(path) if _is_bare(path) else _named(path)
+    if path.suffix == ".safetensors":
+        view, values = learnt(path)
+        names = view["channels"]
+    else:
+        names, values = _bare(path) if _is_bare(path) else _named(path)
     _check(path, [atlases.same(n) for n in names], [atlases.same(n) for n in regions])
     if not np.isfinite(values).all():
         line = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
@@ -96,3 +103,22 @@ def _numbers(path, line, cells, column):
         return [float(cell) for name, cell in cells.items() if name != column]
     except ValueError as error:
         raise InputError(f"{path}, line {line}: {error}; a gradient is a number") from None
+
+
+def learnt(path) -> tuple[dict, np.ndarray]:
+    """What weights of stage `pretrain` hold beside those of the model.
+
+    Returns:
+        Header of the view that they were pretrained on, and its gradients (regions, components).
+
+    Raises:
+        InputError: the stage did not write the file, or not with gradients.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            view = json.loads(file.metadata()["engram"])["view"]
+            return view, file.get_tensor("gradients").astype(float)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: no weights of stage `pretrain` that hold gradients and name their regions"
+        ) from None

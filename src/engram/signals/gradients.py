@@ -98,7 +98,7 @@ def diffusion_map(connectivity, components=30, sparsity=0.9, alpha=0.5) -> np.nd
 def _likeness(matrix, kept):
     """Normalised angle between the `kept` largest connections of each two regions."""
     if kept < 1:
-        raise InputError(f"gradients: {len(matrix)} regions keep no connection; lower `sparsity`")
+        raise InputError(f"gradients: {len(matrix)} regions are too few to keep any connection")
     at = np.argpartition(matrix, -kept, axis=1)[:, -kept:]
     rows = np.zeros_like(matrix)
     np.put_along_axis(rows, at, np.take_along_axis(matrix, at, 1), 1)

@@ -35,6 +35,8 @@ class Options:
             recording. Regions are found by name, parcels of Schaefer by those of either order.
         coverage: share of `regions` that a recording has to have; those that it lacks are zero,
             and `missing` in the header names them.
+        without: regions that are missing in every scan of the view, as some scan lacks them: all
+            rows of an experiment have to lack the same.
         tr: s between frames, to which a recording of another TR is resampled; null keeps that.
         resampling: `linear` and `nearest` take the value between or beside two frames, without a
             filter: frequencies that the new TR cannot hold fold over, unless `band` removed them;
@@ -52,6 +54,7 @@ class Options:
     signal: str = "fmri"
     regions: list[str] | None = None
     coverage: float = 1.0
+    without: list[str] | None = None
     tr: float | None = None
     resampling: Literal["linear", "nearest", "polyphase"] = "polyphase"
     band: tuple[float, float] | None = None
@@ -125,12 +128,13 @@ def _check(options):
 def _arranged(present, options):
     """Names of the rows, and the position of each in the recording, -1 where it is missing."""
     if options.regions is None:
-        return present, np.arange(len(present))
+        return present, _but_for(options.without, present, np.arange(len(present)))
     names = atlases.named(options.regions)
     known = {atlases.same(name): i for i, name in enumerate(present)}
     if len(known) < len(present):
         raise InputError("two of the regions of the recording are one parcel; leave one out")
     at = np.array([known.get(atlases.same(name), -1) for name in names])
+    at = _but_for(options.without, names, at)
     there = int((at >= 0).sum())
     if there < max(1, options.coverage * len(names) - 1e-9):
         missing = next(name for name, i in zip(names, at, strict=True) if i < 0)
@@ -142,6 +146,17 @@ def _arranged(present, options):
             f"{options.coverage:g}, to take missing ones as zero"
         )
     return names, at
+
+
+def _but_for(without, names, at):
+    """Positions of regions, -1 for those that no row shall hold."""
+    held = [atlases.same(name) for name in names]
+    left_out = {atlases.same(name): name for name in without or ()}
+    if unknown := [name for one, name in left_out.items() if one not in held]:
+        raise InputError(
+            f"without: {unknown[0]!r} is none of the regions of the view; leave it out there"
+        )
+    return np.where([one in left_out for one in held], -1, at)
 
 
 def _filtered(data, sfreq, options):

@@ -1,0 +1,192 @@
+"""A tiny backbone and its objective, cohorts to pretrain on, and a process that does so."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from engram import objectives, store
+from engram.errors import InputError
+from engram.frozen import backbone
+from engram.objectives import __main__ as process
+from engram.planning import components
+from engram.store import Rows
+from engram.training import ranks
+from engram.training.ema import EMA
+from engram.training.schedules import cosine
+
+REGIONS = 6
+
+stops = []  # steps before which training stops, once
+
+
+class Stop(Exception):
+    """In place of a kill."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(backbone.Options):
+    width: int = 8
+
+
+def encoder(options, regions):
+    """Series (b, roi, time) to features (b, width)."""
+    torch.manual_seed(options.seed)
+    return nn.Sequential(
+        nn.Conv1d(regions, options.width, 3), nn.Tanh(), nn.AdaptiveAvgPool1d(1), nn.Flatten()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(objectives.Options):
+    epochs: int = 4
+    batch_size: int = 8
+    warmup_epochs: float = 1.0
+    lr: float = 1e-2
+    precision: str = "fp32"
+    crop: int = 20
+    dropout: float = 0.2
+    flat: bool = False
+    not_finite: int = -1
+
+
+def build(model, options, view, steps, device):
+    return Tiny(model, options, view, steps, device)
+
+
+class Tiny:
+    """Two crops of a scan look alike, and subjects differ: cosine and coding rate."""
+
+    def __init__(self, model, options, view, steps, device):
+        self.options = options
+        student = encoder(model, len(view["channels"]))
+        teacher = EMA(student, lambda step: cosine(step, steps, 0.9, 1.0))
+        self.follower = teacher
+        self.student = nn.Sequential(student, nn.Dropout(options.dropout))
+        modules = {"student": student, "teacher": teacher.network}
+        self.network = nn.ModuleDict(modules).to(device)
+
+    def batch(self, scans, generator):
+        return {
+            name: torch.stack([self._crop(scan, generator) for scan in scans])
+            for name in ("one", "two")
+        }
+
+    def _crop(self, scan, generator):
+        last = scan.shape[1] - self.options.crop
+        if last < 0:
+            raise InputError(f"a crop has {self.options.crop} frames")
+        start = int(torch.randint(last + 1, (), generator=generator))
+        crop = torch.from_numpy(scan[:, start : start + self.options.crop])
+        return crop + 0.1 * torch.randn(crop.shape, generator=generator)
+
+    def loss(self, batch, step):
+        if step == int(os.environ.get("KILLED_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step in stops:
+            stops.remove(step)
+            raise Stop
+        z = nn.functional.normalize(self.student(batch["one"]), dim=1)
+        t = nn.functional.normalize(self.network["teacher"](batch["two"]), dim=1)
+        alike = (z * t).sum(1).mean()
+        every = ranks.gather(z)
+        rate = torch.logdet(torch.eye(z.shape[1]) + 10 * every.T @ every / len(every))
+        loss = -alike if self.options.flat else -alike - 0.1 * rate
+        return loss * (torch.nan if step == self.options.not_finite else 1), {"alike": alike}
+
+    def update(self, step):
+        self.follower.update(step)
+        if self.options.flat:
+            with torch.no_grad():
+                self.network["teacher"][0].weight.mul_(0.3)
+
+    def features(self, batch):
+        return self.network["teacher"](batch["one"])
+
+    def weights(self):
+        return self.network["teacher"].state_dict()
+
+    def groups(self):
+        student = self.network["student"].named_parameters()
+        by = {True: [], False: []}
+        for _, parameter in student:
+            by[parameter.ndim > 1].append(parameter)
+        return [
+            {"params": by[decay], "name": name, "decay": decay}
+            for decay, name in ((True, "matrices"), (False, "biases"))
+        ]
+
+
+COMPONENTS = {
+    "backbones": SimpleNamespace(Options=BackboneOptions),
+    "objectives": SimpleNamespace(Options=Options, build=build, BACKBONE="tiny"),
+}
+
+
+def register():
+    """Let the kind `tiny` of both families be found in this process."""
+    found = components.component
+
+    def component(family, kind):
+        return COMPONENTS[family] if kind == "tiny" else found(family, kind)
+
+    components.component = component
+    return found
+
+
+def cohort(path, subjects, frames=60, seed=0, **header):
+    """A view store of simulated series, two scans a subject, of which one is padded."""
+    rng = np.random.default_rng(seed)
+    n = 2 * len(subjects)
+    mixing = rng.normal(size=(n // 2, REGIONS, REGIONS)).repeat(2, 0)
+    array = (mixing @ rng.normal(size=(n, REGIONS, frames))).astype(np.float32)
+    array[1::2, :, frames - 10 :] = 0
+    table = pd.DataFrame(
+        {
+            "subject": np.repeat(subjects, 2),
+            "scan": ["one", "two"] * len(subjects),
+            "frames": [frames, frames - 10] * len(subjects),
+            "exclude": "",
+        },
+        index=[f"{s}/{scan}/window-0000" for s in subjects for scan in ("one", "two")],
+    )
+    facts = {
+        "what": "timeseries", "axes": 2, "channels": [f"region {i}" for i in range(REGIONS)],
+        "missing": [], "tr": 2.0, "unit": "z", "normalisation": "z-score", "band": None,
+        "simulated": True,
+    }  # fmt: skip
+    store.write(path, Rows(array, table, facts | header))
+    return str(path)
+
+
+def spec(keep=(), subjects=None, processes=1, launch="", **options):
+    return {
+        "backbone": {"kind": "tiny", "weights": "random", "seed": 3},
+        "objective": {"kind": "tiny", **options},
+        "subjects": subjects,
+        "keep": list(keep),
+        "processes": processes,
+        "launch": launch,
+    }
+
+
+def pretrain(folder, views, name="tiny", **given):
+    """The stage; the path of the weights and those that were kept."""
+    asked = spec(**given)
+    weights = Path(folder) / f"{name}.safetensors"
+    kept = [Path(folder) / name / f"epoch-{epochs}.safetensors" for epochs in asked["keep"]]
+    objectives.pretrain(views, weights, kept, asked, {"spec": asked}, "cpu")
+    return weights, kept
+
+
+if __name__ == "__main__":
+    register()
+    torch.set_num_threads(1)
+    process.main(sys.argv[-1])

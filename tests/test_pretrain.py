@@ -1,0 +1,228 @@
+"""Stage `pretrain`, through its function, with a tiny backbone and objective."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pretraining
+import pytest
+import torch
+from pretraining import cohort, pretrain
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engram.errors import InputError
+from engram.planning import components
+from engram.training import collapse
+
+SUBJECTS = [f"sub-{i:02d}" for i in range(1, 22)]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(components, "component", pretraining.register())
+    pretraining.register()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("views")
+    paths = [cohort(folder / "a.h5", SUBJECTS[:11]), cohort(folder / "b.h5", SUBJECTS[11:], 70, 1)]
+    return {"here": paths}
+
+
+def facts(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["engram"])
+
+
+def same(one, other):
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_weights_say_what_they_have_seen_and_epochs_are_kept(tmp_path, views, capfd):
+    weights, kept = pretrain(tmp_path, views, keep=[1, 3])
+    found = facts(weights)
+    assert found["datasets"] == {"here": SUBJECTS}
+    assert (found["epochs"], found["steps"], found["precision"]) == (4, 12, "fp32")
+    assert found["backbone"]["kind"] == "tiny"
+    assert found["view"]["simulated"]
+    assert found["view"]["channels"] == [f"region {i}" for i in range(6)]
+    assert [facts(path)["epochs"] for path in kept] == [1, 3]
+    assert not (tmp_path / "tiny.parts").exists()
+    short, _ = pretrain(tmp_path, views, "short", epochs=3)
+    with pytest.raises(AssertionError):
+        same(kept[1], short)  # its cosine is a longer one
+    events = EventAccumulator(str(tmp_path / "tiny")).Reload()
+    losses = [event.value for event in events.Scalars("Pretraining/loss")]
+    np.testing.assert_allclose(losses, found["curves"]["loss"], rtol=1e-6)
+    assert losses[-1] < losses[0]
+    assert {"spread", "rank", "alike", "matrices_lr"} <= found["curves"].keys()
+    said = capfd.readouterr().out
+    assert re.search(
+        r"21 subjects, 12 steps of at most 8; 152 parameters, fp32.*in all about", said
+    )
+
+
+def test_what_is_trained_follows_from_rates_and_teacher_alone(tmp_path, views):
+    """A rate of 0 leaves the weights that the seed of the backbone draws, decay or not."""
+    weights, _ = pretrain(tmp_path, views, lr=0.0, epochs=2)
+    drawn = pretraining.encoder(pretraining.BackboneOptions(seed=3), 6).state_dict()
+    for name, value in load_file(weights).items():
+        torch.testing.assert_close(value, drawn[name], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("every", [1, 2, 0])
+def test_a_pretraining_that_stopped_ends_with_the_very_weights(tmp_path, views, monkeypatch, every):
+    through, kept = pretrain(tmp_path, views, "through", keep=[2])
+    steps = np.random.default_rng(every).choice(np.arange(1, 12), 3, replace=False)
+    monkeypatch.setattr(pretraining, "stops", sorted(steps.tolist()))
+    for _ in range(3):
+        with pytest.raises(pretraining.Stop):
+            pretrain(tmp_path, views, "stopped", keep=[2], checkpoint_steps=every)
+        assert not (tmp_path / "stopped.safetensors").exists()
+    stopped, again = pretrain(tmp_path, views, "stopped", keep=[2], checkpoint_steps=every)
+    same(stopped, through)
+    same(again[0], kept[0])
+
+
+def test_a_pretraining_that_was_killed_ends_with_the_very_weights(tmp_path, views):
+    through, _ = pretrain(tmp_path, views, "through")
+    path, file = tmp_path / "killed.safetensors", tmp_path / "job.json"
+    job = {"views": views, "weights": str(path), "device": "cpu", "made_by": {}, "kept": [],
+           "spec": pretraining.spec(checkpoint_steps=1)}  # fmt: skip
+    file.write_text(json.dumps(job))
+    killed = subprocess.run(
+        [sys.executable, pretraining.__file__, str(file)],
+        env=os.environ | {"KILLED_AT": "5"}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert killed.returncode == -9, killed.stderr
+    assert not path.exists()
+    pretrain(tmp_path, views, "killed", checkpoint_steps=1)
+    same(path, through)
+
+
+def test_two_processes_end_as_one(tmp_path, views):
+    """In the loss all subjects of a batch meet; batches of 7 are not shared out evenly."""
+    one, _ = pretrain(tmp_path, views, "one", dropout=0.0)
+    script = pretraining.__file__
+    launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 {script}"
+    two, _ = pretrain(tmp_path, views, "two", dropout=0.0, launch=launch)
+    assert facts(two)["processes"] == 2
+    for name, value in load_file(one).items():
+        torch.testing.assert_close(load_file(two)[name], value, rtol=1e-5, atol=1e-6)
+    losses = [facts(path)["curves"]["loss"] for path in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    loss = facts(one)["curves"]["loss"]
+    parts, _ = pretrain(tmp_path, views, "parts", dropout=0.0, accumulate=2)
+    assert not np.allclose(facts(parts)["curves"]["loss"], loss, rtol=1e-5)  # fewer meet
+
+
+def test_some_subjects_only(tmp_path, views):
+    weights, _ = pretrain(tmp_path, views, subjects=SUBJECTS[3:9], epochs=2)
+    assert facts(weights)["datasets"] == {"here": SUBJECTS[3:9]}
+    with pytest.raises(InputError, match="no usable scan of 1 of 3 `subjects`, first sub-99"):
+        pretrain(tmp_path, views, subjects=["sub-99", *SUBJECTS[:2]])
+    with pytest.raises(InputError, match="1 subject has usable scans; at least 2"):
+        pretrain(tmp_path, views, subjects=SUBJECTS[:1])
+
+
+def test_scans_that_are_not_kept_in_memory_are_read_alike(tmp_path, views):
+    kept, _ = pretrain(tmp_path, views, "kept", epochs=2)
+    read, _ = pretrain(tmp_path, views, "read", epochs=2, memory_gb=0.0)
+    same(kept, read)
+
+
+# ---- what goes wrong --------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_its_step_subjects_and_checkpoint(tmp_path, views):
+    says = (
+        r"pretraining tiny: the loss or its gradient is not finite in step 7, epoch 2, on "
+        r"here/sub-\d\d, here/sub-\d\d, here/sub-\d\d and 4 more; the last good checkpoint, "
+        r".*tiny.parts/checkpoint.safetensors, is from before step 6"
+    )
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, views, not_finite=7)
+
+
+def test_features_that_collapse_stop_it(tmp_path, views):
+    says = (
+        r"have collapsed in epoch 1, where the loss is -0.*spread 0\.0\d+ instead of 0\.\d+ in the "
+        "untrained network; there is no checkpoint before it; lower `lr`"
+    )
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, views, flat=True)
+    weights, _ = pretrain(tmp_path, views, flat=True, collapse=0.0, epochs=2)
+    assert facts(weights)["curves"]["spread"][-1] < 0.05
+
+
+def test_going_on_with_another_configuration_is_refused(tmp_path, views):
+    with pytest.raises(InputError, match="not finite"):
+        pretrain(tmp_path, views, not_finite=7)
+    with pytest.raises(InputError, match="of another training, with other spec; go on as it began"):
+        pretrain(tmp_path, views, not_finite=7, crop=30)
+    with pytest.raises(InputError, match="not finite in step 7"):
+        pretrain(tmp_path, views, not_finite=7, memory_gb=1.0, checkpoint_steps=1)
+
+
+def test_a_scan_that_is_too_short_is_named(tmp_path, views):
+    says = r"here/sub-\d\d, the shortest scan of its batch with 50 frames: a crop has 55 frames"
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, views, crop=55)
+
+
+def test_views_that_do_not_go_together_are_refused(tmp_path, views):
+    other = cohort(tmp_path / "other.h5", ["sub-50"], tr=0.8)
+    with pytest.raises(InputError, match=r"a.h5 and .*other.h5 differ in `tr` \(2.0 and 0.8\)"):
+        pretrain(tmp_path, views | {"there": [other]})
+    labels = cohort(tmp_path / "labels.h5", ["sub-50"], what="labels")
+    with pytest.raises(InputError, match="series of regions, but this view holds labels"):
+        pretrain(tmp_path, {"here": [labels]})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 1}, "batch_size is 1; it must be at least 2"),
+        ({"lr": -1e-3}, "lr is -0.001"),
+        ({"warmup_epochs": 4.0}, "warmup_epochs is 4 of 4 epochs; it must be less"),
+        ({"accumulate": 9}, "too few for 1 ranks and accumulate: 9"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, views, options, says):
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, views, **options)
+
+
+def test_a_process_that_fails_fails_the_job(tmp_path, views):
+    with pytest.raises(InputError, match="a process failed; what it said stands above"):
+        pretrain(tmp_path, views, launch="false")
+
+
+# ---- collapse ---------------------------------------------------------------------------
+
+
+def test_spread_and_effective_rank_are_the_closed_forms():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(40, 6, generator=generator)).Q
+    basis = torch.linalg.qr(basis - basis.mean(0)).Q
+    equal = basis[:, :5] @ torch.linalg.qr(torch.randn(9, 5, generator=generator)).Q.T
+    assert collapse.effective_rank(equal + 7) == pytest.approx(5, rel=1e-4)
+    shares = torch.tensor([0.5, 0.25, 0.25])
+    features = basis[:, :3] * shares
+    expected = float(torch.exp(-(shares * shares.log()).sum()))
+    assert collapse.effective_rank(features) == pytest.approx(expected, rel=1e-4)
+    assert collapse.spread(features) == pytest.approx(float(shares.mean()) / 40**0.5, rel=1e-4)
+    assert collapse.effective_rank(torch.ones(4, 3)) == 0
