@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -66,9 +67,7 @@ def checked_plan():
         validate(config, str(SCHEMA))
         this = Plan(config)
         check_asked(this, sys.argv[1:])  # Snakemake reads its targets after this
-        for dataset in dict.fromkeys(
-            this.known[e]["dataset"] for e in this.experiments()
-        ):
+        for dataset in this.datasets():
             for unit in (*this.units(dataset), *this.shared(dataset)):
                 this.raw(dataset, unit)
         return this
@@ -136,6 +135,10 @@ def raw_files(wildcards):
 
 def weights(wildcards):
     return plan.weights(wildcards.backbone)
+
+
+def pretrain_views(wildcards):
+    return plan.pretrain_views(wildcards.backbone)
 
 
 def x_stores(wildcards):

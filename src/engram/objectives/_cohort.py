@@ -15,7 +15,7 @@ class Cohort:
 
     Args:
         views: {dataset: [path, ...]} of the view stores.
-        subjects: names of the subjects to take; None takes all.
+        subjects: subjects to take, "subject" or "dataset/subject"; None takes all.
         memory_gb: scans are kept if all of them fit into so much.
 
     Attributes:
@@ -32,13 +32,13 @@ class Cohort:
         every = [one for found in stores.values() for one in found]
         self.view = every[0].header
         _check(every)
-        scans = {}
+        scans, asked = {}, set(subjects or ())
         for dataset, found in stores.items():
             for one in found:
                 for subject, scan in _scans(one):
-                    if subjects is None or subject in subjects:
+                    if subjects is None or not asked.isdisjoint((subject, f"{dataset}/{subject}")):
                         scans.setdefault((dataset, subject), []).append(scan)
-        self._refuse_missing(subjects, {subject for _, subject in scans})
+        _refuse_missing(asked, scans)
         self.datasets = {
             dataset: sorted(subject for other, subject in scans if other == dataset)
             for dataset in stores
@@ -68,15 +68,16 @@ class Cohort:
             self.kept[key] = scan
         return scan
 
-    def _refuse_missing(self, subjects, found):
-        lacking = sorted(set(subjects or ()) - found)
-        if lacking:
-            raise InputError(
-                f"pretrain: no usable scan of {len(lacking)} of {len(subjects)} `subjects`, first "
-                f"{lacking[0]}; correct the list, or render the view of their dataset"
-            )
-        if len(found) < NEEDED:
-            raise InputError(f"pretrain: {len(found)} subject has usable scans; at least {NEEDED}")
+
+def _refuse_missing(asked, found):
+    lacking = sorted(asked - {subject for _, subject in found} - set(map("/".join, found)))
+    if lacking:
+        raise InputError(
+            f"pretrain: no usable scan of {len(lacking)} of {len(asked)} `subjects`, first "
+            f"{lacking[0]}; correct the list, or render the view of their dataset"
+        )
+    if len(found) < NEEDED:
+        raise InputError(f"pretrain: {len(found)} subject has usable scans; at least {NEEDED}")
 
 
 def _scans(one):

@@ -12,6 +12,7 @@ from engram.errors import InputError
 from engram.planning import components
 from engram.planning.comparisons import Comparisons
 from engram.planning.kept import kept
+from engram.planning.pretraining import Pretraining
 from engram.planning.raw_files import RawFiles
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
@@ -21,11 +22,11 @@ FAMILIES = ("datasets", "views", "backbones", "heads")
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
 DATASET_KEYS = (
     *("kind", "units", "folder", "manifest", "files", "shared", "windows", "title"),
-    *("source", "licence", "terms", "terms_accepted", "by_hand"),
+    *("source", "licence", "terms", "terms_accepted", "by_hand", "published_as"),
 )
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
-BACKBONE_KEYS = ("kind", "title", "like", "checkpoint")
+BACKBONE_KEYS = ("kind", "title", "like", "checkpoint", "pretrain", "epoch")
 
 #: Keys of every family that are no options of a kind, `kind` apart.
 KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS}
@@ -37,7 +38,7 @@ STORES = ("h5", "zarr")
 STUDY = "demo"
 
 #: Folders in `results` that all studies share.
-SHARED = ("views", "features", "logs", "benchmarks")
+SHARED = ("views", "features", "weights", "logs", "benchmarks")
 
 #: `tracking.wandb` where it says nothing else.
 TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
@@ -47,7 +48,7 @@ OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "
 
 
 @dataclass(frozen=True)
-class Plan(RawFiles, Comparisons):
+class Plan(RawFiles, Comparisons, Pretraining):
     """The graph of one configuration.
 
     Attributes:
@@ -103,6 +104,8 @@ class Plan(RawFiles, Comparisons):
         if weights == "published":
             url = self.config["checkpoints"][this["checkpoint"]]["url"]
             return f"resources/weights/{this['checkpoint']}/{_file_name(url)}"
+        if weights == "pretrained":
+            return self.pretrained_weights(backbone)
         return [] if weights in ("none", "random") else weights
 
     # ---- experiments --------------------------------------------------------------
@@ -195,6 +198,16 @@ class Plan(RawFiles, Comparisons):
             name for one in self.comparisons() for name in (*self.members(one), *self.guests(one))
         ]
         return self._after_baselines([*self.config["run"], *members])
+
+    def datasets(self) -> list[str]:
+        """The datasets of the experiments to run, and those that their backbones learn from."""
+        found = []
+        for name in self.experiments():
+            sources = [*self.sources(name), *self.targets(name)]
+            backbones = [source.partition("/")[2] for source in sources if "/" in source]
+            found.append(self.known[name]["dataset"])
+            found += [d for backbone in backbones for d in self.pretraining_datasets(backbone)]
+        return list(dict.fromkeys(found))
 
     def _after_baselines(self, experiments):
         wanted = []
@@ -291,8 +304,9 @@ class Plan(RawFiles, Comparisons):
             for row in rows
         ]
 
-    def _extract_spec(self, backbone, **_):
-        return {"backbone": self._options("backbones", backbone)}
+    def _extract_spec(self, backbone, dataset=None, **_):
+        options = self._options("backbones", backbone)
+        return {"backbone": options, **self.seen_before(backbone, dataset)}
 
     def _train_spec(self, experiment):
         this = self.known[experiment]
@@ -378,20 +392,23 @@ class Plan(RawFiles, Comparisons):
     def modules(self, stage, **names) -> list[str]:
         """Modules of the components that one job loads by name."""
         spec = self.spec(stage, **names)
-        parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads"}
+        parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads",
+                 "objective": "objectives"}  # fmt: skip
         source = spec.get("source")
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
         return named + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()
-            if "kind" in spec.get(part, {})
+            if isinstance(spec.get(part), dict) and "kind" in spec[part]
         ]
 
     def gpus(self, stage, **names) -> int:
         """GPUs that a job asks for: none if its component declares `DEVICE = "cpu"`."""
         module = self.modules(stage, **names)[-1]
-        return 0 if components.constant(module, "DEVICE") == "cpu" else 1
+        if components.constant(module, "DEVICE") == "cpu":
+            return 0
+        return self.spec(stage, **names)["processes"] if stage == "pretrain" else 1
 
 
 # ---- small ----------------------------------------------------------------------------
