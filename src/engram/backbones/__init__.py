@@ -14,6 +14,7 @@ import numpy as np
 
 from engram import store
 from engram.errors import InputError
+from engram.frozen.seen import subjects_seen
 from engram.planning import components
 from engram.progress import progress
 from engram.store.overlap import Overlap
@@ -38,7 +39,8 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         view: path of the view store.
         weights: path of the weights file; None or empty if the backbone has none.
         features: path of the feature store to write.
-        spec: dict with `backbone`: its `kind` and options.
+        spec: dict with `backbone`: its `kind` and options; and what tells which subjects the
+            weights have seen, see `engram.frozen.seen`.
         made_by: provenance of the job, for the header.
         device: "cpu" or "cuda".
         cost: path of a JSON file for what the extraction took; see `Cost`.
@@ -58,6 +60,7 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         made_by,
         cost,
         made_from={"view": str(view), "weights": str(weights) if weights else None},
+        seen=subjects_seen(weights, spec, source.table.get("subject", ())),
     )
 
 
@@ -83,7 +86,7 @@ def load(source, spec, weights, device):
         raise InputError(f"{source.path}: {error}") from None
 
 
-def encode(source, backbone, features, spec, made_by, cost=None, made_from=None):
+def encode(source, backbone, features, spec, made_by, cost=None, made_from=None, seen=()):
     """Write the features of any rows that can be read like those of a store.
 
     Args:
@@ -92,6 +95,7 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
         backbone: what `load` gives.
         features, spec, made_by, cost: as for `extract`.
         made_from: paths of the `view` and the `weights`, for the header.
+        seen: subjects that the weights have seen, for the header.
     """
     lead = source.shape[1 : len(source.shape) - source.header["axes"]]
     header = {
@@ -100,6 +104,7 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
         "view": store.stated(source.header),
         "made_by": made_by | {"from": made_from or {}},
         **backbone.facts,
+        **({"seen": seen} if seen else {}),
     }
     shape = (len(source.table), *lead, *backbone.shape)
     part_rows = _part_rows(backbone, lead)

@@ -59,8 +59,11 @@ class Pretraining:
         """What an extraction must know to say which subjects the weights have seen, if any."""
         if self._learns(backbone):
             return {"dataset": dataset} if dataset in self.pretraining_datasets(backbone) else {}
-        if self.backbone(backbone).get("weights") != "published" or dataset is None:
+        weights = self.backbone(backbone).get("weights", "none")
+        if dataset is None or weights in ("none", "random"):
             return {}
+        if weights != "published":  # a file, perhaps of a pretraining elsewhere
+            return {"dataset": dataset}
         names = [dataset, *self.config["datasets"][dataset].get("published_as", [])]
         listed = _registry().get(self.backbone(backbone)["checkpoint"], [])
         found = [data for data in listed if _plain(data) in map(_plain, names)]
