@@ -265,7 +265,7 @@ def test_environments_hold_what_their_stage_imports():
     kinds = components.kinds("objectives")
     learnt = [components.constant(f"engram.objectives.{kind}", "BACKBONE") for kind in kinds]
     families |= {"pretrain": ["objectives", *(f"backbones/{kind}" for kind in learnt)]}
-    families |= {"train": ["tasks", "heads"], "occlude": ["tasks", "heads"]}
+    families |= {"train": ["tasks", "heads", "backbones"], "occlude": ["tasks", "heads"]}
     tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
     families |= {"evaluate": [f"scores/{task}" for task in tasks]}
     families |= {"plot": [f"figures/{task}" for task in tasks]}

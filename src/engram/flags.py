@@ -23,6 +23,7 @@ FLAGS = {
     "leaks": Flag("LEAKS: random windows", "bad", True),
     "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),
+    "published_probe": Flag("protocol: published probe", "note"),
     "random_weights": Flag("random weights", "warn"),
     "circular": Flag("labels from the same EEG", "warn"),
 }

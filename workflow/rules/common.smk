@@ -149,6 +149,10 @@ def y_stores(wildcards):
     return plan.y(wildcards.experiment)
 
 
+def head_weights(wildcards):
+    return plan.head_weights(wildcards.experiment)
+
+
 def probed_stores(wildcards):
     return plan.probed(wildcards.experiment)
 

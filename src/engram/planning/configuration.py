@@ -300,6 +300,8 @@ def _check_experiment(config, where, this):
             f"{where}.folds: random windows of one scan stand on both sides of the split; "
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
+    if backbone := config["heads"][this["head"]].get("backbone"):
+        _check_name(f"heads.{this['head']}.backbone", backbone, config["backbones"], "backbone")
     _check_protocol(config, where, this)
 
 

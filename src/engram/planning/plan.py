@@ -205,6 +205,7 @@ class Plan(RawFiles, Comparisons, Pretraining):
         for name in self.experiments():
             sources = [*self.sources(name), *self.targets(name)]
             backbones = [source.partition("/")[2] for source in sources if "/" in source]
+            backbones += [self._trained(name)] if self._trained(name) else []
             found.append(self.known[name]["dataset"])
             found += [d for backbone in backbones for d in self.pretraining_datasets(backbone)]
         return list(dict.fromkeys(found))
@@ -316,8 +317,29 @@ class Plan(RawFiles, Comparisons, Pretraining):
             "sources": self._counted(experiment, self.sources(experiment)),
             "targets": self._counted(experiment, self.targets(experiment)),
             "candidates": self.candidates(experiment),
-            "head": self.config["heads"][this["head"]],
+            "head": self._head(experiment),
         }
+
+    def _head(self, experiment):
+        """Kind and options of the head; of a backbone that it names all that a job needs of it."""
+        this = self.known[experiment]
+        head = self.config["heads"][this["head"]]
+        if "backbone" not in head:
+            return head
+        name = head["backbone"]
+        file = self.weights(name)
+        seen = self.seen_before(name, this["dataset"])
+        backbone = {**self._options("backbones", name), "file": file or None, **seen}
+        return {**head, "backbone": backbone}
+
+    def head_weights(self, experiment) -> list[str]:
+        """Weights file of the backbone that the head of an experiment trains, if it has one."""
+        backbone = self._trained(experiment)
+        return [self.weights(backbone)] if backbone and self.weights(backbone) else []
+
+    def _trained(self, experiment):
+        """The backbone that the head of an experiment trains, or None."""
+        return self.config["heads"][self.known[experiment]["head"]].get("backbone")
 
     _occlude_spec = _train_spec
 
@@ -397,6 +419,8 @@ class Plan(RawFiles, Comparisons, Pretraining):
         source = spec.get("source")
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
+        trained = spec.get("head", {}).get("backbone") if stage in ("train", "occlude") else None
+        named += [f"engram.backbones.{trained['kind']}"] if trained else []
         return named + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()
