@@ -43,6 +43,7 @@ def tables() -> str:
         section("`checkpoints.<name>`", from_schema(checkpoints)),
         section("`backbones.<name>`, of every kind", from_schema(backbones)),
         section("`backbones.<name>.pretrain`", from_schema(backbones["pretrain"]["properties"])),
+        contract(backbones["takes"]["properties"]),
         section("`datasets.<name>.source`", from_schema(schema["$defs"]["source"]["properties"])),
         section("`comparisons.<name>`", from_schema(comparisons)),
         section("`evaluation`", from_schema(evaluation)),
@@ -64,6 +65,31 @@ def section(title, rows, beside=None):
         link = re.sub(r"[^\w -]", "", beside.lower()).replace(" ", "-")
         lines = [f"Has the [{beside[0].lower()}{beside[1:]}](#{link}).", "", *lines]
     return "\n".join([f"### {title}\n", *lines])
+
+
+def contract(keys):
+    """What every kind of backbone takes, a line each; as `takes` of a backbone may change it."""
+    lines = [
+        "### What backbones take\n",
+        "Rows of another kind are refused before anything runs. What else differs is converted",
+        "where that is defined (order by name, rate, scale, unit) or refused; `takes` of a",
+        "backbone overrides what its kind declares.\n",
+        "| kind | rows, and what their view has to state | what the rows have to be |",
+        "|---|---|---|",
+    ]
+    for kind in components.kinds("backbones"):
+        whats, others = components.taken({"backbone": {"kind": kind}})
+        rows = " or ".join(
+            f"{what} ({', '.join(f'`{fact}`' for fact in facts)})" if facts else what
+            for what, facts in whats.items()
+        )
+        asked = "; ".join(f"`{key}`: {said(others[key])}" for key in keys if key in others)
+        lines.append(f"| `{kind}` | {rows} | {asked or 'any'} |")
+    return "\n".join([*lines, ""])
+
+
+def said(value):
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def from_schema(properties):

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+#: UMAP compiles for 25 s what runs for 10 s on the few rows of a test. Read when it is imported.
+os.environ["NUMBA_DISABLE_JIT"] = "1"
+
 import engram  # noqa: F401 - before PyTorch, for how its threads wait
 
 #: Files whose tests take minutes, the longest first: with several workers they start first.

@@ -77,6 +77,7 @@ def predictions(
         "runs": RUNS,
         "flags": ["published_protocol"] * (protocol == "published") + ["simulated"],
         "sources": ["epochs"],
+        "inputs": {},
         "targets": ["stimulus/clip"],
         "excluded": {},
         "curves": curves(who, rng),

@@ -80,6 +80,7 @@ def experiment(
         "runs": [{"seed": i, "shuffled": shuffled} for i, shuffled in enumerate(runs)],
         "sources": ["spectrogram/clip"],
         "excluded": {},
+        "inputs": {},
         "targets": ["state"],
         "flags": ["simulated"],
         **header,

@@ -112,6 +112,7 @@ def scores(name, rows, value, rng, baseline=None, flags=("simulated",)):
         "generalises_to": "new subjects",
         "baseline": baseline,
         "flags": list(flags),
+        "inputs": {},
         "classes": CLASSES,
         "majority": dict.fromkeys(METRICS, 0.53),
         "macro_precision": 0.6,

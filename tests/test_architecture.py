@@ -22,7 +22,7 @@ FLOORS = (
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
-    {"flags", "precision", "progress", "tables", "torchvision_compat"},
+    {"flags", "precision", "progress", "scratch", "tables", "torchvision_compat"},
     {"errors"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -261,11 +261,12 @@ def test_environments_hold_what_their_stage_imports():
     distributions = importlib.metadata.packages_distributions()
     made = [p.stem for p in PACKAGE.glob("datasets/*.py") if "\ndef make(" in p.read_text()]
     families = {"listing": ["sources"], "download": ["sources", *(f"datasets/{s}" for s in made)]}
-    families |= {"render": ["datasets", "views"], "extract": ["backbones"]}
+    families |= {"render": ["datasets", "views"], "extract": ["backbones", "frozen"]}
     kinds = components.kinds("objectives")
     learnt = [components.constant(f"engram.objectives.{kind}", "BACKBONE") for kind in kinds]
-    families |= {"pretrain": ["objectives", *(f"backbones/{kind}" for kind in learnt)]}
-    families |= {"train": ["tasks", "heads", "backbones"], "occlude": ["tasks", "heads"]}
+    families |= {"pretrain": ["objectives", "frozen", *(f"backbones/{kind}" for kind in learnt)]}
+    families |= {"train": ["tasks", "heads", "backbones", "frozen"]}
+    families |= {"occlude": ["tasks", "heads"]}
     tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
     families |= {"evaluate": [f"scores/{task}" for task in tasks]}
     families |= {"plot": [f"figures/{task}" for task in tasks]}

@@ -113,17 +113,6 @@ def test_a_band_that_the_view_does_not_hold_from_end_to_end_is_refused(band, ins
         backbone("bandpower", view, bands={"gamma": band})
 
 
-def test_band_power_of_a_view_that_holds_no_decibels_is_refused():
-    with pytest.raises(InputError, match="band power needs decibels, but the view holds 0 to 1"):
-        backbone("bandpower", VIEW | {"unit": "0 to 1: share of the limits"})
-    backbone("bandpower", VIEW | {"unit": "dB re 1 uV^2/Hz"})
-
-
-def test_band_power_of_a_photograph_is_refused():
-    with pytest.raises(InputError, match="frequencies"):
-        backbone("bandpower", {"what": "picture"})
-
-
 # ---- every tone is seen ---------------------------------------------------------------
 
 

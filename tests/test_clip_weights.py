@@ -48,6 +48,17 @@ def drawn(make, seed=3):
         return make().eval()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """These models are built with three layers of twelve; the others are of the same kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        configurations = open_clip.factory._MODEL_CONFIGS
+        patch.setitem(configurations[VIT]["vision_cfg"], "layers", 3)
+        for model in (VIT, "RN50-quickgelu"):
+            patch.setitem(configurations[model]["text_cfg"], "layers", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def clip():
     """ViT-B/32 with random weights that fp16 represents, as OpenAI's are."""
@@ -103,7 +114,7 @@ def file(request):
 LAYOUTS = pytest.mark.parametrize("file", ["archive", "safetensors", "training"], indirect=True)
 
 
-# ---- every layout, full size ----------------------------------------------------------
+# ---- every layout ----------------------------------------------------------------------
 
 
 @LAYOUTS
@@ -135,7 +146,7 @@ def test_the_archive_is_half_precision_and_has_the_names_of_the_library(archive,
         name: tensor.shape for name, tensor in clip.state_dict().items()
     }
     assert tensors["visual.conv1.weight"].dtype == torch.float16
-    assert archive.stat().st_size < 350e6
+    assert archive.stat().st_size < 2.4 * sum(tensor.numel() for tensor in tensors.values())
 
 
 def test_half_precision_weights_run_in_fp32(archive):
@@ -177,13 +188,13 @@ def test_a_layer_is_that_of_the_library(pooling, safetensors, clip):
         PICTURES,
         safetensors,
         model=VIT,
-        layer="transformer.resblocks.6",
+        layer="transformer.resblocks.1",
         pooling=pooling,
     )
     rows = pictures()
     found = clip.visual.forward_intermediates(
         loaded.preprocessing(rows),
-        indices=[6],
+        indices=[1],
         intermediates_only=True,
         output_fmt="NLC",
         output_extra_tokens=True,
@@ -380,13 +391,6 @@ def test_a_truncated_archive_is_refused(archive, tmp_path):
         short.write_bytes(file.read(1 << 20))
     with pytest.raises(InputError, match=r"ViT-B-32\.pt: not a readable checkpoint"):
         backbone("open_clip", PICTURES, short, model=VIT)
-
-
-def test_an_image_tower_takes_no_texts_and_a_text_tower_no_images():
-    with pytest.raises(InputError, match="takes spectrogram or picture rows.*holds text rows"):
-        backbone("open_clip", TEXTS, None, model="RN50")
-    with pytest.raises(InputError, match="takes text rows.*holds picture rows"):
-        backbone("clip_text", PICTURES, None, model=VIT)
 
 
 def test_a_tower_takes_images_of_its_own_size_alone():

@@ -377,6 +377,72 @@ def test_a_control_stands_below_the_member_it_belongs_to(tmp_path, members):
     assert sorted(rows.values()) == [0, 1, 2]
 
 
+def test_a_member_is_found_again_in_the_other_half_of_its_scans(tmp_path, members):
+    members[0][1]["subject"], members[2][1]["subject"] = 5.0, 0.0
+    files = comparing.write(tmp_path, members)
+    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    found = {m["experiment"]: m for m in json.loads(paths["comparison"].read_text())["members"]}
+    again = {name: m["found_again"] for name, m in found.items()}
+    assert again["vision-clip"]["accuracy"] == 1
+    assert again["vision-dino"]["accuracy"] < 0.7
+    assert all((one["chance"], one["subjects"]) == (1 / 6, 6) for one in again.values())
+    features = [[files["features"][i : i + 6]] for i in range(0, 24, 6)]
+    rows, (clip, *_), _ = comparison.load(features, files["y"])
+    z = (clip - clip.mean(0)) / clip.std(0)
+    late = (rows["onset"] > 15 * 9.5).to_numpy()
+    early = (rows["stop"] <= rows["start"][late].min()).to_numpy()
+    means = [
+        pd.DataFrame(z[at]).groupby(rows["subject"].to_numpy(str)[at]).mean()
+        for at in (early, late)
+    ]
+    r = np.corrcoef(*(m.to_numpy() for m in means))[:6, 6:]
+    hits = (r.argmax(0) == np.arange(6)).mean(), (r.argmax(1) == np.arange(6)).mean()
+    assert again["vision-clip"]["accuracy"] == pytest.approx(np.mean(hits))
+
+
+def numbers(files):
+    """The files of a comparison whose y is an age: stores of numbers, scores with errors."""
+    for path in files["y"]:
+        rows = store.open(path).load()
+        ages = np.full(len(rows.array), 30.0 + int(path.parent.name[-2:]))
+        header = {"what": "values", "column": "age", "unit": "years"}
+        store.write(path, Rows(ages, rows.table, header))
+    for i, path in enumerate(files["scores"]):
+        scores = json.loads(path.read_text())
+        row = scores["metrics"][0] | {"subjects": {}, "low": -0.5, "high": 0.9}
+        errors = {f"sub-{s + 1:02d}": 2.0 + i + 0.1 * s * (-1) ** s for s in range(6)}
+        scores["metrics"] = [
+            row | {"metric": "r2"},
+            row | {"metric": "pearson_r", "value": 0.66},
+            row | {"metric": "mae", "value": 2.0 + i, "difference": -0.4, "subjects": errors},
+        ]
+        path.write_text(json.dumps(scores | {"task": "values"}))
+    return files
+
+
+def test_members_that_predict_numbers_are_paired_by_the_error_of_each_subject(tmp_path, members):
+    files = numbers(comparing.write(tmp_path, members))
+    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    (gain,) = [m["gain"] for m in found["members"] if m["gain"]]
+    assert gain["difference"] == pytest.approx(1)  # years that the control errs more, in each
+    assert list(gain["subjects"].values()) == pytest.approx([1.0] * 6)
+    assert gain["p"] == gain["p_holm"] == pytest.approx(2 / 2**6)
+    for member in found["members"]:
+        assert member["metric"] == "r2"
+        assert [one["metric"] for one in member["beside"]] == ["pearson_r", "mae"]
+        assert member["purity"]["state"] == [None, None]
+        assert member["purity"]["subject"][0] > 0
+        assert member["found_again"]["subjects"] == 6
+    assert "Error less than by random weights" in paths["figure"].read_text()
+    assert "same state" not in paths["figure"].read_text()
+    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
+    text = page.render({}, {}, {}, spec, {"vision": found})
+    assert "error less than by random weights +1.00." in text
+    line = text.partition('<th scope="row">clip')[2].partition("</tr>")[0]
+    assert [w for w in ("r 0.660", "MAE 2.000", "MAE −0.400", "+1.000") if w not in line] == []
+
+
 # ---- the report -------------------------------------------------------------------------
 
 
@@ -420,6 +486,12 @@ def test_the_report_has_a_line_for_every_member(shown):
     assert text.count("data:image/svg+xml;base64,") == 2
 
 
+def test_a_row_that_nobody_named_is_called_automatic(shown):
+    shown[3]["comparisons"]["vision"]["automatic"] = ["vision-clip_random"]
+    lines = page.render(*shown).partition('class="compared"')[2].partition("</table>")[0]
+    assert ["automatic baseline" in line for line in lines.split("<tr")[2:]] == [False] * 3 + [True]
+
+
 def test_a_comparison_stands_before_the_experiments(shown, tmp_path):
     *_, figures, spec, compared = shown
     spec |= {"experiments": study.write(tmp_path)["experiments"]}
@@ -438,10 +510,12 @@ def test_a_comparison_that_was_not_made_is_refused(shown):
 def test_undefined_values_are_a_dash(shown):
     found = shown[-1]["vision"]
     for member in found["members"]:
-        member |= dict.fromkeys(("value", "low", "high", "auc", "control", "difference"))
+        member |= dict.fromkeys(("value", "low", "high", "control", "difference"))
+        member["beside"] = []
+        member["found_again"] = dict.fromkeys(member["found_again"])
         member["purity"] = {"state": [None, None], "subject": [None, None]}
         member["silhouette"] = dict.fromkeys(member["silhouette"])
         member["cost"]["rate"] = None
         if member["gain"]:
             member["gain"] |= dict.fromkeys(("difference", "low", "high", "p", "p_holm"))
-    assert page.render(*shown).count("– (–)") == 12
+    assert page.render(*shown).count("– (–)") == 16

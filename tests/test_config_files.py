@@ -2,10 +2,9 @@
 
 import copy
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import checkouts
 import pytest
 from snakemake.cli import parse_config
 from snakemake.common.configfile import load_configfile
@@ -329,14 +328,8 @@ def test_a_user_reads_one_line(tmp_path, files, arguments, message):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    command = [Path(sys.executable).with_name("snakemake"), *arguments, "--dry-run"]
-    done = subprocess.run(
-        [*command, "--cores", "1", "--snakefile", ROOT / "Snakefile"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    started = ("--dry-run", "--cores", "1", "--snakefile", ROOT / "Snakefile")
+    done = checkouts.snakemake(tmp_path, *arguments, *started)
     assert done.returncode == 1
     assert re.search(f"^error in the configuration: {message}$", done.stdout, re.MULTILINE)
     assert "Traceback" not in done.stdout

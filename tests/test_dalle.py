@@ -216,8 +216,3 @@ def test_a_truncated_file_is_refused(share, published, tmp_path):
 def test_a_size_that_pooling_does_not_divide_is_refused():
     with pytest.raises(InputError, match="multiples of 8"):
         backbone(size=[100, 64])
-
-
-def test_texts_are_refused():
-    with pytest.raises(InputError, match="holds text rows"):
-        backbone(view={"what": "text"})

@@ -3,17 +3,15 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
+import checkouts
 import pytest
 import yaml
+from checkouts import ROOT
 
 from engram import store
 
-ROOT = Path(__file__).parents[1]
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 MODULE = f"""
 configfile: "config/config.yaml"
 
@@ -54,17 +52,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def snakemake(folder, *arguments):
+def snakemake(folder, *arguments, python=None):
     """Run Snakemake as a user does who has not installed the package; return what it printed."""
     environment = {key: os.environ[key] for key in os.environ if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [SNAKEMAKE, "--cores", "1", *arguments],
-        cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    given = ("--cores", "1", *arguments)
+    done = checkouts.snakemake(folder, *given, environment=environment, python=python)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -79,7 +71,7 @@ def test_a_module_knows_the_vocabulary_and_makes_everything_in_the_folder(folder
     assert "results/features/few/sub-01/spectrogram/clip_random.h5" in made
     assert all(path.startswith(("results/", "resources/")) for path in made)
     view = "results/views/few/sub-01/state.h5"
-    snakemake(folder, view)
+    snakemake(folder, view, python=sys.executable)  # jobs, too, import everything themselves
     assert store.open(folder / view).header["classes"] == ["drowsy", "alert"]
     listed = outputs(snakemake(folder, "--dry-run", "results/views/published/sub-01/state.h5"))
     assert "config/locks/published.csv" in listed

@@ -1,5 +1,6 @@
 """DreamSim: merged weights against the package `dreamsim`, which reads the same published files."""
 
+import functools
 import importlib
 import json
 import zipfile
@@ -15,7 +16,7 @@ from torch.nn.functional import interpolate
 from engram.backbones import dreamsim
 from engram.errors import InputError
 
-RANK, ALPHA = 16, 32
+RANK, ALPHA, BLOCKS = 16, 32, 2
 BASE = {
     "dino_vitb16": "dino_vitb16_pretrain.pth",
     "dinov2_vitb14": "dinov2_vitb14_pretrain.pth",
@@ -25,9 +26,28 @@ BASE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Transformers of two blocks, here and in the package: all twelve are treated alike."""
+    theirs = importlib.import_module("dreamsim.feature_extraction.vision_transformer")
+    whole = theirs.VisionTransformer
+    monkeypatch.setattr(theirs, "VisionTransformer", lambda **keys: shortened(whole(**keys)))
+    ours = functools.partial(dreamsim.timm.create_model, depth=BLOCKS)
+    monkeypatch.setattr(dreamsim.timm, "create_model", ours)
+
+
+def shortened(model):
+    """The package looks for its feature behind block 11, and sets the activation of every MLP."""
+    for i in range(BLOCKS, 12):
+        model.blocks[i] = torch.nn.Identity()
+        model.blocks[i].mlp = torch.nn.Identity()
+    return model
+
+
 def transformer(kind):
     """The base transformer by DINO's authors, with random weights, and those by name."""
-    model = dino_vit(int(kind[-2:]), **({"img_size": [518]} if "dinov2" in kind else {}))
+    keys = {"img_size": [518]} if "dinov2" in kind else {}
+    model = shortened(dino_vit(int(kind[-2:]), **keys))
     tensors = drawn(model)
     model.load_state_dict(tensors)
     return model, tensors
@@ -37,7 +57,7 @@ def with_layer_scale(model, tensors, seed=4):
     """DINOv2's weights that make the same features: each branch is scaled, its last layer less."""
     generator = torch.Generator().manual_seed(seed)
     scaled = dict(tensors)
-    for i in range(12):
+    for i in range(BLOCKS):
         for scale, layer in (("ls1", f"blocks.{i}.attn.proj"), ("ls2", f"blocks.{i}.mlp.fc2")):
             gamma = torch.rand(768, generator=generator) + 0.5
             scaled[f"blocks.{i}.{scale}.gamma"] = gamma
@@ -83,7 +103,7 @@ def write_lora(kind, folder, bin=False):
         r=RANK, lora_alpha=ALPHA, lora_dropout=0.2, bias="none", target_modules=["qkv"]
     ).save_pretrained(lora)
     generator, tensors = torch.Generator().manual_seed(7), {}
-    for i in range(12):
+    for i in range(BLOCKS):
         name = f"base_model.model.extractor_list.0.model.blocks.{i}.attn.qkv"
         tensors[f"{name}.lora_A.weight"] = torch.randn(RANK, 768, generator=generator) / 28
         tensors[f"{name}.lora_B.weight"] = torch.randn(2304, RANK, generator=generator) / 16
@@ -97,6 +117,22 @@ def archive(kind, folder, target):
             if (path.is_file() and kind in str(path)) or path.name == BASE[kind]:
                 zipped.write(path, path.relative_to(folder))
     return target
+
+
+@pytest.mark.parametrize("kind", BASE)
+def test_every_type_has_the_shape_of_its_published_base(kind, monkeypatch):
+    expected = {name: t.shape for name, t in transformer(kind)[1].items()}
+    if "dinov2" in kind:
+        expected |= {f"blocks.0.{scale}.gamma": (768,) for scale in ("ls1", "ls2")}
+    block = {name: shape for name, shape in expected.items() if name.startswith("blocks.0.")}
+    for i in range(12):
+        expected |= {name.replace(".0.", f".{i}.", 1): block[name] for name in block}
+    monkeypatch.undo()  # twelve
+    with torch.device("meta"):
+        found = dreamsim.DreamSim(dreamsim.TYPES[kind]).vit.state_dict()
+    if "clip" in kind:
+        expected |= {"norm_pre.weight": (768,), "norm_pre.bias": (768,)}
+    assert {name: t.shape for name, t in found.items()} == expected
 
 
 @pytest.mark.parametrize("kind", BASE)
@@ -182,8 +218,8 @@ def test_the_change_is_alpha_over_r_times_b_a(small, tmp_path):
     settings = json.loads((lora / "adapter_config.json").read_text()) | {"lora_alpha": 8}
     folder = copy(small, tmp_path / "alpha", adapter_config=json.dumps(settings).encode())
     found = changes(folder)
-    assert len(found) == 12
-    for i in range(12):
+    assert len(found) == BLOCKS
+    for i in range(BLOCKS):
         name = f"base_model.model.extractor_list.0.model.blocks.{i}.attn.qkv.lora"
         b, a = (tensors[f"{name}_{letter}.weight"].double().numpy() for letter in "BA")
         np.testing.assert_allclose(found[f"blocks.{i}.attn.qkv.weight"], 8 / 16 * b @ a)
@@ -258,7 +294,7 @@ def test_the_student_of_dino_alone_is_refused(tmp_path):
 
 
 def test_a_layer_and_tokens_of_dreamsim():
-    layer = backbone("dreamsim", model="clip_vitb32", layer="vit.blocks.11")
+    layer = backbone("dreamsim", model="clip_vitb32", layer="vit.blocks.1")
     tokens = backbone("dreamsim", model="clip_vitb32", pooling="tokens")
     assert (layer.shape, tokens.shape) == ((768,), (50, 768))
     with torch.no_grad():

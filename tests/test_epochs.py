@@ -285,7 +285,7 @@ def test_a_flipped_byte_in_an_archive_is_named(tmp_path, method):
     facts = {"split": "train", "concept": "thing", "member": "thing/a.jpg"}
     table = pd.DataFrame(facts | {"source": str(tmp_path / "images.zip")}, index=["train/a"])
     with pytest.raises(InputError, match=r"images.zip: thing/a.jpg cannot be read .* fetch the fi"):
-        list(Stimuli("stimuli", table).files())
+        list(Stimuli("stimuli", table).pictures())
 
 
 def test_a_photograph_that_is_gone_is_named(tmp_path, stimuli):

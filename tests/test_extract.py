@@ -26,6 +26,7 @@ HEADER = {
     "what": "spectrogram",
     "axes": 2,
     "modality": "eeg",
+    "unit": "dB re 1 uV^2/Hz",
     "regions": None,
     "frequencies": FREQUENCIES.tolist(),
     "limits": [-20, 20],
@@ -248,7 +249,9 @@ def test_rows_of_a_kind_that_nobody_foresaw_are_cut_by_the_axes_that_the_view_st
     known = run(write_view(tmp_path / "known.h5", array), tmp_path / "a.h5", kind="bandpower")
     header = HEADER | {"what": "scalogram"}
     view = write_view(tmp_path / "new.h5", array, header)
-    found = run(view, tmp_path / "b.h5", kind="bandpower")
+    spec = {"backbone": {"kind": "bandpower"}, "takes": {"what": {"scalogram": []}}}
+    extract(view, None, tmp_path / "b.h5", spec, MADE_BY, "cpu")
+    found = store.open(tmp_path / "b.h5")
     assert found.shape == (4, 3, 7)
     np.testing.assert_array_equal(found[:], known[:])
 

@@ -144,7 +144,8 @@ def test_weights_of_a_file_are_where_it_begins_and_what_they_have_seen_is_a_flag
     facts = {"datasets": {"here": ["sub-01", "sub-77"]}}
     save_file(model.state_dict(), path, {"engram": store.canonical(facts)})
     this = one_fold(task("finetune", seeds=1))
-    backbone = QUICK["finetune"]["backbone"] | {"weights": str(path), "file": str(path)}
+    options = QUICK["finetune"]["backbone"]["backbone"] | {"weights": str(path)}
+    backbone = {"backbone": options, "file": str(path)}
     given = {"epochs": 1, "warmup_epochs": 0.0, "lr": 0.0, "keep_backbone": True}
     found = fit("finetune", this, backbone=backbone | {"dataset": "here"}, **given)
     kept = found.state["backbone.blocks.0.attn.qkv.weight"][0, 0]
@@ -161,7 +162,10 @@ def test_weights_of_a_file_are_where_it_begins_and_what_they_have_seen_is_a_flag
         ({"layer_decay": 1.5}, "layer_decay is 1.5; at most 1"),
         ({"batch_size": 1}, "batch_size is 1; at least 2"),
         ({"accumulate": 9}, "training rows in parts of one row, which have no variance"),
-        ({"backbone": {"kind": "bandpower", "file": None}}, "'bandpower' has no weights to train"),
+        (
+            {"backbone": {"backbone": {"kind": "bandpower"}}},
+            "'bandpower' has no weights to train",
+        ),
     ],
 )
 def test_what_finetune_refuses(change, says):

@@ -127,12 +127,6 @@ def test_the_header_names_layer_and_pooling_and_a_layer_may_have_another_length(
     assert (this.facts["layer"], this.facts["pooling"]) == ("blocks.1", "mean")
 
 
-def test_a_view_of_something_else_is_refused():
-    module, chosen = options("backbones", {"kind": "timm", "model": VIT})
-    with pytest.raises(InputError, match="takes spectrogram or picture rows, but .* text rows"):
-        module.load(chosen, None, {"what": "text"}, "cpu")
-
-
 def test_of_a_layer_that_gives_several_outputs_the_first_is_taken():
     model = nn.Sequential(nn.LSTM(3, 5, batch_first=True)).eval()
     x = torch.rand(2, 4, 3)

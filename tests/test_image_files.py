@@ -382,23 +382,24 @@ def test_a_folder_of_images_and_photographs_are_read_alike(tmp_path):
 
 def stimuli(source, member):
     table = pd.DataFrame({"source": [str(source)], "member": [member]}, index=["a"])
-    return Stimuli("stimuli", table).files()
+    return Stimuli("stimuli", table).pictures()
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_member_that_no_picture_fills_is_not_unpacked(tmp_path, packed, monkeypatch):
     monkeypatch.setattr(images, "MOST_BYTES", 3 << 20)
     source = tmp_path / ("a.zip" if packed else "folder")
+    small = png(drawn(8, 16, 16), 8, GREY)
     if packed:
         with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a.png", bytes(5 << 20))
-            archive.writestr("b.png", b"x")
+            archive.writestr("b.png", small)
         assert source.stat().st_size < 1 << 20
     else:
         source.mkdir()
         (source / "a.png").write_bytes(bytes(5 << 20))
-        (source / "b.png").write_bytes(b"x")
-    assert next(stimuli(source, "b.png")) == b"x"
+        (source / "b.png").write_bytes(small)
+    assert next(stimuli(source, "b.png")).size == (16, 16)
     with pytest.raises(InputError, match=r"(a\.zip|folder): a\.png has 5 MiB, more than any pict"):
         next(stimuli(source, "a.png"))
 

@@ -15,6 +15,7 @@ from engram.planning import components, configuration, plan, provenance
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "config/README.md").read_text(encoding="utf-8")
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 COMPONENTS = [(family, kind) for family in plan.FAMILIES for kind in components.kinds(family)]
 
 
@@ -105,7 +106,7 @@ def test_options_of_pictures_are_those_of_backbones_that_take_pictures():
         kind for kind in components.kinds("backbones")
         if OF_PICTURES & components.fields("backbones", kind).keys()
     }  # fmt: skip
-    assert having == {"ast", "dalle", "dreamsim", "open_clip", "timm", "torchvision"}
+    assert having == {"ast", "dalle", "dreamsim", "open_clip", "timm", "torchvision", "vdvae"}
 
 
 @pytest.mark.parametrize("kind", ["bandpower", "pixels"])
@@ -113,6 +114,29 @@ def test_a_backbone_without_torch_weights_does_not_feel_the_room_of_frozen_model
     script = ROOT / "workflow/scripts/extract.py"
     reached = provenance.reached(script, [f"engram.backbones.{kind}"])
     assert not [path for path in reached if path.parent.name == "frozen"]
+
+
+def test_only_extractions_whose_rows_may_be_converted_feel_the_contract():
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    config["backbones"] = {kind: {"kind": kind} for kind in components.kinds("backbones")}
+    config["backbones"]["asked"] = {"kind": "pixels", "takes": {"unit": "sRGB"}}
+    feeling = {
+        name for name in config["backbones"]
+        if "engram.frozen.contract" in plan.Plan(config).modules("extract", backbone=name)
+    }  # fmt: skip
+    assert {"asked", "bandpower", "semantoks"} <= feeling
+    assert not feeling & {"clip_text", "connectome", "open_clip", "pixels", "timm", "torchvision"}
+
+
+def test_every_backbone_says_what_it_takes_and_some_view_gives_it():
+    views = components.kinds("views")
+    known = {components.constant(f"engram.views.{kind}", "GIVES") for kind in views}
+    backbones = SCHEMA["$defs"]["backbones"]["additionalProperties"]
+    keys = set(backbones["properties"]["takes"]["properties"])
+    for kind in components.kinds("backbones"):
+        whats, others = components.taken({"backbone": {"kind": kind}})
+        assert whats.keys() <= known, kind
+        assert others.keys() <= keys, kind
 
 
 EDITOR = json.loads((ROOT / "workflow/schemas/config.editor.json").read_text(encoding="utf-8"))

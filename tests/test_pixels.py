@@ -36,7 +36,5 @@ def test_it_is_extracted_like_any_backbone(tmp_path):
 
 
 def test_what_is_refused():
-    with pytest.raises(InputError, match="pixels needs pictures, not a text"):
-        pixels.load(pixels.Options(), None, {"what": "text"}, "cpu")
     with pytest.raises(InputError, match="grid is 0"):
         pixels.load(pixels.Options(0), None, PICTURE, "cpu")

@@ -12,6 +12,7 @@ import yaml
 from engram import store
 from engram.errors import InputError
 from engram.planning import components, configuration, plan
+from engram.planning.automatic import completed
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,12 @@ def test_every_study_is_accepted(study, name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_a_study_without_a_model_of_series_gets_no_rows_that_it_does_not_name(study, name):
+    given = study(name)
+    assert completed(given) == given
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_no_study_of_real_recordings_is_about_random_weights(study, name):
     this = study(name)
     for dataset in this["datasets"].values():  # local copies too, as if they were fetched
@@ -75,7 +82,7 @@ def test_no_study_of_real_recordings_is_about_random_weights(study, name):
 def test_random_weights_are_called_random(study, name):
     this = plan.Plan(study(name))
     drawn = {one for name in this.known for one in this.drawn(name)}
-    titles = {this._backbone_title(one).lower() for one in drawn}
+    titles = {this.backbone_title(one).lower() for one in drawn}
     assert [one for one in drawn if "random" not in one] == []
     assert [one for one in titles if "random" not in one] == []
 
@@ -928,10 +935,20 @@ def test_a_view_of_numbers_makes_another_task_than_one_of_classes(config):
     refuse(config, "maps: 'numbers' has no classes to map")
 
 
-def test_a_comparison_of_numbers_is_refused(compared):
+def test_a_comparison_can_ask_for_numbers(compared):
     compared["views"]["trait"] = {"kind": "fact", "column": "trait"}
-    compared["comparisons"]["vision"] |= {"y": "trait", "head": "linear"}
-    refuse(compared, "comparisons.vision: its members ask values, but .* one experiment a backbone")
+    compared["comparisons"]["vision"] |= {"y": "trait", "head": "linear", "baseline": "none"}
+    configuration.check(compared, SCHEMA)
+    this = plan.Plan(compared)
+    assert {this.task(name) for name in this.members("vision")} == {"values"}
+    assert this.pictures("vision-dinov2") == []
+
+
+def test_a_comparison_of_retrievals_is_refused(compared):
+    changes = {"y": "spectrogram/clip_random", "head": "nice", "folds": "within"}
+    compared["heads"]["nice"] = {"kind": "nice"}
+    compared["comparisons"]["vision"] |= changes
+    refuse(compared, "comparisons.vision: its members ask pairs, but .* one experiment a backbone")
 
 
 def test_the_names_of_a_head_and_of_an_experiment_are_no_part_of_what_trains(config):
@@ -1085,3 +1102,46 @@ def test_what_no_rule_makes_is_named_with_what_was_meant(config, target, message
     else:
         with pytest.raises(InputError, match=f"^{re.escape(target)}: {message}"):
             configuration.check_asked(plan.Plan(config), arguments)
+
+
+# ---- what a backbone takes ---------------------------------------------------------------
+
+
+def test_a_view_whose_rows_a_backbone_does_not_take_is_refused_before_anything_runs(config):
+    first = next(iter(config["experiments"]))
+    for kind, view, says in (
+        ("connectome", {"kind": "multitaper"}, "takes timeseries rows, but the view 'one' holds s"),
+        ("bandpower", {"kind": "timeseries"}, "takes spectrogram rows, but the view 'one' holds t"),
+        (
+            "identity",
+            {"kind": "vigall"},
+            "takes timeseries or epochs rows, but the view 'one' holds no",
+        ),
+    ):
+        changed = copy.deepcopy(config)
+        changed["views"]["one"], changed["backbones"]["other"] = view, {"kind": kind}
+        changed["experiments"][first]["x"] = "one/other"
+        refuse(changed, rf"experiments\.{first}: backbone 'other' {says}")
+
+
+def test_what_rows_have_to_be_is_an_input_of_extraction_alone(config):
+    name = next(iter(config["backbones"]))
+    before = plan.Plan(config).spec("extract", backbone=name)
+    config["backbones"][name]["takes"] = {"band": [0.01, 0.1], "unit": None}
+    configuration.check(config, SCHEMA)
+    after = plan.Plan(config).spec("extract", backbone=name)
+    assert after == before | {"takes": {"band": [0.01, 0.1], "unit": None}}
+
+
+@pytest.mark.parametrize(
+    ("takes", "message"),
+    [
+        ({"bnad": [1, 2]}, r"takes\.bnad: unknown key; did you mean 'band'"),
+        ({"tr": 0}, r"takes\.tr: has to be more than 0"),
+        ({"normalisation": "z"}, r"takes\.normalisation: .*scan"),
+        ({"band": [1]}, r"takes\.band: needs 2 or more"),
+    ],
+)
+def test_a_mistake_in_what_a_backbone_takes_is_named(config, takes, message):
+    config["backbones"][next(iter(config["backbones"]))]["takes"] = takes
+    refuse(config, message)

@@ -3,12 +3,9 @@
 import contextlib
 import io
 import os
-import shutil
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
+import checkouts
 import numpy as np
 import pytest
 import yaml
@@ -18,10 +15,7 @@ from server import Osf, Server, sums
 from engram import store
 from engram.sources import read_lock
 
-ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-STUDY = yaml.safe_load((ROOT / "config/studies/vigilance.yaml").read_text())
+STUDY = yaml.safe_load((checkouts.ROOT / "config/studies/vigilance.yaml").read_text())
 OSF = STUDY["datasets"]["osf"]
 REGIONS = ["Thalamus", "Calcarine cortex posterior"]  # of 64
 
@@ -101,9 +95,7 @@ class Published:
 
     def __init__(self, folder, api, storage):
         self.folder, self.api, self.storage, self.blobs = folder, api, storage, {}
-        for name in COPIED:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
+        checkouts.copy(folder)
         self.configure()
 
     def publish(self, files):
@@ -123,29 +115,18 @@ class Published:
         study = (study or {}) | {"datasets": {"osf": dataset}}
         (self.folder / "overlay.yaml").write_text(yaml.safe_dump(study))
 
-    def command(self, *arguments):
-        return [
-            *(SNAKEMAKE, "--configfile", "config/studies/vigilance.yaml", "overlay.yaml"),
-            *("--cores", "2", *arguments),
-        ]
-
     def environment(self, **variables):
         """Of this process, without what would lead around loopback or to a person's project."""
         left_out = ("http_proxy", "https_proxy", "all_proxy", "osf_token", "engram_offline")
         kept = {key: os.environ[key] for key in os.environ if key.lower() not in left_out}
-        own = {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
-        return kept | own | variables
+        return kept | {"PYTHONPATH": str(self.folder / "src")} | variables
 
     def run(self, *arguments, check=True, **variables):
         """Run Snakemake in the checkout; return what it printed."""
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        studies = ("config/studies/vigilance.yaml", "overlay.yaml")
+        given = ("--configfile", *studies, "--cores", "2", *arguments)
+        environment = self.environment(**variables)
+        done = checkouts.snakemake(self.folder, *given, environment=environment)
         assert not check or done.returncode == 0, done.stdout
         assert check or done.returncode != 0, done.stdout
         return done.stdout

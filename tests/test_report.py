@@ -171,6 +171,7 @@ def test_page_names_no_address_outside_itself(whole):
         ("simulated", "simulated data"),
         ("random_weights", "random weights"),
         ("circular", "labels from the same EEG"),
+        ("incomplete", "channels missing"),
     ],
 )
 def test_badges_say_what_a_number_is_not(whole, key, text):
@@ -181,6 +182,13 @@ def test_badges_say_what_a_number_is_not(whole, key, text):
     scored["clip"]["flags"] = [key]
     shown = Reader(page.render(scored, headers, figures, spec)).text
     assert shown.count(text) == 3  # on top, in the table, at the experiment
+
+
+def test_what_the_rows_lack_is_said_at_the_experiment(whole):
+    scored, headers, figures, spec = copy.deepcopy(whole)
+    scored["clip"]["inputs"] = {"series/clip": ["443 of 450 channels, without a", "from V to uV"]}
+    text = Reader(page.render(scored, headers, figures, spec)).text
+    assert sum("443 of 450 channels, without a; from V to uV" in part for part in text) == 1
 
 
 def test_page_escapes_what_people_typed(whole):

@@ -2,11 +2,8 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import checkouts
 import pytest
 import yaml
 
@@ -16,10 +13,7 @@ from engram.datasets import simulated_things
 from engram.scores.evaluation import evaluate
 from engram.tasks import train
 
-ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-STUDY = yaml.safe_load((ROOT / "config/studies/things_eeg2_simulated.yaml").read_text())
+STUDY = yaml.safe_load((checkouts.ROOT / "config/studies/things_eeg2_simulated.yaml").read_text())
 RUN = ["things_pixels", "things_new_subject", "things_published"]
 SMALL = {
     "study": "small",
@@ -36,21 +30,16 @@ SMALL = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder in which the study ran to its report, on few pictures and for two epochs."""
-    folder = tmp_path_factory.mktemp("retrieval")
-    for name in COPIED:
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / name)
+    folder = checkouts.copy(tmp_path_factory.mktemp("retrieval"))
     (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
     run = snakemake(folder)
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode == 0, run.stdout
     return folder
 
 
 def snakemake(folder, *arguments, also=()):
     studies = ["config/studies/things_eeg2_simulated.yaml", "small.yaml", *also]
-    command = [SNAKEMAKE, "--cores", "2", "--configfile", *studies]
-    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
+    return checkouts.snakemake(folder, "--cores", "2", "--configfile", *studies, *arguments)
 
 
 def test_the_study_runs_to_its_report_and_then_has_nothing_to_do(finished):
@@ -60,7 +49,7 @@ def test_the_study_runs_to_its_report_and_then_has_nothing_to_do(finished):
     assert "simulated data" in page
     assert "protocol: published" in page
     again = snakemake(finished, "-n")
-    assert "Nothing to be done" in again.stdout + again.stderr
+    assert "Nothing to be done" in again.stdout
 
 
 def test_the_published_protocol_is_marked_and_stands_beside_the_clean_one(finished):
@@ -117,8 +106,8 @@ NICE = EVERY - {"things_published"}
 def test_a_change_reruns_what_it_touches_and_nothing_else(finished, tmp_path, change, stages):
     (tmp_path / "change.yaml").write_text(yaml.safe_dump(change))
     listed = snakemake(finished, "-n", also=[tmp_path / "change.yaml"])
-    assert listed.returncode == 0, listed.stderr
-    counts = dict(re.findall(r"^(\w+) +(\d+)$", listed.stdout + listed.stderr, re.M))
+    assert listed.returncode == 0, listed.stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", listed.stdout, re.M))
     expected = {name: n if isinstance(n, int) else len(n) for name, n in stages.items()}
     assert {k: int(v) for k, v in counts.items()} == expected | {
         "report": 1, "all": 1, "total": sum(expected.values()) + 2

@@ -3,13 +3,11 @@
 import io
 import os
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 from collections import defaultdict
 from pathlib import Path
 
+import checkouts
 import mne
 import numpy as np
 import pandas as pd
@@ -625,9 +623,7 @@ def test_trials_of_the_shape_of_meg_train(tmp_path):
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the workflow, and what THINGS-MEG consists of: paths of all files, by shelf."""
-    for name in ("Snakefile", "config", "workflow", "profiles", "envs", "src"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+    checkouts.copy(tmp_path)
     parts = [
         f"preprocessed_P{i}-epo{part}.fif" for i in (1, 2, 3, 4) for part in ("", "-1", "-2", "-3")
     ]
@@ -640,16 +636,9 @@ def checkout(tmp_path):
 
 
 def dry_run(folder):
-    command = [Path(sys.executable).with_name("snakemake"), "--cores", "1", "--dry-run"]
-    done = subprocess.run(
-        [*command, "--configfile", "config/studies/things_meg.yaml"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return done.stdout
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+    given = ("--cores", "1", "--dry-run", "--configfile", "config/studies/things_meg.yaml")
+    return checkouts.snakemake(folder, *given, environment=environment).stdout
 
 
 def test_the_study_fetches_all_but_the_photographs(checkout):

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,7 +47,7 @@ def fill(path, pause=0.0, header={{"what": "test"}}):
 
 def start(code, *args, **options):
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)]
+    command = [forked.python(), "-c", PRELUDE + textwrap.dedent(code), *map(str, args)]
     return subprocess.Popen(command, text=True, **pipes, **options)
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import signal as filters
 
 from engram import store
-from engram.backbones import connectome, extract, identity, roi_statistics
+from engram.backbones import extract
 from engram.errors import InputError
 from engram.readers.atlases import ATLASES, named, same
 from engram.recording import Recording, Signal, Windows
@@ -161,6 +161,8 @@ def test_a_missing_atlas_is_zero_and_named_in_the_header():
         ({"regions": ["Cuneus", "Hippocampus"]}, "has 1 of the 2 regions .* 'Hippocampus'"),
         ({"regions": ["Cunaeus", "Insula"]}, "first missing 'Cunaeus' .did you mean 'Cuneus'"),
         ({"regions": ["Insula", "Insula"]}, "'Insula' is named twice"),
+        ({"without": ["Hippocampus"]}, "without: 'Hippocampus' is none of the regions"),
+        ({"without": ["Insula"], "regions": ["Insula", "Cuneus"]}, "has 1 of the 2 regions"),
         ({"signal": "eeg"}, "no signal 'eeg'; there is fmri"),
         ({"band": [0.01, 0.3]}, "band: 0.01 to 0.3 Hz does not lie between 0 and 0.25 Hz"),
         ({"coverage": 0}, "coverage: 0 is not a share"),
@@ -194,6 +196,13 @@ def features(tmp_path, backbone, data=None, names=NAMES, **view):
     return store.open(tmp_path / "features.h5")
 
 
+def test_the_header_says_whether_a_row_is_a_whole_scan(tmp_path):
+    for windows, row in (("scan", "scan"), ({"length": 100.0, "step": 100.0}, "window")):
+        spec = {"unit": "sub-01", "view": {"kind": "timeseries"}, "windows": windows}
+        render_view([recording(noise())], tmp_path / f"{row}.h5", spec, {})
+        assert store.open(tmp_path / f"{row}.h5").header["row"] == row
+
+
 def test_a_connectome_is_that_of_numpy(tmp_path):
     data = np.stack([noise(seed=i) for i in range(5)])
     found = features(tmp_path, {"kind": "connectome"}, data, standardize="off")
@@ -212,6 +221,15 @@ def test_partial_correlations_are_those_of_scikit_learn(tmp_path):
     scale = np.sqrt(np.diag(precision))
     expected = (-precision / np.outer(scale, scale))[np.triu_indices(4, 1)]
     np.testing.assert_allclose(np.tanh(found[0]), expected, atol=1e-4)
+
+
+def test_covariances_are_shrunk_as_by_scikit_learn_and_held_as_upper_triangles(tmp_path):
+    from sklearn.covariance import LedoitWolf
+
+    data = zscored(noise(frames=60))
+    found = features(tmp_path, {"kind": "connectome", "measure": "covariance"}, data)
+    expected = LedoitWolf(assume_centered=True).fit(data.T).covariance_
+    np.testing.assert_allclose(found[0], expected[np.triu_indices(4)], atol=1e-5)
 
 
 def test_partial_correlations_exist_with_more_regions_than_frames(tmp_path):
@@ -239,6 +257,32 @@ def test_missing_regions_have_no_edges(tmp_path):
     assert found.shape == (1, 1)
 
 
+def test_scans_that_lack_different_regions_share_what_all_have_once_that_is_said(tmp_path):
+    data = noise(3)
+    scans = [
+        recording(data, names=("Thalamus", "Cuneus", "Insula"), name="scan-01"),
+        recording(data, names=("Thalamus", "Cuneus", "Precuneus"), name="scan-02"),
+    ]
+    view = {"kind": "timeseries", "regions": list(NAMES), "coverage": 0.5}
+    spec = {"unit": "sub-01", "view": view, "windows": "scan"}
+    with pytest.raises(InputError, match=r"scan-01 and .*scan-02 differ in `missing` \(\['Prec"):
+        render_view(scans, tmp_path / "view.h5", spec, {})
+    with pytest.raises(InputError, match="what any of them lacks in `without` of the view"):
+        render_view(scans, tmp_path / "view.h5", spec, {})
+    view["without"] = ["Insula", "Precuneus"]
+    render_view(scans, tmp_path / "view.h5", spec, {})
+    rows = store.open(tmp_path / "view.h5")
+    assert rows.header["missing"] == ["Precuneus", "Insula"]
+    assert rows.header["coverage"] == [2, 4]
+    assert (rows[:][:, 2:] == 0).all()
+    spec = {"backbone": {"kind": "connectome"}}
+    extract(tmp_path / "view.h5", None, tmp_path / "fc.h5", spec, {}, "cpu")
+    found = store.open(tmp_path / "fc.h5")
+    assert found.header["nodes"] == ["Thalamus", "Cuneus"]
+    expected = np.arctanh(np.corrcoef(data[:2])[0, 1])
+    np.testing.assert_allclose(found[:], [[expected]] * 2, rtol=1e-4)
+
+
 def test_statistics_of_regions_are_those_of_numpy(tmp_path):
     data = np.random.default_rng(0).normal(5, 2, (4, 200)).astype(np.float32)
     found = features(tmp_path, {"kind": "roi_statistics"}, data, standardize="off")
@@ -260,12 +304,6 @@ def test_statistics_of_regions_are_those_of_numpy(tmp_path):
 def test_identity_is_the_row_itself(tmp_path):
     found = features(tmp_path, {"kind": "identity"})
     np.testing.assert_array_equal(found[0], store.open(tmp_path / "view.h5")[0].ravel())
-
-
-@pytest.mark.parametrize("module", [connectome, roi_statistics, identity])
-def test_series_are_not_made_of_spectrograms(module):
-    with pytest.raises(InputError, match="needs series of regions, .* holds spectrogram"):
-        module.load(module.Options(), None, {"what": "spectrogram"}, "cpu")
 
 
 def test_a_band_that_the_rate_cannot_hold_is_refused(tmp_path):

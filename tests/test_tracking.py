@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 import retrieving
@@ -74,7 +75,7 @@ def track(folder, given, url, key=KEY, **options):
     environment |= {"USER": "someone", "LOGNAME": "someone", "NETRC": str(folder / "netrc")}
     environment |= {"WANDB_BASE_URL": url, "HTTP_PROXY": url, "HTTPS_PROXY": url}
     environment |= {"WANDB_API_KEY": key} if key else {}
-    command = [sys.executable, "-c", STAGE]
+    command = [forked.python(), "-c", STAGE]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 120} | options
     return subprocess.run(command, cwd=folder, env=environment, text=True, **options)
 

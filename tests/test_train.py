@@ -139,8 +139,8 @@ def test_latents_say_which_part_each_row_plays_in_the_first_fold(study):
     assert len(subjects["validation"]) == 1
     assert len(subjects["train"]) == 3
     assert latents.array.shape == (120, 6)
-    train = (latents.table["part"] == "train").to_numpy()
-    np.testing.assert_allclose(latents.array[train].mean(0), 0, atol=1e-5)
+    fitted = latents.table["part"].isin(["train", "validation"]).to_numpy()
+    np.testing.assert_allclose(latents.array[fitted].mean(0), 0, atol=1e-5)
     blocked = study.train("blocks", folds={"kind": "blocked", "n": 4})[2]
     assert set(blocked.table["part"]) == {"train", "validation", "test", "purged"}
 
@@ -324,6 +324,25 @@ def test_one_of_two_sources_is_enough_for_a_warning(tmp_path):
     study.label_header["derived_from"] = "eeg"
     header = study.train()[1].header
     assert header["flags"] == ["simulated", "random_weights", "circular"]
+
+
+def test_what_the_rows_lack_and_what_was_converted_is_said(study):
+    said = study.train()[1].header
+    assert (said["inputs"], said["flags"]) == ({}, ["simulated"])
+    source = study.sources[0]
+    study.headers[source] |= {"input": {
+        "coverage": [443, 450], "missing": list("abcdefg"), "converted": ["from V to uV"],
+    }}  # fmt: skip
+    said = study.train()[1].header
+    assert said["inputs"] == {
+        source: ["443 of 450 channels, without a, b, c, d, e and 2 more", "from V to uV"]
+    }
+    assert said["flags"] == ["simulated", "incomplete"]
+    del study.headers[source]["input"]
+    study.headers[source]["view"] = {"coverage": [4, 5], "missing": ["b"], "modality": "fmri"}
+    said = study.train()[1].header
+    assert said["inputs"] == {source: ["4 of 5 channels, without b"]}
+    assert said["flags"] == ["incomplete"]
 
 
 @pytest.mark.parametrize("head", ["linear", "adapter"])

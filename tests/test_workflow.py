@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
+import checkouts
 import pytest
 from safetensors.torch import save_file
 from wandb_runs import Offline
@@ -20,23 +20,12 @@ from engram import store
 from engram.backbones.timm import timm
 from engram.frozen import checkpoints
 
-ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", "config", "workflow", "profiles", "envs", "src")
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-
 
 def snakemake(folder, *arguments, check=True):
     """Run Snakemake in `folder` with its own copy of the package; return what it printed."""
-    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
-    command = [SNAKEMAKE, "--configfile", "tiny.yaml", "--cores", "2", *arguments]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+    given = ["--configfile", "tiny.yaml", "--cores", "2", *arguments]
+    done = checkouts.snakemake(folder, *given, environment=environment)
     assert not check or done.returncode == 0, done.stdout
     return done.stdout
 
@@ -44,12 +33,8 @@ def snakemake(folder, *arguments, check=True):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A checkout in which the tiny study has run to its report."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in COPIED:
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / name)
-    shutil.copy(ROOT / ".test/config/config.yaml", folder / "tiny.yaml")
+    folder = checkouts.copy(tmp_path_factory.mktemp("checkout"))
+    shutil.copy(checkouts.ROOT / ".test/config/config.yaml", folder / "tiny.yaml")
     snakemake(folder)
     return folder
 

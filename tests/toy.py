@@ -20,10 +20,7 @@ QUICK = {
     "finetune": {
         "kind": "finetune",
         "backbone": {
-            "kind": "timm",
-            "model": "test_vit.r160_in1k",
-            "weights": "random",
-            "size": [32, 32],
+            "backbone": {"kind": "timm", "model": "test_vit.r160_in1k", "size": [32, 32]},
             "file": None,
         },
         "epochs": 4,

@@ -25,6 +25,7 @@ FLAGS = {
     "simulated": Flag("simulated data", "note"),
     "published_probe": Flag("protocol: published probe", "note"),
     "random_weights": Flag("random weights", "warn"),
+    "incomplete": Flag("channels missing", "warn"),
     "circular": Flag("labels from the same EEG", "warn"),
 }
 

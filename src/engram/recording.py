@@ -1,13 +1,14 @@
 """What a dataset reads and a view renders.
 
 `Recording` is a continuous scan with its events, `Trials` are epochs of one subject that were cut
-before, `Stimuli` are the photographs that were shown.
+before, `Responses` are one value a trial and voxel, `Stimuli` are the photographs that were shown.
 """
 
+import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from engram.errors import InputError
 from engram.readers import images
+from engram.readers.picture_stacks import SUFFIXES, Stack
 
 #: What zipfile raises of a member that is missing, damaged or packed in a way it does not know.
 UNREADABLE = (
@@ -160,14 +163,47 @@ class Trials:
 
 
 @dataclass(frozen=True)
+class Responses:
+    """Responses of the voxels of one subject to photographs: one value a trial and voxel.
+
+    Attributes:
+        subject: identifier.
+        sessions: by number from 1, int16 (trial, voxel), read when it is asked for; 1 / `scale`
+            of `unit`.
+        trials: a line a trial in the order they were shown, with columns session, split ("train"
+            or "test") and stimulus (name in the table of `Stimuli`).
+        voxels: a line a column of the values, indexed by name (`subj01/voxel-0012345`), with
+            columns x, y, z (mm), and one for each file of regions: its label, int.
+        protocols: how many sessions, from the first on, a published protocol takes, by name.
+        scale: by which values are divided.
+        unit: of the values then, e.g. "percent signal change".
+        origin: facts for the header of what is rendered, e.g. {"simulated": True}.
+    """
+
+    subject: str
+    sessions: Mapping[int, np.ndarray]
+    trials: pd.DataFrame
+    voxels: pd.DataFrame
+    protocols: dict[str, int]
+    scale: float
+    unit: str
+    origin: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+
+@dataclass(frozen=True)
 class Stimuli:
     """The photographs of an experiment, read when they are asked for.
 
     Attributes:
         name: for messages.
         table: indexed by stimulus name (`train/00001_aardvark/aardvark_01b`), with columns split,
-            concept, source (path of a zip archive or folder) and member (path of the image file
-            in it); and, if there are any, caption.
+            concept, source (path of a zip archive, a folder or an HDF5 file) and member (path of
+            the image file in it, or `dataset/row`); and, if there are any, caption, and captions
+            where a photograph has several, one a line.
         origin: facts for the header of what is rendered, e.g. {"simulated": True}.
     """
 
@@ -175,17 +211,17 @@ class Stimuli:
     table: pd.DataFrame
     origin: dict = field(default_factory=dict)
 
-    def files(self) -> Iterator[bytes]:
-        """The content of each image file, in the order of the table.
+    def pictures(self) -> Iterator[Image.Image]:
+        """Each photograph, upright RGB (`engram.readers.images`), in the order of the table.
 
         Raises:
             InputError: a file is missing or damaged.
         """
-        listed = zip(self.table["source"], self.table["member"], strict=True)
+        listed = zip(self.table["source"], self.table["member"], self.table.index, strict=True)
         for source, rows in groupby(listed, key=itemgetter(0)):
-            with _Source(source) as opened:
-                for _, member in rows:
-                    yield opened.read(member)
+            with Stack(source) if str(source).endswith(SUFFIXES) else _Source(source) as opened:
+                for _, member, name in rows:
+                    yield opened.picture(member, f"{self.name}: {name}")
 
 
 def members(source) -> list[str]:
@@ -231,7 +267,10 @@ class _Source:
         if self.archive:
             self.archive.close()
 
-    def read(self, member):
+    def picture(self, member, name):
+        return images.read(io.BytesIO(self._read(member)), name)
+
+    def _read(self, member):
         try:
             size = self._size(member)
             if size > images.MOST_BYTES:

@@ -29,6 +29,11 @@ class Fold:
     validation: np.ndarray
     test: np.ndarray
 
+    @property
+    def known(self) -> np.ndarray:
+        """Rows that train or validate, ascending: all that may be known of the fold."""
+        return np.sort(np.concatenate([self.train, self.validation]))
+
 
 def make(table, y, how, *, seed) -> list[Fold]:
     """Folds that test every row once, each with an inner validation set.

@@ -12,6 +12,7 @@ if here.is_dir():  # a module from a repository needs the package installed
 
 import engram
 from engram.planning import components, config_files
+from engram.planning.automatic import completed
 from engram.planning.configuration import check, check_asked
 from engram.errors import InputError
 from engram.planning.plan import Plan
@@ -65,7 +66,7 @@ def checked_plan():
     try:
         check(config, config_files.load(SCHEMA))
         validate(config, str(SCHEMA))
-        this = Plan(config)
+        this = Plan(completed(config))
         check_asked(this, sys.argv[1:])  # Snakemake reads its targets after this
         for dataset in this.datasets():
             for unit in (*this.units(dataset), *this.shared(dataset)):
@@ -233,9 +234,9 @@ def tracked_figures(wildcards):
 wildcard_constraints:
     shelf="raw|weights",
     name="[^/]+",
-    dataset="|".join(config["datasets"]),
-    view="|".join(config["views"]),
-    backbone="|".join(config["backbones"]),
+    dataset="|".join(plan.config["datasets"]),
+    view="|".join(plan.config["views"]),
+    backbone="|".join(plan.config["backbones"]),
     experiment="|".join(plan.known),
-    comparison="|".join(config.get("comparisons", {})),
+    comparison="|".join(plan.config.get("comparisons", {})),
     unit="[^/]+",

@@ -1,8 +1,10 @@
 """Backbones: frozen models that turn each row of a view into a feature vector.
 
-A component has `load(options, weights, view, device)`, which gives a backbone: a callable
-with `shape`, `dtype`, `batch`, `facts` and `check()`, that maps `batch` rows of a view to
-float32 features (batch, *shape), an array or a tensor.
+A component has `TAKES`, what its rows have to be: `what`, the kinds of rows, each with the facts
+that the header of its view has to state; and the keys of `engram.frozen.contract`. It has
+`load(options, weights, view, device)`, which gives a backbone: a callable with `shape`, `dtype`,
+`batch`, `facts` and `check()`, that maps `batch` such rows to float32 features (batch, *shape), an
+array or a tensor.
 """
 
 import json
@@ -14,6 +16,7 @@ import numpy as np
 
 from engram import store
 from engram.errors import InputError
+from engram.frozen import fitted
 from engram.frozen.seen import subjects_seen
 from engram.planning import components
 from engram.progress import progress
@@ -39,8 +42,9 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         view: path of the view store.
         weights: path of the weights file; None or empty if the backbone has none.
         features: path of the feature store to write.
-        spec: dict with `backbone`: its `kind` and options; and what tells which subjects the
-            weights have seen, see `engram.frozen.seen`.
+        spec: dict with `backbone`, its `kind` and options; `takes`, where its rows have to be
+            something else than the `TAKES` of its kind; and what tells which subjects the weights
+            have seen, see `engram.frozen.seen`.
         made_by: provenance of the job, for the header.
         device: "cpu" or "cuda".
         cost: path of a JSON file for what the extraction took; see `Cost`.
@@ -65,14 +69,14 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
 
 
 def load(source, spec, weights, device):
-    """The backbone that `spec` asks for, ready for the rows of `source`.
+    """The backbone that `spec` asks for, which takes the rows of `source`, converted if need be.
 
     Args:
         source: has `path`, and `header` like that of a view store.
         spec, weights, device: as for `extract`.
 
     Raises:
-        InputError: the rows are of another kind, or model or weights do not fit.
+        InputError: the rows are not what the backbone takes, or model or weights do not fit.
     """
     if "axes" not in source.header:
         raise InputError(
@@ -80,8 +84,13 @@ def load(source, spec, weights, device):
             f"their `axes`, but the view holds {source.header.get('what')}; choose another view"
         )
     module, options = components.options("backbones", spec["backbone"])
+    weights = Path(weights) if weights else None
     try:
-        return module.load(options, Path(weights) if weights else None, source.header, device)
+        fit = fitted.fit(spec, source.header)
+        if fit is None:
+            return module.load(options, weights, source.header, device)
+        backbone = module.load(options, weights, fit.view, device)
+        return components.module("frozen", "contract").Fitted(backbone, fit)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from None
 

@@ -21,6 +21,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from engram.errors import InputError
 from engram.frozen import backbone, checkpoints, pictures
 
+TAKES = {"what": {"spectrogram": ["limits"]}}
+
 #: What the names of the encoder begin with in files of the whole classifier.
 ENCODER = "audio_spectrogram_transformer."
 
@@ -55,12 +57,9 @@ def load(options, weights, view, device) -> backbone.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: the view holds no spectrograms, the input is to have another size, or the
-            checkpoint does not fit.
+        InputError: the input is to have another size, or the checkpoint does not fit.
     """
     backbone.known_name(options.model, ["ast-base"], "AST")
-    if view["what"] != "spectrogram":
-        raise InputError(f"backbone ast needs a view of spectrograms, not of {view['what']}s")
     if options.size and tuple(options.size) != PUBLISHED.size:
         raise InputError(f"backbone ast: its input is {list(PUBLISHED.size)}; leave out `size`")
     model = backbone.build(lambda: ASTModel(ASTConfig()), options, weights)

@@ -8,6 +8,8 @@ from engram.errors import InputError
 
 DEVICE = "cpu"
 
+TAKES = {"what": {"spectrogram": ["frequencies"]}, "unit": "dB"}
+
 BANDS = {
     "delta": [0.5, 4],
     "theta": [4, 8],
@@ -41,15 +43,8 @@ def load(options, weights, view, device) -> "BandPower":
         device: not used.
 
     Raises:
-        InputError: the view is no spectrogram, or does not hold a band from end to end.
+        InputError: the view does not hold a band from end to end.
     """
-    if not view.get("frequencies"):
-        raise InputError(f"band power needs a view with `frequencies`, not a {view['what']}")
-    if not view.get("unit", "dB").startswith("dB"):
-        raise InputError(
-            f"band power needs decibels, but the view holds {view['unit']}; "
-            "give it a view with fixed `limits`"
-        )
     frequencies = np.asarray(view["frequencies"], float)
     _check_bands(options.bands, frequencies, view.get("settings", {}).get("sfreq"))
     return BandPower(options.bands, frequencies)

@@ -19,6 +19,8 @@ with libraries.without("wandb"):
     # Private, but the public way builds the image tower too.
     from open_clip.model import _build_text_tower as build_text_tower
 
+TAKES = {"what": {"text": ["encoding"]}}
+
 #: What else stands in the checkpoint of a whole model.
 NO_TEXT = ("visual", "logit_scale", "logit_bias")
 
@@ -48,10 +50,9 @@ def load(options, weights, view, device) -> backbone.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: OpenCLIP has no such model, its tokenizer is not part of OpenCLIP, the
-            checkpoint does not fit it, or the view holds no texts.
+        InputError: OpenCLIP has no such model, its tokenizer is not part of OpenCLIP, or the
+            checkpoint does not fit it.
     """
-    backbone.takes(("text",), view, options.model)
     config = configuration(options.model)
     captions = Captions(_tokenizer(options.model, config["text_cfg"]), device)
     tower = backbone.build(lambda: _text_tower(config), options, weights)

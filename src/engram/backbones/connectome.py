@@ -1,8 +1,8 @@
 """Functional connectivity: how alike the series of each two regions are, the baseline of fMRI.
 
 Fisher's z of the correlations, the upper triangle row by row.  The tangent space of covariances is
-no backbone: its reference point is a mean over subjects, which has to be fitted on the training
-subjects of each fold.
+no backbone: its reference point is a mean over subjects, which heads with `space: tangent` fit on
+the training subjects of each fold, from the covariances that are stored here.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from engram.readers.atlases import network
 
 DEVICE = "cpu"
 
+TAKES = {"what": {"timeseries": ["channels"]}}
+
 BATCH_BYTES = 32 << 20  # of matrices in memory at once, about
 LIMIT = 0.999999  # correlations are cut there, as Fisher's z of 1 is infinite
 
@@ -25,13 +27,14 @@ class Options:
     """Options.
 
     Attributes:
-        measure: `correlation` of two regions, or `partial`, that of what all others do not
-            explain, from a covariance shrunk as Ledoit and Wolf (2004) prescribe.
+        measure: `correlation` of two regions; `partial`, that of what all others do not
+            explain, from a covariance shrunk as Ledoit and Wolf (2004) prescribe; or that
+            `covariance` itself, of standardised series, for heads with `space: tangent`.
         level: of each two `region`, or of each two `network`, whose regions are averaged first;
             networks are read off the names of Schaefer, Tian and Buckner.
     """
 
-    measure: Literal["correlation", "partial"] = "correlation"
+    measure: Literal["correlation", "partial", "covariance"] = "correlation"
     level: Literal["region", "network"] = "region"
 
 
@@ -45,9 +48,9 @@ def load(options, weights, view, device) -> "Connectome":
         device: not used.
 
     Raises:
-        InputError: the view holds no series, or fewer than two regions or networks.
+        InputError: the view holds fewer than two regions or networks.
     """
-    present = regions(view, "connectome")
+    present = regions(view)
     groups, names = _groups(view, present, options)
     if len(names) < 2:
         raise InputError(f"backbone connectome: needs 2 regions, the view holds {len(names)}")
@@ -74,16 +77,18 @@ class Connectome:
     """Backbone without weights.
 
     Attributes:
-        shape: (edges,), each two of n regions once: n (n - 1) / 2.
+        shape: (edges,), each two of n regions once: n (n - 1) / 2; of covariances each region
+            with itself too: n (n + 1) / 2.
         dtype, batch: number format in the store, rows a call.
         facts: for the header; `nodes` names the regions, edge (i, j) with i < j comes in the order
-            of `numpy.triu_indices(n, 1)`.
+            of `numpy.triu_indices(n, 1)`; of covariances i <= j in that of `triu_indices(n)`.
     """
 
     def __init__(self, options, present, groups, names):
         n = len(names)
         self.measure, self.present, self.groups = options.measure, present, groups
-        self.edges = np.flatnonzero(np.triu(np.ones((n, n), bool), 1))
+        whole = options.measure == "covariance"
+        self.edges = np.flatnonzero(np.triu(np.ones((n, n), bool), 0 if whole else 1))
         self.shape, self.dtype = (len(self.edges),), "float32"
         self.batch = int(np.clip(BATCH_BYTES // (4 * n * n), 1, 256))
         self.facts = {
@@ -91,7 +96,7 @@ class Connectome:
             "measure": options.measure,
             "level": options.level,
             "nodes": names,
-            "unit": "Fisher z",
+            "unit": "shrunk covariance, z" if whole else "Fisher z",
         }
 
     def __call__(self, rows):
@@ -100,8 +105,9 @@ class Connectome:
         data = data - data.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
         if self.groups is not None:
             data = self.groups @ data
-        matrices = partial(data) if self.measure == "partial" else correlations(data)
-        chosen = matrices.reshape(len(rows), -1)[:, self.edges]
+        chosen = MEASURES[self.measure](data).reshape(len(rows), -1)[:, self.edges]
+        if self.measure == "covariance":
+            return chosen
         return np.arctanh(np.clip(chosen, -LIMIT, LIMIT, out=chosen), out=chosen)
 
     def check(self):
@@ -115,22 +121,27 @@ def correlations(data) -> np.ndarray:
 
 
 def partial(data) -> np.ndarray:
-    """Partial correlations (b, roi, roi) of centred series (b, roi, time), standardised first.
+    """Partial correlations (b, roi, roi) of centred series (b, roi, time), standardised first."""
+    precision = np.linalg.inv(_shrunk(data))
+    scale = 1 / np.sqrt(np.einsum("brr->br", precision))
+    return (-precision * scale[:, None] * scale[..., None]).astype(np.float32)
 
-    The inverse of the shrunk covariance (1 - s) C + s I; C has the mean variance 1.
-    """
-    frames = data.shape[-1]
-    found = np.empty((len(data), data.shape[1], data.shape[1]), np.float32)
+
+def covariances(data) -> np.ndarray:
+    """Shrunk covariances (b, roi, roi) of centred series (b, roi, time), standardised first."""
+    return _shrunk(data).astype(np.float32)
+
+
+def _shrunk(data):
+    """(1 - s) C + s I, where C, of standardised series, has the mean variance 1; float64."""
+    found = np.empty((len(data), data.shape[1], data.shape[1]))
     for one, series in zip(found, data, strict=True):
         series = series.astype(np.float64)
         series /= np.sqrt((series**2).mean(-1, keepdims=True))
-        covariance = series @ series.T / frames
-        share = shrinkage(series, covariance)
-        covariance *= 1 - share
-        covariance[np.diag_indices_from(covariance)] += share
-        precision = np.linalg.inv(covariance)
-        scale = 1 / np.sqrt(np.diag(precision))
-        one[:] = -precision * scale * scale[:, None]
+        one[:] = series @ series.T / data.shape[-1]
+        share = shrinkage(series, one)
+        one *= 1 - share
+        one[np.diag_indices_from(one)] += share
     return found
 
 
@@ -146,3 +157,6 @@ def shrinkage(series, covariance) -> float:
     squares = series**2
     error = ((squares.sum(0) ** 2).sum() / frames - (covariance**2).sum()) / (n * frames)
     return float(min(error, distance) / distance) if distance > 0 else 0.0
+
+
+MEASURES = {"correlation": correlations, "partial": partial, "covariance": covariances}

@@ -15,6 +15,8 @@ from torch.nn.functional import conv2d
 from engram.errors import InputError
 from engram.frozen import backbone, checkpoints, pictures
 
+TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
+
 #: Channels of the input convolution; the four groups have 1, 2, 4 and 8 times as many.
 WIDTH = 256
 GROUPS = 4

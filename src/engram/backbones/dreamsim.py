@@ -28,6 +28,8 @@ from engram.frozen import backbone, checkpoints, libraries, pictures
 with libraries.without("wandb"):
     import timm
 
+TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
+
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),

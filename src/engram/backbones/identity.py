@@ -1,4 +1,4 @@
-"""The series itself, flattened: what is there before any model."""
+"""The series or epochs themselves, flattened: what is there before any model."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ import numpy as np
 from engram.frozen.series import regions
 
 DEVICE = "cpu"
+
+TAKES = {"what": {"timeseries": ["channels"], "epochs": ["channels"]}}
 
 BATCH = 64
 
@@ -17,18 +19,15 @@ class Options:
 
 
 def load(options, weights, view, device) -> "Identity":
-    """The rows of a view of series.
+    """The rows of a view of series or epochs.
 
     Args:
         options: `Options`.
         weights: None, there are none.
         view: header of the view store.
         device: not used.
-
-    Raises:
-        InputError: the view holds no series.
     """
-    return Identity(regions(view, "identity"), view)
+    return Identity(regions(view), view)
 
 
 class Identity:
@@ -42,7 +41,7 @@ class Identity:
 
     def __init__(self, present, view):
         self.present = present
-        self.shape = (len(present) * view["frames"],)
+        self.shape = (len(present) * (view.get("frames") or len(view["times"])),)
         self.dtype, self.batch = "float32", BATCH
         self.facts = {
             "weights": "none",

@@ -23,6 +23,8 @@ with libraries.without("wandb"):
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
 
+TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
+
 #: How images are prepared for weights that no tag describes.
 STANDARD = {
     "mean": open_clip.OPENAI_DATASET_MEAN,

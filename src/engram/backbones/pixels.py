@@ -13,6 +13,8 @@ from engram.errors import InputError
 
 DEVICE = "cpu"
 
+TAKES = {"what": {"picture": []}}
+
 BATCH = 256
 
 
@@ -37,10 +39,8 @@ def load(options, weights, view, device) -> "Pixels":
         device: not used.
 
     Raises:
-        InputError: the view holds no pictures, or `grid` is out of range.
+        InputError: `grid` is out of range.
     """
-    if view["what"] != "picture":
-        raise InputError(f"backbone pixels needs pictures, not a {view['what']}")
     if options.grid < 1:
         raise InputError(f"backbone pixels: grid is {options.grid}; it must be at least 1")
     return Pixels(options.grid)

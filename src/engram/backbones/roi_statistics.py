@@ -9,6 +9,8 @@ from engram.frozen.series import regions
 
 DEVICE = "cpu"
 
+TAKES = {"what": {"timeseries": ["channels", "sfreq"]}}
+
 BATCH = 64
 STATISTICS = ("mean", "sd", "autocorrelation", "power")
 
@@ -41,10 +43,9 @@ def load(options, weights, view, device) -> "RoiStatistics":
         device: not used.
 
     Raises:
-        InputError: the view holds no series, a statistic is unknown, or a band holds none of the
-            frequencies of a row.
+        InputError: a statistic is unknown, or a band holds none of the frequencies of a row.
     """
-    present = regions(view, "roi_statistics")
+    present = regions(view)
     unknown = [one for one in options.statistics if one not in STATISTICS]
     if unknown or not options.statistics:
         raise InputError(

@@ -26,6 +26,8 @@ from engram.frozen import backbone, checkpoints, libraries, pictures
 with libraries.without("wandb"):
     import timm
 
+TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
+
 #: What the names of the encoder begin with in files that hold more, by timm's module.
 ENCODER = {"vision_transformer_sam": "image_encoder.", "hieradet_sam2": "image_encoder.trunk."}
 

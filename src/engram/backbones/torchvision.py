@@ -19,6 +19,8 @@ from torchvision import models
 from engram.errors import InputError
 from engram.frozen import backbone, checkpoints, pictures
 
+TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
+
 #: Modules that published files hold beside the encoder: classifiers that only training uses
 #: (Inception, GoogLeNet), the projection head and the prototypes of SwAV.
 BESIDE = ("AuxLogits", "aux1", "aux2", "projection_head", "prototypes")

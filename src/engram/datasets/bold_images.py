@@ -1,17 +1,24 @@
-"""BOLD images with an atlas: the mean of each region, as fMRIPrep and its like leave them (NIfTI).
+"""BOLD images with an atlas, as fMRIPrep and its like leave them (NIfTI), by nilearn's maskers.
 
-The files of a unit are one scan: a BOLD image of four axes, an image of three axes that numbers the
-regions on the same grid, a table (`.tsv`, `.csv`) with the columns `index` and `name` that names
-these numbers, and, if there is one, a table of confounds with `confounds` in its name. The subject
-of the unit sub-01_task-rest is sub-01.
+The files of a unit are one scan: a BOLD image of four axes; an atlas on the same grid, either an
+image of three axes that numbers the regions (Schaefer, Tian), or one of four axes with `probseg` in
+its name, as BIDS calls it, with a map of weights for each region (DiFuMo); a table (`.tsv`, `.csv`)
+with the columns `index` and `name`; and, if there is one, a table of confounds with `confounds` in
+its name. The `index` of a region is its number, or the position of its map from 0. The subject of
+the unit sub-01_task-rest is sub-01.
+
+Abraham, A. et al. (2014). Machine learning for neuroimaging with scikit-learn. Frontiers in
+Neuroinformatics 8:14. https://nilearn.github.io
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nilearn.maskers import NiftiLabelsMasker, NiftiMapsMasker
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
@@ -20,6 +27,7 @@ from engram.readers import roi_series
 DEVICE = "cpu"
 
 IMAGES = (".nii", ".nii.gz")
+MAPS = "probseg"  # in the name of an atlas whose regions overlap
 #: Seconds that a unit of time in a NIfTI header stands for.
 SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
@@ -41,8 +49,8 @@ class Options:
 def read(unit, rows, options):
     """The scan of one unit.
 
-    Signals: "fmri", float32 (roi, time): the mean over the voxels of each region, minus what the
-    confounds explain of it.
+    Signals: "fmri", float32 (roi, time): the mean over the voxels of each region, or the least
+    squares weight of its map in each frame, minus what the confounds explain of it.
 
     Raises:
         InputError: a file is missing or unreadable, the atlas is on another grid or has a number
@@ -50,41 +58,28 @@ def read(unit, rows, options):
     """
     bold, atlas, names, confounds = _roles(unit, [row["path"] for row in rows], options)
     image, labels = _image(bold), _image(atlas)
-    if image.shape[:3] != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
+    if image.shape[:3] != labels.shape[:3] or not np.allclose(
+        image.affine, labels.affine, atol=1e-3
+    ):
         raise InputError(
-            f"{atlas}: a grid of {labels.shape}, but {bold} has {image.shape[:3]}, or they lie "
+            f"{atlas}: a grid of {labels.shape[:3]}, but {bold} has {image.shape[:3]}, or they lie "
             "elsewhere in space; resample the atlas to the grid of the image, by nearest neighbour"
         )
     tr = _tr(bold, image, options)
-    numbers = np.asarray(labels.dataobj).round().astype(int).ravel()
+    maps = len(labels.shape) == 4
+    numbers = range(labels.shape[3]) if maps else _numbers(labels)
     found = _names(names, atlas, numbers)
-    values = means(image.get_fdata(dtype=np.float32), numbers, list(found))
-    if options.confounds:
-        values = cleaned(values, _confounds(confounds, options.confounds, values.shape[1]))
+    removed = options.confounds and _confounds(confounds, options.confounds, image.shape[3])
+    masker = NiftiMapsMasker if maps else NiftiLabelsMasker
+    with warnings.catch_warnings():  # of how later versions scale confounds, which changes nothing
+        warnings.simplefilter("ignore", DeprecationWarning)
+        masker = masker(labels, resampling_target=None, standardize=None).fit(image)
+        values = masker.transform(image, confounds=removed)
+    values = values.T[[list(numbers).index(number) for number in found]]
     series = roi_series.Series(
         roi_series.checked(bold, values, tuple(found.values())), tuple(found.values())
     )
     return [tables.recording(unit.split("_")[0], _scan(unit), series, tr)]
-
-
-def means(data, numbers, regions) -> np.ndarray:
-    """Mean over the voxels of each region, float64 (roi, time).
-
-    Args:
-        data: (x, y, z, time).
-        numbers: int (x * y * z,), the region of each voxel.
-        regions: numbers of the regions wanted.
-    """
-    data = data.reshape(len(numbers), -1)
-    return np.stack([data[numbers == one].mean(0, dtype=np.float64) for one in regions])
-
-
-def cleaned(values, confounds) -> np.ndarray:
-    """Series (roi, time) minus what confounds (time, n) explain of them; their means stay."""
-    confounds = confounds - confounds.mean(0)
-    centred = values - values.mean(-1, keepdims=True)
-    weights = np.linalg.lstsq(confounds, centred.T, rcond=None)[0]
-    return values - (confounds @ weights).T
 
 
 def _roles(unit, paths, options):
@@ -94,10 +89,11 @@ def _roles(unit, paths, options):
     confounds = [path for path in beside if "confounds" in Path(path).name]
     names = [path for path in beside if path not in confounds]
     axes = {path: len(_image(path).shape) for path in images}
-    bold, atlas = ([path for path in images if axes[path] == n] for n in (4, 3))
+    atlas = [path for path in images if axes[path] == 3 or MAPS in Path(path).name]
+    bold = [path for path in images if axes[path] == 4 and path not in atlas]
     for what, files in (
         ("BOLD image of four axes", bold),
-        ("atlas image of three axes", atlas),
+        (f"atlas image of three axes, or of four and with {MAPS!r} in its name", atlas),
         ("table of names", names),
     ):
         if len(files) != 1:
@@ -133,13 +129,18 @@ def _tr(path, image, options):
     return round(said, 6) if options.tr is None else options.tr
 
 
+def _numbers(labels):
+    """Numbers of the regions, sorted, as nilearn has them."""
+    return sorted(set(np.unique(np.asarray(labels.dataobj).round().astype(int)).tolist()) - {0})
+
+
 def _names(path, atlas, numbers):
     """{number: name} of the regions that the atlas holds, in the order of the table."""
     table = _table(path)
     if not {"index", "name"} <= set(table):
         raise InputError(f"{path}: columns {', '.join(table)}; expected index and name")
     names = dict(zip(table["index"].astype(int), table["name"].astype(str), strict=True))
-    there = set(np.unique(numbers).tolist()) - {0}
+    there = set(numbers)
     unknown = sorted(there - set(names))
     if unknown or len(names) < len(table):
         what = f"has no name for region {unknown[0]}" if unknown else "names a number twice"

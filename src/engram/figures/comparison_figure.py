@@ -6,6 +6,7 @@ from engram.figures import style
 from engram.figures.subjects import heights, number, title
 
 LONGEST = 34  # letters of a name beside a figure
+WEIGHED = "Published minus random weights"
 TWIN = 0.36  # how far below its row a control stands
 
 
@@ -69,7 +70,7 @@ def _scores(axes, members, rows):
 
 
 def _gains(axes, members, rows):
-    height = heights({name for m in members for name in m["subjects"]})
+    height = heights({name for m in members if m["gain"] for name in m["gain"]["subjects"]})
     for member in members:
         row, gain = rows[member["experiment"]], member["gain"]
         if not gain or not number(gain["difference"]):
@@ -80,7 +81,8 @@ def _gains(axes, members, rows):
             axes.plot([gain["low"], gain["high"]], [row, row], color=style.BLUE, linewidth=2.4)
         axes.scatter(gain["difference"], row, s=40, zorder=3, color=style.BLUE, linewidths=0)
     axes.axvline(0, color=style.INK, linewidth=1)
-    axes.set_title("Published minus random weights")
+    errors = any(m["gain"] and m["gain"]["metric"] == "mae" for m in members)
+    axes.set_title("Error less than by random weights" if errors else WEIGHED)
 
 
 def _neighbours(axes, members, rows, k):
@@ -125,6 +127,8 @@ def _legend(made, axes, members, place):
     if any(m["is_baseline"] for m in members):
         entries.append(axes.plot([], [], color=style.ORANGE, lw=1, label="baseline")[0])
     for key, (colour, marker, _) in KINDS.items():
+        if not any(number(m["purity"][key][0]) for m in members):
+            continue
         entries.append(entry(f"same {key}", marker, s=32, color=colour))
     entries.append(entry("by chance", "|", s=45, color=style.GREY, linewidths=1.2))
     made.legend(handles=entries, loc=place, ncols=len(entries), columnspacing=1.0)

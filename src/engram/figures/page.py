@@ -143,9 +143,9 @@ def _compared(comparison):
     gains = [m["gain"]["difference"] for m in members if m["gain"]]
     gains = [_signed(gain) for gain in sorted(gains) if number(gain)]
     if gains:
-        text += (
-            f"; published minus random weights {' to '.join(dict.fromkeys([gains[0], gains[-1]]))}"
-        )
+        errors = any(m["gain"] and m["gain"]["metric"] == "mae" for m in members)
+        words = "error less than by random weights" if errors else "published minus random weights"
+        text += f"; {words} {' to '.join(dict.fromkeys([gains[0], gains[-1]]))}"
     return f"{text}."
 
 

@@ -55,21 +55,6 @@ class Options:
     dtype: Literal["float32", "float16"] = "float32"
 
 
-def takes(whats, view, name):
-    """Refuse a view that holds something else than what a model takes.
-
-    Args:
-        whats: what may stand under `what` in the header of the view.
-        view: header of the view.
-        name: of the model, for the message.
-    """
-    if view["what"] not in whats:
-        raise InputError(
-            f"backbone {name}: takes {' or '.join(whats)} rows, but the view holds "
-            f"{view['what']} rows; choose another view or backbone"
-        )
-
-
 class Frozen:
     """Backbone of a frozen model: forward passes without gradients.
 

@@ -13,7 +13,7 @@ from engram.errors import InputError
 from engram.frozen import tensor_pickles
 
 #: Keys under which training checkpoints keep the state dict of the model.
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 #: What the libraries raise for a file that is damaged or of another format.
 UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError)
@@ -22,8 +22,8 @@ UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, V
 def read(path) -> dict[str, torch.Tensor]:
     """Tensors by name of a checkpoint: safetensors, or what torch saved.
 
-    That is a state dict, a whole module, or a TorchScript archive.  It may stand under the key
-    `state_dict` or `model` of a training checkpoint, and names may begin with `module.`.
+    That is a state dict, a whole module, or a TorchScript archive.  It may stand under one of the
+    keys `WRAPPERS` of a training checkpoint, and names may begin with `module.`.
     Nothing but tensors is ever unpickled, and nothing in a file is run.
 
     Raises:

@@ -149,12 +149,7 @@ class Preprocessing:
 
 
 def preprocessing(options, published, view, device) -> Preprocessing:
-    """What happens to the rows of a view before a model: as published, or as `options` say.
-
-    Raises:
-        InputError: the view holds no images.
-    """
-    backbone.takes(("spectrogram", "picture"), view, options.model)
+    """What happens to the rows of a view before a model: as published, or as `options` say."""
     return Preprocessing.of(
         view,
         size=tuple(options.size or published.size),

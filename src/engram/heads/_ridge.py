@@ -9,44 +9,54 @@ import numpy as np
 from engram import training
 from engram.errors import InputError
 from engram.progress import progress
+from engram.training import inputs
 
 
-def fit(task, alphas) -> training.Fit:
-    """Fit every fold and run on the training rows of the fold, standardised by these.
+def fit(task, source, alphas) -> training.Fit:
+    """Fit every fold and run on rows standardised by those that are fitted on.
 
-    Every subject weighs the same, however many rows it has. Of `alphas` each fold takes the one
-    whose squared error is lowest when each training subject in turn is left out: e_g =
+    Every subject weighs the same, however many rows it has. Of `alphas` each model takes the one
+    whose squared error is lowest when each of its subjects in turn is left out: e_g =
     (I - H_gg)^-1 (y - H y)_g, the exact residuals of models that were fitted without subject g
-    (block-wise PRESS, Allen 1974). Validation rows are only scored.
+    (block-wise PRESS, Allen 1974). A model of the training rows predicts the validation rows, for
+    the choice among inputs; one of both predicts the test rows.
+
+    Args:
+        task: of numbers.
+        source: `training.inputs.Inputs`.
+        alphas: strengths of the penalty.
 
     Raises:
         InputError: `alphas` is empty or not positive, or a fold trains on a single subject.
     """
     if not alphas or min(alphas) <= 0:
         raise InputError("heads: `alpha` of a linear head must list positive numbers")
-    x = np.concatenate([training.flat(source) for source in task.x], axis=1)
     subjects, runs = task.table["subject"].to_numpy(str), np.stack([run.y for run in task.runs], 1)
-    outputs, found = np.zeros((len(x), len(task.runs), 1)), []
+    outputs = np.zeros((len(runs), len(task.runs), 1))
+    scores, chosen, states, latent = [], [], [], None
     for fold in progress(task.folds, "fit all folds and runs", "folds"):
-        mean, sd = _statistics(x[fold.train])
-        weight, bias, alpha = _fitted(
-            (x[fold.train] - mean) / sd, runs[fold.train], subjects[fold.train], alphas, fold.name
-        )
-        predicted = [
-            ((x[side] - mean) / sd) @ weight + bias for side in (fold.validation, fold.test)
-        ]
-        outputs[fold.test, :, 0] = predicted[1]
-        score = _validation(runs, subjects, fold, predicted[0])
-        found.append((score, alpha, mean, sd, weight.T, bias))
-    validation, alpha, mean, sd, weight, bias = (
-        np.stack(part) for part in zip(*found, strict=True)
-    )
+
+        def model(rows, name=fold.name):
+            x, state = source.fitted(rows)
+            mean, sd = _statistics(x[rows])
+            z = (x - mean) / sd
+            weight, bias, alpha = _fitted(z[rows], runs[rows], subjects[rows], alphas, name)
+            state |= {"mean": mean, "sd": sd, "weight": weight.T, "bias": bias}
+            return z, z @ weight + bias, alpha, state
+
+        _, predicted, _, _ = model(fold.train)
+        scores.append(_validation(runs, subjects, fold, predicted[fold.validation]))
+        z, predicted, alpha, state = model(fold.known)
+        outputs[fold.test, :, 0] = predicted[fold.test]
+        latent = z.astype(np.float32) if latent is None else latent
+        chosen.append(alpha.tolist())
+        states.append(state)
     return training.Fit(
         outputs=outputs[task.tested],
-        validation=validation,
-        state={"mean": mean, "sd": sd, "weight": weight, "bias": bias},
-        latent=((x - mean[0]) / sd[0]).astype(np.float32),
-        facts={"alpha": alpha.tolist()},
+        validation=np.stack(scores),
+        state=inputs.stacked(states),
+        latent=latent,
+        facts={"alpha": chosen},
     )
 
 

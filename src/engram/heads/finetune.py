@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from engram import training
 from engram.errors import InputError
+from engram.frozen import fitted
 from engram.frozen.seen import subjects_seen
 from engram.planning import components
 from engram.precision import multiplies_bf16
@@ -85,9 +86,8 @@ def fit(task, options, device) -> training.Fit:
 
     Args:
         task: Task whose one source is a view that the backbone takes.
-        options: `Options`; `backbone` is what the plan puts in its place, a dict with `kind` and
-            options, `file`, the path of its weights or None, and what tells which subjects these
-            have seen (see `engram.frozen.seen`).
+        options: `Options`; `backbone` is what the plan puts in its place, the spec of an extraction
+            with it, and `file`, the path of its weights or None.
         device: "cpu" or "cuda".
 
     Raises:
@@ -123,20 +123,18 @@ def _check(task, options):
 
 
 def _loaded(task, options, device):
-    """(backbone, its axes of a row): the frozen model whose parameters are to be trained."""
-    spec = {key: value for key, value in options.backbone.items() if key not in NOT_OPTIONS}
-    module, found = components.options("backbones", spec)
+    """(backbone, what is done to rows before it, its axes of a row)."""
+    spec, header = options.backbone, task.headers[0]
+    module, found = components.options("backbones", spec["backbone"])
     if not hasattr(found, "precision"):
-        raise InputError(f"finetune: a backbone of kind {spec['kind']!r} has no weights to train")
-    file, header = options.backbone["file"], task.headers[0]
+        kind = spec["backbone"]["kind"]
+        raise InputError(f"finetune: a backbone of kind {kind!r} has no weights to train")
+    fit = fitted.fit(spec, header)
+    view, file = fit.view if fit else header, spec["file"]
     model = module.load(
-        replace(found, precision="fp32"), Path(file) if file else None, header, device
+        replace(found, precision="fp32"), Path(file) if file else None, view, device
     )
-    return model, header["axes"]
-
-
-#: Keys that the plan adds to the options of a backbone.
-NOT_OPTIONS = ("file", "seen", "dataset")
+    return model, fit or np.asarray, header["axes"]
 
 
 class Network(nn.Module):
@@ -144,15 +142,17 @@ class Network(nn.Module):
 
     Args:
         frozen: what `load` of a torch backbone gives.
+        convert: rows of the view -> rows that it takes.
         axes: number of axes of what it takes; those of a row before them, such as regions, give
             features side by side.
         outputs: classes, or 1.
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, frozen, axes, outputs, device):
+    def __init__(self, frozen, convert, axes, outputs, device):
         super().__init__()
-        self.backbone, self.axes, self.outputs = frozen.model, axes, outputs
+        self.backbone, self.convert = frozen.model, convert
+        self.axes, self.outputs = axes, outputs
         self.prepare = frozen.preprocessing
         self.encode = lambda inputs: frozen.features(inputs)  # no module of this one
         self.start = copy.deepcopy(frozen.model.state_dict())
@@ -194,7 +194,7 @@ class Network(nn.Module):
         rows = np.asarray(rows)
         flat = rows.reshape(-1, *rows.shape[rows.ndim - self.axes :])
         with torch.no_grad() if self.idle else nullcontext():
-            return self.encode(self.prepare(flat)).reshape(len(rows), -1).float()
+            return self.encode(self.prepare(self.convert(flat))).reshape(len(rows), -1).float()
 
     def forward(self, rows):
         return self.last(self.norm(self.latent(rows)))

@@ -7,13 +7,14 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from engram import training
 from engram.progress import progress
+from engram.training import inputs
 
 DEVICE = "cpu"
 TASKS = ("classes", "values")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(inputs.Options):
     """Options of the head.
 
     Attributes:
@@ -35,24 +36,30 @@ def fit(task, options, device) -> training.Fit:
     """Fit every fold and run on the training rows of the fold.
 
     Of numbers every subject weighs the same, however many rows it has. The state holds the
-    importance of each feature (folds, runs, d), not the trees, which a rerun with the same seed
-    grows again. The latent is the features themselves.
+    importance of each feature, after `space` and `components`, (folds, runs, d), not the trees,
+    which a rerun with the same seed grows again. The latent is these features.
+
+    Raises:
+        InputError: the inputs do not suit `space` or `components`.
     """
-    x = np.concatenate([training.flat(source) for source in task.x], axis=1)
+    source = inputs.Inputs(task, options)
     grow = _classifier if task.classes else _regressor
-    shape = (len(task.folds), len(task.runs))
     kind = np.float32 if task.classes else np.float64
-    outputs = np.zeros((len(x), len(task.runs), max(len(task.classes), 1)), kind)
-    validation, importance = np.zeros(shape), np.zeros((*shape, x.shape[1]), np.float32)
+    outputs = np.zeros((len(task.y), len(task.runs), max(len(task.classes), 1)), kind)
+    validation, states, latent = np.zeros((len(task.folds), len(task.runs))), [], None
     with progress(len(task.folds) * len(task.runs), "fit all folds and runs", "fits") as bar:
         for f, fold in enumerate(task.folds):
+            x, state = source.fitted(fold.train)
+            importance = np.zeros((len(task.runs), x.shape[1]), np.float32)
             for r, run in enumerate(task.runs):
                 seed = training.seed(run.seed, fold.name) % 2**32
                 forest, predict, validation[f, r] = grow(x, run.y, fold, task, options, seed)
-                importance[f, r] = forest.feature_importances_
+                importance[r] = forest.feature_importances_
                 outputs[fold.test, r] = predict(x[fold.test])
                 bar.update(1)
-    return training.Fit(outputs[task.tested], validation, {"importance": importance}, latent=x)
+            latent = x if latent is None else latent
+            states.append(state | {"importance": importance})
+    return training.Fit(outputs[task.tested], validation, inputs.stacked(states), latent=latent)
 
 
 def _classifier(x, y, fold, task, options, seed):

@@ -10,13 +10,14 @@ from engram import training
 from engram.errors import InputError
 from engram.heads import _ridge
 from engram.progress import progress
+from engram.training import inputs
 
 DEVICE = "cpu"
 TASKS = ("classes", "values")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(inputs.Options):
     """Options of the head.
 
     Attributes:
@@ -25,7 +26,7 @@ class Options:
         class_weights: of classes: weigh them so that each counts the same in training.
         max_iter: of classes: steps of the solver (L-BFGS) at most.
         alpha: of numbers: strengths of the L2 penalty; the one with the lowest error when each
-            training subject is left out in turn is kept.
+            subject that is fitted on is left out in turn is kept.
     """
 
     c: list[float] = field(default_factory=lambda: [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
@@ -37,50 +38,74 @@ class Options:
 
 
 def fit(task, options, device) -> training.Fit:
-    """Fit every fold and run on the training rows of the fold, standardised by these.
+    """Fit every fold and run, on features standardised by the rows that are fitted on.
 
     Classes by multinomial logistic regression; numbers by ridge regression, see
-    `engram.heads._ridge`. Neither draws anything at random: runs with the same y are the same.
+    `engram.heads._ridge`. What is chosen is chosen by models of the training rows; the model that
+    predicts the test rows is then fitted on training and validation rows together. Neither draws
+    anything at random: runs with the same y are the same.
 
     Raises:
-        InputError: `c` or `alpha` is empty or not positive, or a fold has too few subjects.
+        InputError: `c` or `alpha` is empty or not positive, a fold has too few subjects, or the
+            inputs do not suit `space` or `components`.
     """
-    return _logistic(task, options) if task.classes else _ridge.fit(task, options.alpha)
+    source = inputs.Inputs(task, options)
+    if task.classes:
+        return _logistic(task, source, options)
+    return _ridge.fit(task, source, options.alpha)
 
 
-def _logistic(task, options):
+def _logistic(task, source, options):
     if not options.c or min(options.c) <= 0:
         raise InputError("heads: `c` of a linear head must list positive numbers")
-    x = np.concatenate([training.flat(source) for source in task.x], axis=1)
-    n, d, k = *x.shape, len(task.classes)
-    shape = (len(task.folds), len(task.runs))
-    probabilities = np.zeros((n, len(task.runs), k), np.float32)
-    validation, chosen = np.zeros(shape), np.zeros(shape)
-    weight, bias = np.zeros((*shape, k, d), np.float32), np.zeros((*shape, k), np.float32)
-    scales = [training.statistics(x, fold.train) for fold in task.folds]
-    with progress(len(task.folds) * len(task.runs), "fit all folds and runs", "fits") as bar:
-        for f, fold in enumerate(task.folds):
-            standard, known = (x - scales[f][0]) / scales[f][1], {}
-            for r, run in enumerate(task.runs):
-                key = run.y.tobytes()
-                known[key] = known.get(key) or _chosen(standard, run.y, fold, k, options)
-                chosen[f, r], validation[f, r], weight[f, r], bias[f, r] = known[key]
-                logits = standard[fold.test] @ weight[f, r].T + bias[f, r]
+    runs, k = task.runs, len(task.classes)
+    probabilities = np.zeros((len(task.y), len(runs), k), np.float32)
+    found, latent = [], None
+    with progress(len(task.folds) * len(runs), "fit all folds and runs", "fits") as bar:
+        for fold in task.folds:
+            x, _ = source.fitted(fold.train)
+            standard, known = _standard(x, fold.train)[0], {}
+            chosen = [_once(known, _chosen, standard, run.y, fold, k, options) for run in runs]
+            x, state = source.fitted(fold.known)
+            (standard, mean, sd), known = _standard(x, fold.known), {}
+            weight, bias = np.zeros((len(runs), k, x.shape[1]), np.float32), []
+            for r, (run, (c, _)) in enumerate(zip(runs, chosen, strict=True)):
+                weight[r], own = _once(known, _refitted, standard, run.y, fold, k, options, c)
+                logits = standard[fold.test] @ weight[r].T + own
                 probabilities[fold.test, r] = np.exp(log_softmax(logits, axis=1))
+                bias.append(own)
                 bar.update(1)
-    mean, sd = (np.stack(part) for part in zip(*scales, strict=True))
+            latent = standard if latent is None else latent
+            c, validation = zip(*chosen, strict=True)
+            bias = np.array(bias, np.float32)
+            state |= {"mean": mean, "sd": sd, "weight": weight, "bias": bias}
+            found.append((c, validation, state))
+    c, validation, states = zip(*found, strict=True)
     return training.Fit(
         outputs=probabilities[task.tested],
-        validation=validation,
-        state={"mean": mean, "sd": sd, "weight": weight, "bias": bias},
-        latent=(x - mean[0]) / sd[0],
-        facts={"c": chosen.tolist()},
+        validation=np.array(validation),
+        state=inputs.stacked(states),
+        latent=latent,
+        facts={"c": [list(of_runs) for of_runs in c]},
     )
 
 
+def _standard(x, rows):
+    mean, sd = training.statistics(x, rows)
+    return (x - mean) / sd, mean, sd
+
+
+def _once(known, what, x, y, *others):
+    """`what` of rows and labels, that of labels seen before taken from `known`."""
+    key = y.tobytes()
+    if key not in known:
+        known[key] = what(x, y, *others)
+    return known[key]
+
+
 def _chosen(x, y, fold, k, options):
-    """(c, validation balanced accuracy, weight, bias) of the c with the lowest validation loss."""
-    of_class = training.class_weights(y[fold.train], k) if options.class_weights else np.ones(k)
+    """(c, validation balanced accuracy) of the c with the lowest validation loss."""
+    of_class = _class_weights(y[fold.train], k, options)
     rows = y[fold.validation]
     best = None
     for c in options.c:
@@ -89,8 +114,19 @@ def _chosen(x, y, fold, k, options):
         loss = -np.average(losses[np.arange(len(rows)), rows], weights=of_class[rows] + 1e-12)
         if best is None or loss < best[0]:
             counts = training.confusion(rows, losses.argmax(1), k)
-            best = loss, (c, float(training.balanced_accuracy(counts)), weight, bias)
+            best = loss, (c, float(training.balanced_accuracy(counts)))
     return best[1]
+
+
+def _refitted(x, y, fold, k, options, c):
+    """Weight and bias by training and validation rows."""
+    y = y[fold.known]
+    of_class = _class_weights(y, k, options)
+    return _coefficients(x[fold.known], y, of_class, c, options.max_iter)
+
+
+def _class_weights(y, k, options):
+    return training.class_weights(y, k) if options.class_weights else np.ones(k)
 
 
 def _coefficients(x, y, of_class, c, max_iter):

@@ -5,6 +5,7 @@ import torch
 
 from engram import store
 from engram.errors import InputError
+from engram.frozen import fitted
 from engram.store import differences
 
 NEEDED = 2  # subjects; one alone has no spread
@@ -15,11 +16,13 @@ class Cohort:
 
     Args:
         views: {dataset: [path, ...]} of the view stores.
-        subjects: subjects to take, "subject" or "dataset/subject"; None takes all.
+        spec: of the job, with `subjects`, "subject" or "dataset/subject", to take, or None for all,
+            and with `backbone` and `takes`, which say what scans are converted to.
         memory_gb: scans are kept if all of them fit into so much.
 
     Attributes:
-        view: header of the stores.
+        view: header of the stores, as if they held the converted scans.
+        converted: what is done to scans, in words.
         names: "dataset/subject" of each subject.
 
     Raises:
@@ -27,12 +30,15 @@ class Cohort:
             asked for, or give fewer than two.
     """
 
-    def __init__(self, views, subjects, memory_gb):
+    def __init__(self, views, spec, memory_gb):
         stores = {name: [store.open(path) for path in paths] for name, paths in views.items()}
         every = [one for found in stores.values() for one in found]
-        self.view = every[0].header
         _check(every)
-        scans, asked = {}, set(subjects or ())
+        self.fit = fitted.fit(spec, every[0].header)
+        self.view = self.fit.view if self.fit else every[0].header
+        self.converted = self.fit.converted if self.fit else []
+        subjects, scans = spec["subjects"], {}
+        asked = set(subjects or ())
         for dataset, found in stores.items():
             for one in found:
                 for subject, scan in _scans(one):
@@ -51,6 +57,11 @@ class Cohort:
     def __len__(self):
         return len(self.scans)
 
+    def subjects(self):
+        """The scans of one subject after the other, iterables of float32 (roi, time)."""
+        for found in self.scans:
+            yield (self._read(*scan) for scan in found)
+
     def draw(self, at, generator) -> list[np.ndarray]:
         """One scan, float32 (roi, time), of each subject at positions `at`, drawn at random."""
         drawn = torch.rand(len(at), generator=generator, dtype=torch.float64).tolist()
@@ -64,6 +75,8 @@ class Cohort:
         if self.kept is not None and key in self.kept:
             return self.kept[key]
         scan = np.asarray(one[row], np.float32)[:, :frames]
+        if self.fit:
+            scan = np.asarray(self.fit(scan[None])[0], np.float32)
         if self.kept is not None:
             self.kept[key] = scan
         return scan

@@ -8,7 +8,7 @@ import json
 from engram.planning import components
 
 #: Keys of a comparison that its members do not share with an experiment.
-COMPARISON_KEYS = ("title", "view", "backbones", "experiments")
+COMPARISON_KEYS = ("title", "view", "backbones", "experiments", "automatic")
 
 
 class Comparisons:
@@ -24,8 +24,8 @@ class Comparisons:
         shared = {key: this[key] for key in this if key not in COMPARISON_KEYS}
         return {
             f"{comparison}-{backbone}": {
-                "title": self._backbone_title(backbone),
-                "x": self._seen_by(backbone, this["view"]),
+                "title": self.backbone_title(backbone),
+                "x": self.seen_by(backbone, this["view"]),
                 **shared,
             }
             for backbone in this["backbones"]
@@ -36,18 +36,18 @@ class Comparisons:
         return list(self.config["comparisons"][comparison].get("experiments", []))
 
     @staticmethod
-    def _seen_by(backbone, views):
+    def seen_by(backbone, views):
         """The source of one backbone over a view, or those over several views side by side."""
         if isinstance(views, str):
             return f"{views}/{backbone}"
         return [f"{view}/{backbone}" for view in views]
 
-    def _backbone_title(self, name):
+    def backbone_title(self, name):
         """Its own title; of one that is like another that one's title and its own name."""
         this = self.config["backbones"][name]
         if "title" in this or "like" not in this:
             return this.get("title", name)
-        return f"{self._backbone_title(this['like'])}, {name}"
+        return f"{self.backbone_title(this['like'])}, {name}"
 
     def compared_sources(self, comparison) -> dict[str, list[str]]:
         """The features that a comparison measures, by experiment.
@@ -92,9 +92,10 @@ class Comparisons:
         """The backbones of an experiment whose weights are drawn at random."""
         backbones = [s.partition("/")[2] for s in self.sources(experiment)]
         backbones += [s.partition("/")[2] for s in self.targets(experiment)]
-        return [name for name in dict.fromkeys(backbones) if name and self._draws(name)]
+        return [name for name in dict.fromkeys(backbones) if name and self.draws(name)]
 
-    def _draws(self, backbone):
+    def draws(self, backbone) -> bool:
+        """Whether the weights of a backbone are drawn at random."""
         spec = self._options("backbones", backbone)
         if "weights" in spec:
             return spec["weights"] == "random"

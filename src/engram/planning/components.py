@@ -85,6 +85,20 @@ def _value(node):
     return {"list": [], "dict": {}}[factory.id]
 
 
+def taken(spec) -> tuple[dict, dict]:
+    """What a backbone takes, read without importing it.
+
+    Args:
+        spec: of an extraction: `backbone`, and `takes`, which overrides what its kind declares.
+
+    Returns:
+        Kinds of rows, each with the facts that their view has to state; and what else is asked.
+    """
+    takes = constant(f"engram.backbones.{spec['backbone']['kind']}", "TAKES")
+    takes = takes | spec.get("takes", {})
+    return takes["what"], {k: v for k, v in takes.items() if k != "what" and v is not None}
+
+
 def hyperparameters(spec) -> dict:
     """The spec of a training job, with every option of its head that was left at its default."""
     head = spec["head"]
@@ -114,22 +128,19 @@ def _extended(path, name):
 def _full_name(path, written):
     """A dotted name by what the file imports: `stacked.Options` is one of engram.training."""
     first, dot, rest = written.partition(".")
-    for node in provenance.tree(path).body:
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+    for node in provenance.statements(path, r"from \S+ import "):
+        for alias in node.names:
             if first == (alias.asname or alias.name):
                 return f"{node.module}.{alias.name}{dot}{rest}"
     return written
 
 
 def _class(path, name):
-    classes = (node for node in provenance.tree(path).body if isinstance(node, ast.ClassDef))
-    return next((node for node in classes if node.name == name), None)
+    return next(iter(provenance.statements(path, rf"class {name}\b")), None)
 
 
 @cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
-    for node in provenance.tree(provenance.locate(module)).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return ast.literal_eval(node.value)
-    return None
+    found = provenance.statements(provenance.locate(module), f"{name} = ")
+    return ast.literal_eval(found[0].value) if found else None

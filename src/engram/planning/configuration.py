@@ -240,7 +240,7 @@ def _check_comparison(config, name):
     if not components.constant(f"engram.tasks.{task}", "COMPARED"):
         raise InputError(
             f"{where}: its members ask {task}, but backbones are compared by how they tell classes "
-            "apart; write one experiment a backbone, which the report shows in one table"
+            "or numbers; write one experiment a backbone, which the report shows in one table"
         )
     for guest in this.get("experiments", []):
         _check_name(f"{where}.experiments", guest, config["experiments"], "experiment")
@@ -282,6 +282,7 @@ def _check_experiment(config, where, this):
         _check_shared(config, where, this["dataset"], view)
         if "/" in source:
             _check_name(where, backbone, config["backbones"], "backbone")
+            _check_rows(config, where, view, backbone)
     try:
         task = plan.task_of(this, config)
     except InputError as error:
@@ -303,6 +304,18 @@ def _check_experiment(config, where, this):
     if backbone := config["heads"][this["head"]].get("backbone"):
         _check_name(f"heads.{this['head']}.backbone", backbone, config["backbones"], "backbone")
     _check_protocol(config, where, this)
+
+
+def _check_rows(config, where, view, backbone):
+    """A view whose rows are not of the kind that a backbone takes."""
+    given = components.constant(f"engram.views.{config['views'][view]['kind']}", "GIVES")
+    whats, _ = components.taken({"backbone": plan.Plan(config).backbone(backbone)})
+    if given not in whats:
+        holds = f"{given} rows" if given else "no rows for a backbone"
+        raise InputError(
+            f"{where}: backbone {backbone!r} takes {' or '.join(whats)} rows, but the view "
+            f"{view!r} holds {holds}; choose another view or backbone"
+        )
 
 
 def _check_shared(config, where, dataset, view):

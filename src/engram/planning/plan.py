@@ -26,7 +26,7 @@ DATASET_KEYS = (
 )
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
-BACKBONE_KEYS = ("kind", "title", "like", "checkpoint", "pretrain", "epoch")
+BACKBONE_KEYS = ("kind", "title", "like", "checkpoint", "takes", "pretrain", "epoch")
 
 #: Keys of every family that are no options of a kind, `kind` apart.
 KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS}
@@ -39,6 +39,9 @@ STUDY = "demo"
 
 #: Folders in `results` that all studies share.
 SHARED = ("views", "features", "weights", "logs", "benchmarks")
+
+#: Keys of an experiment that are no setting of it.
+TOLD = ("baseline", "title", "automatic")
 
 #: `tracking.wandb` where it says nothing else.
 TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint": False}
@@ -107,6 +110,10 @@ class Plan(RawFiles, Comparisons, Pretraining):
         if weights == "pretrained":
             return self.pretrained_weights(backbone)
         return [] if weights in ("none", "random") else weights
+
+    def kind_of_view(self, view) -> str:
+        """The kind of component that a view is."""
+        return self.config["views"][view]["kind"]
 
     # ---- experiments --------------------------------------------------------------
 
@@ -306,8 +313,9 @@ class Plan(RawFiles, Comparisons, Pretraining):
         ]
 
     def _extract_spec(self, backbone, dataset=None, **_):
-        options = self._options("backbones", backbone)
-        return {"backbone": options, **self.seen_before(backbone, dataset)}
+        options, takes = self._options("backbones", backbone), self.backbone(backbone).get("takes")
+        seen = self.seen_before(backbone, dataset)
+        return {"backbone": options} | ({"takes": takes} if takes else {}) | seen
 
     def _train_spec(self, experiment):
         this = self.known[experiment]
@@ -327,10 +335,8 @@ class Plan(RawFiles, Comparisons, Pretraining):
         if "backbone" not in head:
             return head
         name = head["backbone"]
-        file = self.weights(name)
-        seen = self.seen_before(name, this["dataset"])
-        backbone = {**self._options("backbones", name), "file": file or None, **seen}
-        return {**head, "backbone": backbone}
+        backbone = self._extract_spec(name, this["dataset"])
+        return {**head, "backbone": backbone | {"file": self.weights(name) or None}}
 
     def head_weights(self, experiment) -> list[str]:
         """Weights file of the backbone that the head of an experiment trains, if it has one."""
@@ -369,7 +375,7 @@ class Plan(RawFiles, Comparisons, Pretraining):
         this = self.known[experiment]
         return {
             "experiment": experiment,
-            "configured": {key: this[key] for key in this if key not in ("baseline", "title")},
+            "configured": {key: this[key] for key in this if key not in TOLD},
             "group": self.config.get("title", "Engram"),
             "wandb": self._tracking(),
         }
@@ -420,7 +426,9 @@ class Plan(RawFiles, Comparisons, Pretraining):
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
         trained = spec.get("head", {}).get("backbone") if stage in ("train", "occlude") else None
-        named += [f"engram.backbones.{trained['kind']}"] if trained else []
+        named += [f"engram.backbones.{trained['backbone']['kind']}"] if trained else []
+        if any("backbone" in one and components.taken(one)[1] for one in (spec, trained or {})):
+            named += ["engram.frozen.contract"]
         return named + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()

@@ -79,14 +79,15 @@ class Pretraining:
         """What the weights of a backbone depend on, its own names apart."""
         options = self._options("backbones", backbone)
         model = {key: options[key] for key in options if key not in OF_USE}
-        return model, self._pretrain(backbone)
+        return model, self._pretrain(backbone), self.backbone(backbone).get("takes")
 
     def _pretrain_spec(self, backbone):
-        model, asked = self._asked(backbone)
+        model, asked, takes = self._asked(backbone)
         units = self._pretraining_units(backbone)
         options = {key: asked[key] for key in asked if key not in PRETRAIN_KEYS}
         return {
             "backbone": model | {"weights": "random"},
+            **({"takes": takes} if takes else {}),
             "objective": {"kind": asked["objective"], **options},
             "views": [[dataset, len(found)] for dataset, found in units.items()],
             "subjects": self._pretraining_subjects(backbone),

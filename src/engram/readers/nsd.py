@@ -133,22 +133,36 @@ def read_mask(path, labels=None) -> Mask:
             of the region.
     """
     path = Path(path)
-    with _nifti(path) as (header, stream):
-        shape = header.get_data_shape()
-        if len(shape) != 3 or not 0 < np.prod(shape, dtype=float) <= MASK_VOXELS:
-            raise _other(path, f"its shape is {shape}, not a volume's (x, y, z)")
-        ((_, values),) = _blocks(stream, header.get_data_dtype(), int(np.prod(shape)), 1, 1)
-        affine = header.get_best_affine()
-    if values.dtype.kind not in "iuf" or np.any(values != np.round(values)):
-        raise _other(path, "its values are not whole numbers, the labels of regions")
+    values, affine = _label_volume(path)
     inside = values > 0 if labels is None else np.isin(values, list(labels))
     if not inside.any():
         raise InputError(
             f"{path}: no voxel has {'a positive label' if labels is None else f'one of {labels}'};"
-            f" its labels are {np.unique(values).astype(int).tolist()[:30]}"
+            f" its labels are {np.unique(values).tolist()[:30]}"
         )
-    volume = np.ascontiguousarray(inside.reshape(shape, order="F"))
+    volume = np.ascontiguousarray(inside)
     return Mask(path, volume, affine, np.flatnonzero(volume))
+
+
+def read_labels(path, mask) -> np.ndarray:
+    """The label of each voxel of a mask in a volume of labels such as `prf-visualrois.nii.gz`.
+
+    Returns:
+        int32 (p,): -1 and 0 stand for outside of every region.
+
+    Raises:
+        InputError: the file is missing, damaged, no volume of whole numbers, or of another shape
+            or place than the mask.
+    """
+    path = Path(path)
+    values, affine = _label_volume(path)
+    if values.shape != mask.volume.shape:
+        raise InputError(
+            f"{path}: its shape {values.shape} is not that of {mask.path}, {mask.volume.shape}; "
+            "take the masks of one subject and space"
+        )
+    _refuse_elsewhere(path, affine, mask)
+    return values[mask.volume]
 
 
 def read_betas(path, mask, zscore=False, trials=TRIALS, block=16) -> Betas:
@@ -236,16 +250,32 @@ def read_captions(path, ids, shape=CAPTIONS) -> list[tuple[str, ...]]:
     return found
 
 
+def _label_volume(path):
+    """(labels int32 (x, y, z), affine) of a NIfTI file."""
+    with _nifti(path) as (header, stream):
+        shape = header.get_data_shape()
+        if len(shape) != 3 or not 0 < np.prod(shape, dtype=float) <= MASK_VOXELS:
+            raise _other(path, f"its shape is {shape}, not a volume's (x, y, z)")
+        ((_, values),) = _blocks(stream, header.get_data_dtype(), int(np.prod(shape)), 1, 1)
+        affine = header.get_best_affine()
+    if values.dtype.kind not in "iuf" or np.any(values != np.round(values)):
+        raise _other(path, "its values are not whole numbers, the labels of regions")
+    return values.astype(np.int32).reshape(shape, order="F"), affine
+
+
+def _refuse_elsewhere(path, affine, mask):
+    if not np.allclose(affine, mask.affine, rtol=0, atol=AFFINE_TOLERANCE):
+        raise InputError(
+            f"{path}: its affine {affine.tolist()} is not that of {mask.path},"
+            f" {mask.affine.tolist()}; take the mask of the same subject and space"
+        )
+
+
 def _nifti_betas(path, mask, values, block):
     shape = (*mask.volume.shape, len(values))
     with _nifti(path) as (header, stream):
         _require(path, header.get_data_shape(), header.get_data_dtype(), shape, np.int16)
-        affine = header.get_best_affine()
-        if not np.allclose(affine, mask.affine, rtol=0, atol=AFFINE_TOLERANCE):
-            raise InputError(
-                f"{path}: its affine {affine.tolist()} is not that of {mask.path},"
-                f" {mask.affine.tolist()}; take the mask of the same subject and space"
-            )
+        _refuse_elsewhere(path, header.get_best_affine(), mask)
         xyz = np.unravel_index(mask.index, mask.volume.shape)
         columns = np.ravel_multi_index(xyz, mask.volume.shape, order="F")
         dtype, size = header.get_data_dtype(), mask.volume.size

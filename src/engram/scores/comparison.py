@@ -9,6 +9,7 @@ import pandas as pd
 
 from engram import store
 from engram.errors import InputError
+from engram.measures.fingerprint import identification
 from engram.measures.inference import holm, interval, sign_flip
 from engram.measures.neighbours import purity, silhouette
 from engram.measures.similarity import linear_cka, stratified
@@ -17,12 +18,16 @@ from engram.store import json_file
 ROWS = 2000  # most rows that spaces are measured on
 NEIGHBOURS = 10
 BLOCK = 1024  # rows read at once
+NO_STATE = ""  # of rows that have a number
 
 #: What is kept of the first metric of an experiment.
 SCORE = (
     "metric", "value", "low", "high", "chance", "control", "p", "subjects",
     "baseline", "difference", "difference_low", "difference_high", "difference_p",
 )  # fmt: skip
+
+#: What stands beside it, with what is gained over the baseline.
+BESIDE = ("auc", "pearson_r", "mae")
 
 
 def compare(scores, features, costs, y, comparison, spec):
@@ -91,6 +96,9 @@ def build(members, scores, features, costs, y) -> dict:
             **facts_of,
             **_scored(scored),
             **separability(space, table),
+            "found_again": identification(standardised(space), table)
+            if space is not None
+            else None,
             "cost": cost(sources) if sources else None,
         }
         for member, facts_of, scored, space, sources in zip(
@@ -101,7 +109,8 @@ def build(members, scores, features, costs, y) -> dict:
     raw = [np.nan if m["difference_p"] is None else m["difference_p"] for m in rivals]
     for member, p in zip(rivals, holm(raw), strict=True):
         member["difference_p_holm"] = p
-    _weigh_weights(described, scores[0]["settings"])
+    paired = {m["experiment"]: _paired(s) for m, s in zip(members, scores, strict=True)}
+    _weigh_weights(described, paired, scores[0]["settings"])
     spaced = [i for i, space in enumerate(spaces) if space is not None]
     return {
         "rows": {
@@ -132,17 +141,36 @@ def _refuse_unlike_twins(members, facts):
             )
 
 
-def _weigh_weights(described, settings):
+def _weigh_weights(described, paired, settings):
     """Give each member that has a control what its weights gain over random ones, as `gain`."""
     by_name = {member["experiment"]: member for member in described}
     pairs = [(by_name[c["control_of"]], c) for c in described if c["control_of"] in by_name]
     for member in described:
         member["gain"] = None
     for member, control in pairs:
-        member["gain"] = paired_gain(member["subjects"], control["subjects"], settings)
+        mine, theirs = (paired[one["experiment"]] for one in (member, control))
+        member["gain"] = paired_gain(mine["subjects"], theirs["subjects"], settings)
+        member["gain"]["metric"] = mine["metric"]
+        if mine["metric"] == "mae":  # errors: what is gained is what they are smaller by
+            member["gain"] |= _turned(member["gain"])
     raw = [member["gain"]["p"] for member, _ in pairs]
     for (member, _), p in zip(pairs, holm(raw), strict=True):
         member["gain"]["p_holm"] = p
+
+
+def _turned(gain):
+    return {
+        "difference": -gain["difference"],
+        "low": -gain["high"],
+        "high": -gain["low"],
+        "subjects": {subject: -value for subject, value in gain["subjects"].items()},
+    }
+
+
+def _paired(scores):
+    """The metric by which subjects are paired: the first, or of numbers, the error of each."""
+    errors = [row for row in scores["metrics"] if row["metric"] == "mae"]
+    return [*errors, scores["metrics"][0]][0]
 
 
 def paired_gain(mine, theirs, settings) -> dict:
@@ -160,7 +188,11 @@ def paired_gain(mine, theirs, settings) -> dict:
     both = [s for s in mine if s in theirs and None not in (mine[s], theirs[s])]
     gained = np.array([mine[subject] - theirs[subject] for subject in both])
     low, high, _ = interval(
-        gained, (-2, 2), settings["confidence"], settings["bootstrap"], np.random.default_rng(0)
+        gained,
+        (-np.inf, np.inf),
+        settings["confidence"],
+        settings["bootstrap"],
+        np.random.default_rng(0),
     )
     return {
         "difference": gained.mean() if both else np.nan,
@@ -176,10 +208,14 @@ def _rank(member):
 
 
 def _scored(scores):
-    """The first metric of an experiment, its AUC and its flags."""
+    """The first metric of an experiment, what stands beside it, and its flags."""
     first = scores["metrics"][0]
-    auc = next((row["value"] for row in scores["metrics"] if row["metric"] == "auc"), None)
-    return {**{key: first[key] for key in SCORE}, "auc": auc, "flags": scores["flags"]}
+    beside = [
+        {key: row[key] for key in ("metric", "value", "difference")}
+        for row in scores["metrics"]
+        if row["metric"] in BESIDE
+    ]
+    return {**{key: first[key] for key in SCORE}, "beside": beside, "flags": scores["flags"]}
 
 
 # ---- reading ---------------------------------------------------------------------------
@@ -188,16 +224,16 @@ def _scored(scores):
 def load(features, y) -> tuple[pd.DataFrame, list[np.ndarray], list[dict]]:
     """The rows that all stores hold and none excludes, at most `ROWS`, by name.
 
-    Where there are more, the share of every subject and state is kept.
+    Where there are more, the share of every subject and state is kept. Numbers have no states.
 
     Args:
         features: for each space and each source side by side in it, the paths of the stores.
-        y: paths of the label stores.
+        y: paths of the stores of labels or numbers.
 
     Returns:
-        (table with subject, scan and state, n rows; for each space float32 (n, d), None if it
-        has no sources; for each space dim, d, and what the headers say of its weights, a text,
-        and of its precision, a list).
+        (table with subject, scan, onset, start, stop and state, n rows; for each space float32
+        (n, d), None if it has no sources; for each space dim, d, and what the headers say of its
+        weights, a text, and of its precision, a list).
 
     Raises:
         InputError: fewer than 4 such rows.
@@ -209,9 +245,13 @@ def load(features, y) -> tuple[pd.DataFrame, list[np.ndarray], list[dict]]:
     at = store.align(*tables)
     excluded = [t["exclude"].to_numpy(str)[i] != "" for t, i in zip(tables, at, strict=True)]
     usable = at[0][~np.logical_or.reduce(excluded)]
-    table = labels.table.iloc[usable][["subject", "scan"]].copy()
-    classes = np.array(labels.header["classes"])
-    table["state"] = classes[labels.array[usable].astype(int)]
+    table = labels.table.iloc[usable][["subject", "scan", "onset"]].copy()
+    for column, furthest in (("start", np.minimum), ("stop", np.maximum)):
+        seconds = [t[column].to_numpy()[i] for t, i in zip(tables, at, strict=True)]
+        table[column] = furthest.reduce(seconds)[~np.logical_or.reduce(excluded)]
+    table["state"] = NO_STATE
+    if "classes" in labels.header:
+        table["state"] = np.array(labels.header["classes"])[labels.array[usable].astype(int)]
     table = table.iloc[stratified(table["subject"] + "/" + table["state"], ROWS)]
     spaces = [_side_by_side(space, table.index) for space in stores]
     spaced = [space for space in spaces if space is not None]
@@ -276,9 +316,10 @@ def separability(space, table) -> dict:
         that carry the row's own label, and of all rows that could have been among them.
         NaN where there is nothing to tell apart, or no space.
     """
+    nowhere = (np.nan, np.nan)
     if space is None:
         nothing = dict.fromkeys(("state", "state_within", "subject"), np.nan)
-        return {"silhouette": nothing, "purity": dict.fromkeys(("state", "subject"), (np.nan,) * 2)}
+        return {"silhouette": nothing, "purity": dict.fromkeys(("state", "subject"), nowhere)}
     x = standardised(space)
     state, subject = (table[key].to_numpy(str) for key in ("state", "subject"))
     scan = (table["subject"] + "/" + table["scan"]).to_numpy(str)
@@ -292,7 +333,7 @@ def separability(space, table) -> dict:
             "subject": silhouette(x, subject),
         },
         "purity": {
-            "state": purity(x, state, own=scan, k=NEIGHBOURS),
+            "state": purity(x, state, own=scan, k=NEIGHBOURS) if len({*state}) > 1 else nowhere,
             "subject": purity(x, subject, k=NEIGHBOURS),
         },
     }

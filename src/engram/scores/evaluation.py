@@ -26,8 +26,9 @@ def evaluate(predictions, baseline, x, scores, spec):
         predictions: path of the store that training wrote.
         baseline: paths of the predictions to compare with: one or none.
         x: {source: paths} of the input stores, where the task asks what they know.
-        scores: path to write: experiment, task, generalises_to, flags, sources, targets, runs,
-            baseline (its name), sample, metrics, warnings, and what is particular to the task.
+        scores: path to write: experiment, task, generalises_to, flags, sources, inputs (what is
+            missing in the rows of a source or was converted, in words), targets, runs, baseline
+            (its name), sample, metrics, warnings, and what is particular to the task.
 
             Of a metric: value; low and high, the ends of its 95 % interval, and what kind that
             is; chance, the mean of the score under its null, and p against that; control, what
@@ -44,7 +45,7 @@ def evaluate(predictions, baseline, x, scores, spec):
     header = store.open(predictions).header
     result = {
         **{key: spec[key] for key in ("experiment", "task", "generalises_to", "baseline")},
-        **{key: header[key] for key in ("flags", "sources", "targets", "runs")},
+        **{key: header[key] for key in ("flags", "sources", "inputs", "targets", "runs")},
         **task.score(predictions, baseline, x, spec),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]

@@ -24,6 +24,8 @@ from engram.planning import components
 from engram.store import Rows
 from engram.training import of_view
 
+SHOWN = 5  # names of missing channels in a sentence
+
 
 def train(x, y, model, predictions, latents, spec, made_by, device):
     """Stage `train`: every fold and every run of one experiment.
@@ -56,6 +58,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "excluded": excluded,
         "flags": flags.ordered([*_flags(x, y, task), *_of_split(spec), *fits[0].flags]),
         "sources": task.sources,
+        "inputs": _inputs(x),
         "targets": [*y],
         "chosen": _chosen(fits, best, task.folds, candidates),
         "curves": _curves(fits, best, task.folds),
@@ -122,9 +125,27 @@ def _flags(x, y, task):
     seen = [header.get("seen", ()) for header in [*of_x, *of_y]]
     if any(isinstance(one, str) or tested.intersection(one) for one in seen):
         yield "seen"
+    if any(of_view(header, "missing") or header.get("input", {}).get("missing") for header in of_x):
+        yield "incomplete"
     eeg = any(of_view(header, "modality") == "eeg" for header in of_x)
     if eeg and any(header.get("derived_from") == "eeg" for header in of_y):
         yield "circular"
+
+
+def _inputs(x):
+    """What is missing in the rows of each source and what was converted, sentences by source."""
+    headers = {source: store.open(paths[0]).header for source, paths in x.items()}
+    return {source: said for source, header in headers.items() if (said := [*_said(header)])}
+
+
+def _said(header):
+    counted = header.get("input", {})
+    there, of = counted.get("coverage") or of_view(header, "coverage") or (0, 0)
+    missing = counted.get("missing") or of_view(header, "missing")
+    if there < of:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        yield f"{there} of {of} channels, without {', '.join(missing[:SHOWN])}{more}"
+    yield from counted.get("converted", ())
 
 
 def _of_split(spec):

@@ -30,7 +30,8 @@ def render(recordings, view, spec, made_by):
     """Stage `render`: write the rows of one unit in one view.
 
     The store has the component's array, table and header; the table also has a column
-    `digest`, by which equal rows are found, and the header the provenance.
+    `digest`, by which equal rows are found, and the header the provenance and whether a `row` is
+    a window or a whole scan.
 
     Args:
         recordings: list of Recording, Trials or Stimuli, all of one unit.
@@ -54,6 +55,8 @@ def render(recordings, view, spec, made_by):
         parts.append(_without_bad(recording, rows))
         _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
     header = parts[0].header | {"made_by": made_by}
+    if spec["windows"]:
+        header["row"] = "scan" if spec["windows"] == WHOLE else "window"
     store.write(
         view,
         *(

@@ -9,6 +9,7 @@ from engram.recording import Stimuli
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "text"
 OF = Stimuli
 
 COLUMNS = ("split", "concept", "caption")
@@ -16,7 +17,14 @@ COLUMNS = ("split", "concept", "caption")
 
 @dataclass(frozen=True)
 class Options:
-    """Options; there are none."""
+    """Options.
+
+    Attributes:
+        every: where a photograph has several captions, all of them, one a line, instead of the
+            first.
+    """
+
+    every: bool = False
 
 
 def render(stimuli, windows, options) -> Rows:
@@ -34,10 +42,18 @@ def render(stimuli, windows, options) -> Rows:
         raise InputError(
             f"{stimuli.name}: this dataset has no captions of its photographs; choose another view"
         )
-    texts = stimuli.table["caption"].fillna("").astype(str).str.strip()
+    several = options.every and "captions" in stimuli.table
+    texts = stimuli.table["captions" if several else "caption"].fillna("").astype(str).str.strip()
     encoded = np.array([text.encode() for text in texts], bytes)
     table = stimuli.table[[c for c in COLUMNS if c in stimuli.table]].assign(
         caption=texts, exclude=np.where(texts == "", "no caption", "")
     )
-    header = {"what": "text", "axes": 1, "encoding": "UTF-8", **stimuli.origin}
+    header = {
+        "what": GIVES,
+        "axes": 1,
+        "modality": "text",
+        "encoding": "UTF-8",
+        "captions": "all, one a line" if several else "the first",
+        **stimuli.origin,
+    }
     return Rows(encoded.view(np.uint8).reshape(len(texts), encoded.itemsize), table, header)

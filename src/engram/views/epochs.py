@@ -15,6 +15,7 @@ from engram.recording import Trials
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "epochs"
 OF = Trials
 
 BLOCK = 64 << 20  # bytes of trials read at once
@@ -172,7 +173,7 @@ def _table(trials, counts, rows, clipped, flat):
 
 def _header(trials, times, options):
     return {
-        "what": "epochs",
+        "what": GIVES,
         "axes": 2,
         "sfreq": trials.sfreq,
         "channels": list(options.channels or trials.order),

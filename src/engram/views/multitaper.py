@@ -25,6 +25,7 @@ from engram.signals import image, multitaper, quality
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "spectrogram"
 
 PERCENTILES = (5, 98)  # limits of a scan under `limits: recording`
 EPSILON = 1e-6  # steps
@@ -292,7 +293,7 @@ def _header(recording, signal, freqs, grid, limits, options):
         unit = f"0 to 1: {PERCENTILES[0]}th to {PERCENTILES[1]}th percentile of the scan in {unit}"
     size = round(grid.support * signal.sfreq)
     return {
-        "what": "spectrogram",
+        "what": GIVES,
         "axes": 2,
         "modality": options.signal,
         "regions": options.regions,

@@ -8,6 +8,7 @@ from engram.errors import InputError
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "picture"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def render(recording, windows, options) -> Rows:
     step = _whole(windows.step / seconds, recording, "step")
     cut = np.stack([pixels[:, :, i * step : i * step + width] for i in range(len(table))])
     header = {
-        "what": "picture",
+        "what": GIVES,
         "axes": 3,
         "modality": options.modality,
+        "unit": "sRGB",
         "regions": options.regions,
         "seconds_per_column": seconds,
         **recording.origin,

@@ -8,7 +8,6 @@ the scan, cut, standardised over the window.  A whole scan is a row where the da
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -16,11 +15,12 @@ from scipy import signal as filters
 
 from engram.errors import InputError
 from engram.readers import atlases
+from engram.signals.series import resampled, standardized
 from engram.store import Rows
 
 DEVICE = "cpu"
+GIVES = "timeseries"
 
-EPSILON = 1e-8  # beside a standard deviation
 SETTLED = 0.01  # of its largest value, below which a filter's response is over
 
 
@@ -35,6 +35,8 @@ class Options:
             recording. Regions are found by name, parcels of Schaefer by those of either order.
         coverage: share of `regions` that a recording has to have; those that it lacks are zero,
             and `missing` in the header names them.
+        without: regions that are missing in every scan of the view, as some scan lacks them: all
+            rows of an experiment have to lack the same.
         tr: s between frames, to which a recording of another TR is resampled; null keeps that.
         resampling: `linear` and `nearest` take the value between or beside two frames, without a
             filter: frequencies that the new TR cannot hold fold over, unless `band` removed them;
@@ -52,6 +54,7 @@ class Options:
     signal: str = "fmri"
     regions: list[str] | None = None
     coverage: float = 1.0
+    without: list[str] | None = None
     tr: float | None = None
     resampling: Literal["linear", "nearest", "polyphase"] = "polyphase"
     band: tuple[float, float] | None = None
@@ -94,7 +97,7 @@ def _render(recording, windows, options):
     names, at = _arranged(series.channels, options)
     present = at >= 0
     data, reach = _filtered(series.data[at[present]].astype(np.float64), series.sfreq, options)
-    data, sfreq = _resampled(data, series.sfreq, options)
+    data, sfreq = resampled(data, series.sfreq, options.tr, options.resampling)
     if options.standardize == "scan":
         data = standardized(data)
     first, frames = _frames(recording, windows, series, sfreq, data.shape[1])
@@ -113,11 +116,6 @@ def _render(recording, windows, options):
     return Rows(array, table, _header(recording, series, names, present, sfreq, length, options))
 
 
-def standardized(data) -> np.ndarray:
-    """Each region minus its mean, divided by its (population) standard deviation, (roi, time)."""
-    return (data - data.mean(-1, keepdims=True)) / (data.std(-1, keepdims=True) + EPSILON)
-
-
 def _check(options):
     if not 0 < options.coverage <= 1:
         raise InputError(f"coverage: {options.coverage:g} is not a share, above 0 and at most 1")
@@ -130,12 +128,13 @@ def _check(options):
 def _arranged(present, options):
     """Names of the rows, and the position of each in the recording, -1 where it is missing."""
     if options.regions is None:
-        return present, np.arange(len(present))
+        return present, _but_for(options.without, present, np.arange(len(present)))
     names = atlases.named(options.regions)
     known = {atlases.same(name): i for i, name in enumerate(present)}
     if len(known) < len(present):
         raise InputError("two of the regions of the recording are one parcel; leave one out")
     at = np.array([known.get(atlases.same(name), -1) for name in names])
+    at = _but_for(options.without, names, at)
     there = int((at >= 0).sum())
     if there < max(1, options.coverage * len(names) - 1e-9):
         missing = next(name for name, i in zip(names, at, strict=True) if i < 0)
@@ -147,6 +146,17 @@ def _arranged(present, options):
             f"{options.coverage:g}, to take missing ones as zero"
         )
     return names, at
+
+
+def _but_for(without, names, at):
+    """Positions of regions, -1 for those that no row shall hold."""
+    held = [atlases.same(name) for name in names]
+    left_out = {atlases.same(name): name for name in without or ()}
+    if unknown := [name for one, name in left_out.items() if one not in held]:
+        raise InputError(
+            f"without: {unknown[0]!r} is none of the regions of the view; leave it out there"
+        )
+    return np.where([one in left_out for one in held], -1, at)
 
 
 def _filtered(data, sfreq, options):
@@ -179,28 +189,6 @@ def _reach(sections, sfreq, low):
     return float((alive[-1] - half) / sfreq)
 
 
-def _resampled(data, sfreq, options):
-    """The data at the TR of the view, and its rate in Hz."""
-    if options.tr is None or abs(options.tr * sfreq - 1) < 1e-6:
-        return data, sfreq
-    step = options.tr * sfreq  # frames of the recording between two of the view
-    n = int(data.shape[1] / step + 1e-9)
-    if n < 2:
-        raise InputError(f"{data.shape[1]} frames of {1 / sfreq:g} s are too few at {options.tr} s")
-    if options.resampling == "polyphase":
-        ratio = Fraction(step).limit_denominator(1000)
-        data = filters.resample_poly(
-            data, ratio.denominator, ratio.numerator, axis=-1, padtype="line"
-        )
-        return data[:, :n], 1 / options.tr
-    at = np.minimum(np.arange(n) * step, data.shape[1] - 1)
-    if options.resampling == "nearest":
-        return data[:, np.floor(at + 0.5).astype(int)], 1 / options.tr
-    before = np.minimum(at.astype(int), data.shape[1] - 2)
-    share = at - before
-    return data[:, before] * (1 - share) + data[:, before + 1] * share, 1 / options.tr
-
-
 def _frames(recording, windows, series, sfreq, there):
     """First frame of each window, and how many frames a window has."""
     first = np.round((windows.onsets(recording) - series.start) * sfreq).astype(int)
@@ -216,10 +204,10 @@ def _frames(recording, windows, series, sfreq, there):
 
 
 def _header(recording, series, names, present, sfreq, length, options):
-    over = {"scan": "scan", "window": "row"}.get(options.standardize)
+    over = {"scan": "scan", "window": "row", "off": "none"}[options.standardize]
     source_tr = round(1 / series.sfreq, 9)
     return {
-        "what": "timeseries",
+        "what": GIVES,
         "axes": 2,
         "modality": options.signal,
         "channels": list(names),
@@ -228,8 +216,8 @@ def _header(recording, series, names, present, sfreq, length, options):
         "tr": round(1 / sfreq, 9),
         "sfreq": sfreq,
         "frames": length,
-        "unit": series.unit if over is None else "z",
-        "normalisation": f"z-score, each region over its {over}" if over else "none",
+        "unit": series.unit if over == "none" else "z",
+        "normalisation": over,
         "band": list(options.band) if options.band else None,
         "resampled": None
         if abs(source_tr * sfreq - 1) < 1e-6

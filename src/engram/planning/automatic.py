@@ -1,0 +1,174 @@
+"""Rows that a study gets without naming them: what a model of series of regions has to beat.
+
+No published model of fMRI clearly beats functional connectivity, and one that does not beat its own
+architecture with random weights has learnt nothing.  Whoever runs such a model sees both beside it.
+Standard library only, like `engram.planning.plan`.
+"""
+
+from engram.planning import components
+from engram.planning.plan import Plan
+
+#: By the kind of the view, the kinds of backbones that stand beside each model of its rows.
+BASELINES = {"timeseries": ("connectome", "roi_statistics", "identity")}
+
+#: What these rows are called.
+TITLES = {
+    "connectome": "Functional connectivity",
+    "roi_statistics": "Statistics of regions",
+    "identity": "Series, principal components",
+}
+
+#: The baseline that is too wide for most heads, and the head that it has in place of the model's.
+WIDE = "identity"
+REDUCED = ("linear_pca", {"kind": "linear", "components": 100})
+
+#: Tasks whose experiments get such rows.
+TASKS = ("classes", "values")
+
+
+def completed(config) -> dict:
+    """A configuration with the baselines and the random twins of its models beside them.
+
+    Comparisons that are made and experiments that are shown get them, under `automatic` by name,
+    each only where no row of the same data, view and target has a backbone of that kind yet.  With
+    `automatic_baselines: false` nothing is added.
+
+    Args:
+        config: the merged configuration, checked; it is not changed.
+    """
+    if not config.get("automatic_baselines", True):
+        return config
+    config = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in config.items()
+    }
+    for comparison in config.get("compare", []):
+        _complete_comparison(config, comparison)
+    for experiment in Plan(config).shown():
+        _complete_experiment(config, experiment)
+    return config
+
+
+def _complete_comparison(config, name):
+    plan, this = Plan(config), config["comparisons"][name]
+    first = next(iter(plan.members(name)))
+    views = [source.partition("/")[0] for source in plan.sources(first)]
+    models = [one for one in this["backbones"] if _is_model(plan, one)]
+    if not models or plan.task(first) not in TASKS or not _of_series(plan, views):
+        return
+    there = [s.partition("/")[2] for one in plan.compared_sources(name) for s in plan.sources(one)]
+    there = [backbone for backbone in there if backbone]
+    missing = _missing(plan, views[0], there)
+    added = [_backbone(config, kind) for kind in missing if kind != WIDE]
+    added += [_twin(config, one) for one in models if _lacks_twin(plan, one, there)]
+    automatic = [f"{name}-{backbone}" for backbone in added]
+    this = {**this, "backbones": [*this["backbones"], *dict.fromkeys(added)]}
+    if WIDE in missing:
+        keys = ("dataset", "y", "baseline", "folds", "seeds")
+        guest = _free(f"{name}-{WIDE}", plan.known)
+        config["experiments"][guest] = _reduced(
+            config,
+            {key: this[key] for key in keys if key in this}
+            | {"x": plan.seen_by(_backbone(config, WIDE), this["view"])},
+        )
+        this["experiments"] = [*this.get("experiments", []), guest]
+        automatic.append(guest)
+    if automatic:
+        config["comparisons"][name] = this | {"automatic": automatic}
+
+
+def _complete_experiment(config, name):
+    plan, this = Plan(config), config["experiments"].get(name)
+    if this is None or plan.task(name) not in TASKS:
+        return
+    for view, _, model in (source.partition("/") for source in plan.sources(name)):
+        if not model or not _is_model(plan, model) or not _of_series(plan, [view]):
+            continue
+        there = _beside(plan, this, view)
+        rows = [_backbone(config, kind) for kind in _missing(plan, view, there)]
+        rows += [_twin(config, model)] if _lacks_twin(plan, model, there) else []
+        for backbone in rows:
+            title = Plan(config).backbone_title(backbone)
+            row = {**this, "x": f"{view}/{backbone}", "title": title, "automatic": True}
+            wide = config["backbones"][backbone].get("kind") == WIDE
+            added = _free(f"{name}-{backbone}", Plan(config).known)
+            config["experiments"][added] = _reduced(config, row) if wide else row
+            config["run"] = [*config["run"], added]
+
+
+def _reduced(config, experiment):
+    """An experiment whose inputs are reduced in each fold, and marked as automatic."""
+    head, options = REDUCED
+    config["heads"].setdefault(head, options)
+    return {**experiment, "head": head, "title": TITLES[WIDE], "automatic": True}
+
+
+def _beside(plan, this, view):
+    """Backbones over the view in all experiments shown on the same data with the same target."""
+    alike = [
+        one for one in plan.shown()
+        if all(plan.known[one][key] == this[key] for key in ("dataset", "y"))
+    ]  # fmt: skip
+    sources = [source.partition("/") for one in alike for source in plan.sources(one)]
+    return [backbone for of, _, backbone in sources if of == view and backbone]
+
+
+def _of_series(plan, views):
+    """Whether all views are of one kind, for which there are baselines."""
+    kinds = {plan.kind_of_view(view) for view in views}
+    return len(kinds) == 1 and kinds <= set(BASELINES)
+
+
+def _missing(plan, view, there):
+    """Kinds of baselines that a model of the view lacks beside the backbones `there`."""
+    kinds = {plan.backbone(one)["kind"] for one in there}
+    return [kind for kind in BASELINES[plan.kind_of_view(view)] if kind not in kinds]
+
+
+def _is_model(plan, backbone):
+    return "weights" in components.fields("backbones", plan.backbone(backbone)["kind"])
+
+
+def _lacks_twin(plan, backbone, there):
+    """Whether it has published weights and none of `there` is the same with random ones."""
+    if plan.draws(backbone):
+        return False
+    return not any(plan.draws(one) and _alike(plan, one, backbone) for one in there)
+
+
+def _alike(plan, one, other):
+    return _bare(plan, one) == _bare(plan, other)
+
+
+def _bare(plan, backbone):
+    """What a backbone is, whatever its weights are."""
+    spec = plan.backbone(backbone)
+    skipped = ("weights", "seed", "title", "like", "checkpoint")
+    return {key: spec[key] for key in spec if key not in skipped}
+
+
+def _backbone(config, kind):
+    """The backbone that is of a kind and nothing else; one is added where there is none."""
+    for name, spec in config["backbones"].items():
+        if {key: spec[key] for key in spec if key != "title"} == {"kind": kind}:
+            config["backbones"][name] = {"title": TITLES[kind], **spec}
+            return name
+    name = _free(kind, config["backbones"])
+    config["backbones"][name] = {"kind": kind, "title": TITLES[kind]}
+    return name
+
+
+def _twin(config, backbone):
+    plan = Plan(config)
+    for name in config["backbones"]:
+        if plan.draws(name) and _alike(plan, name, backbone):
+            return name
+    name = _free(f"{backbone}_random", config["backbones"])
+    title = f"{plan.backbone_title(backbone)}, random weights"
+    config["backbones"][name] = {"like": backbone, "weights": "random", "title": title}
+    return name
+
+
+def _free(name, taken):
+    while name in taken:
+        name += "_"
+    return name

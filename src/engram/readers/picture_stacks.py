@@ -1,0 +1,59 @@
+"""Pictures that lie in an HDF5 file as one array, as those of the Natural Scenes Dataset do."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from engram.errors import InputError
+
+SUFFIXES = (".hdf5", ".h5")
+
+
+class Stack:
+    """An open file, of which one picture at a time is read.
+
+    Args:
+        path: HDF5 file with datasets uint8 (n, height, width, 3), RGB.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __enter__(self):
+        try:
+            self.file = h5py.File(self.path, "r", locking=False)
+        except OSError as error:
+            raise self._unreadable("the file", error) from None
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def picture(self, member, name) -> Image.Image:
+        """A picture, RGB.
+
+        Args:
+            member: `dataset/row`.
+            name: for messages.
+
+        Raises:
+            InputError: there is no such dataset or row, it holds no RGB pictures of 8 bits, or it
+                is damaged.
+        """
+        dataset, _, row = member.rpartition("/")
+        try:
+            pixels = self.file[dataset][int(row)]
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            raise self._unreadable(f"{name} ({member})", error) from None
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise InputError(
+                f"{self.path}: `{dataset}` holds {pixels.dtype} {pixels.shape} a row, not uint8 RGB"
+                " (height, width, 3); name the file that the dataset publishes"
+            )
+        return Image.fromarray(pixels)
+
+    def _unreadable(self, what, error):
+        told = " ".join(str(error).split())
+        return InputError(f"{self.path}: {what} cannot be read ({told}); fetch the file again")
