@@ -66,11 +66,11 @@ def autocast(device, bf16):
 def view_of(kind):
     from engram.readers import atlases
 
-    model = MODELS[kind]
+    names = [*atlases.named(MODELS[kind]["regions"])]
     return {
-        "what": "timeseries", "axes": 2, "channels": [*atlases.named(model["regions"])],
-        "missing": [], "frames": model["row"], "modality": "fmri", "tr": 2.0, "sfreq": 0.5,
-        "unit": "z", "band": [0.01, 0.1], "normalisation": "scan", "simulated": True,
+        "what": "timeseries", "axes": 2, "channels": names, "missing": [],
+        "coverage": [len(names)] * 2, "frames": MODELS[kind]["row"], "modality": "fmri", "tr": 2.0,
+        "sfreq": 0.5, "unit": "z", "band": [0.01, 0.1], "normalisation": "scan", "simulated": True,
     }  # fmt: skip
 
 

@@ -285,6 +285,7 @@ def test_training_lowers_the_loss_and_keeps_tokens_apart():
     ("options", "message"),
     [
         ({"faithful": True}, "of 10 windows, not of 3"),
+        ({"masks_batch": 0}, "masks_batch is 0"),
         ({"predictor_width": 10}, "predictor_width 10 does not divide"),
         ({"alpha_regions": (0.5, 1.5)}, r"alpha_regions: \[0.5, 1.5\]"),
         ({"beta_windows": (0.4, 0.2)}, "beta_windows"),

@@ -256,6 +256,8 @@ class Masks:
                 low, high = getattr(options, f"{block}_{axis}")
                 if not 0 <= low <= high <= 1:
                     raise InputError(f"jepa: {block}_{axis}: [{low}, {high}] are no shares")
+        if options.masks_batch < 1:
+            raise InputError(f"jepa: masks_batch is {options.masks_batch}; it must be at least 1")
         if options.faithful and windows != FAITHFUL_WINDOWS:
             raise InputError(
                 f"jepa: faithful masks are those of {FAITHFUL_WINDOWS} windows, not of {windows}; "
