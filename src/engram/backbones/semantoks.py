@@ -61,6 +61,10 @@ TAKES = {
 }
 
 
+#: Options that say how it is used, not what it learns; see `engram.planning.pretraining`.
+OF_USE = ("model", "crops", "average")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(backbone.Options):
     """Options.

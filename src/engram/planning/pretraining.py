@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.planning import provenance
+from engram.planning import components, provenance
 from engram.planning.kept import kept
 
 #: Keys of `pretrain` that the plan reads; all others are options of the objective.
 PRETRAIN_KEYS = ("objective", "view", "datasets", "subjects", "keep", "processes", "launch")
 
-#: Options of a backbone that say how it is used, not what it learns.
+#: Options of every backbone that say how it is used, not what it learns; a kind may name more.
 OF_USE = ("weights", "prefix", "layer", "pooling", "dim", "batch", "precision", "dtype")
 
 #: What published weights were pretrained on: checkpoint, name of the data, where that is said.
@@ -78,7 +78,8 @@ class Pretraining:
     def _asked(self, backbone):
         """What the weights of a backbone depend on, its own names apart."""
         options = self._options("backbones", backbone)
-        model = {key: options[key] for key in options if key not in OF_USE}
+        own = components.constant(f"engram.backbones.{options['kind']}", "OF_USE") or ()
+        model = {key: options[key] for key in options if key not in (*OF_USE, *own)}
         return model, self._pretrain(backbone), self.backbone(backbone).get("takes")
 
     def _pretrain_spec(self, backbone):
