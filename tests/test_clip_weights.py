@@ -50,12 +50,10 @@ def drawn(make, seed=3):
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow():
-    """These models are built with three layers of twelve; the others are of the same kind."""
+    """ViT-B/32 is built with three layers of twelve; the others are of the same kind."""
     with pytest.MonkeyPatch.context() as patch:
-        configurations = open_clip.factory._MODEL_CONFIGS
-        patch.setitem(configurations[VIT]["vision_cfg"], "layers", 3)
-        for model in (VIT, "RN50-quickgelu"):
-            patch.setitem(configurations[model]["text_cfg"], "layers", 3)
+        for tower in ("vision_cfg", "text_cfg"):
+            patch.setitem(open_clip.factory._MODEL_CONFIGS[VIT][tower], "layers", 3)
         yield
 
 

@@ -319,7 +319,7 @@ def test_colours_tell_names_apart(n):
 # ---- the latent map -----------------------------------------------------------------------
 
 
-def clusters(rng, n=60):
+def clusters(rng, n=40):
     """Two clusters of rows, the last ten held out."""
     latent = np.repeat([[5.0, 0, 0], [0, 5, 0]], n // 2, axis=0) + 0.3 * rng.standard_normal((n, 3))
     train = np.arange(n) < n - 10
@@ -328,7 +328,7 @@ def clusters(rng, n=60):
 
 def test_the_map_is_fitted_on_training_rows_alone(rng):
     latent, train = clusters(rng)
-    everyone = np.arange(60)
+    everyone = np.arange(40)
     points, fitted, settings = latent_map.place(latent, train, everyone)
     np.testing.assert_array_equal(fitted, train)
     published = {"n_neighbors": 20, "min_dist": 0.1, "metric": "cosine", "init": "random"}
@@ -339,15 +339,15 @@ def test_the_map_is_fitted_on_training_rows_alone(rng):
     again, _, _ = latent_map.place(elsewhere, train, everyone)
     np.testing.assert_array_equal(again[train], points[train])
     # held-out rows of the second cluster lie nearer to it
-    first, second = points[:30].mean(axis=0), points[30:50].mean(axis=0)
-    distances = [np.linalg.norm(points[50:] - centre, axis=1) for centre in (first, second)]
+    first, second = points[:20].mean(axis=0), points[20:30].mean(axis=0)
+    distances = [np.linalg.norm(points[30:] - centre, axis=1) for centre in (first, second)]
     assert (distances[1] < distances[0]).all()
 
 
 def test_a_map_of_many_rows_is_fitted_on_some_training_rows(rng, monkeypatch):
     latent, train = clusters(rng)
     monkeypatch.setattr(latent_map, "FITTED", 20)
-    _, fitted, settings = latent_map.place(latent, train, np.arange(60))
+    _, fitted, settings = latent_map.place(latent, train, np.arange(40))
     assert fitted.sum() == settings["fitted_rows"] == 20
     assert not fitted[~train].any()
 

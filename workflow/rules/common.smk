@@ -1,3 +1,4 @@
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -80,9 +81,16 @@ def checked_plan():
 plan = checked_plan()
 
 
+def signed(function):
+    """Lay down the signature of a function: Snakemake asks for it at every call."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def spec(stage):
     """Params function: the configuration that a job of `stage` depends on."""
 
+    @signed
     def of_job(wildcards):
         return plan.spec(stage, **wildcards)
 
@@ -93,6 +101,7 @@ def code(stage):
     """Params function: the code that a job of `stage` can run."""
     script = ROOT / f"workflow/scripts/{stage}.py"
 
+    @signed
     def of_job(wildcards):
         return fingerprint(script, plan.modules(stage, **wildcards))
 
@@ -102,6 +111,7 @@ def code(stage):
 def gpu(stage):
     """Resource function: GPUs that a job of `stage` asks for."""
 
+    @signed
     def of_job(wildcards):
         return plan.gpus(stage, **wildcards)
 
@@ -111,50 +121,61 @@ def gpu(stage):
 def growing(megabytes):
     """Resource function: more memory at every attempt."""
 
+    @signed
     def of_attempt(wildcards, attempt):
         return megabytes * attempt
 
     return of_attempt
 
 
+@signed
 def connections(wildcards):
     """Resource function: connections to a publisher that a download makes."""
     return plan.connections(wildcards.shelf, wildcards.name)
 
 
+@signed
 def listed(wildcards):
     """The listing that a download needs first: that of a dataset with a publisher."""
     return plan.listed(wildcards.shelf, wildcards.name)
 
 
+@signed
 def lock(wildcards):
     return plan.lock(wildcards.shelf, wildcards.name)
 
 
+@signed
 def raw_files(wildcards):
     return plan.raw(wildcards.dataset, wildcards.unit)
 
 
+@signed
 def weights(wildcards):
     return plan.weights(wildcards.backbone)
 
 
+@signed
 def x_stores(wildcards):
     return plan.x(wildcards.experiment)
 
 
+@signed
 def y_stores(wildcards):
     return plan.y(wildcards.experiment)
 
 
+@signed
 def probed_stores(wildcards):
     return plan.probed(wildcards.experiment)
 
 
+@signed
 def picture_stores(wildcards):
     return plan.pictures(wildcards.experiment)
 
 
+@signed
 def importance(wildcards):
     return plan.importance(wildcards.experiment)
 
@@ -174,11 +195,13 @@ def drawn(task):
     return paths
 
 
+@signed
 def training_memory(wildcards, attempt):
     """Resource function: what the task says, more at every attempt."""
     return plan.of_task(wildcards.experiment, "MEMORY_MB") * attempt
 
 
+@signed
 def training_time(wildcards):
     return plan.of_task(wildcards.experiment, "RUNTIME")
 
@@ -193,6 +216,7 @@ def page_templates():
     )
 
 
+@signed
 def baseline_predictions(wildcards):
     return plan.baseline_predictions(wildcards.experiment)
 

@@ -44,7 +44,7 @@ VOLUME = (10, 11, 9)
 AFFINE = np.array([[1.8, 0, 0, -9.0], [0, 1.8, 0, -8.1], [0, 0, 1.8, -6.3], [0, 0, 0, 1]])
 CELLS = 2  # along each side of a picture
 DIMENSIONS = 3 * CELLS**2
-WIDTH = 2.58  # standard deviations, of the interval that is predicted
+WIDTH = 3  # standard deviations, of the interval that is predicted
 SILENT = 0.1  # share of the voxels that hear nothing of the pictures
 ALPHAS = tuple(10 ** (i / 2) for i in range(-2, 13))  # of ridge regression in `predicted`
 
@@ -418,9 +418,8 @@ def predicted(unit, sessions, options, draws=60) -> dict:
     Returns:
         For `r2`, the mean over the 12 components of 1 - squared error / squared distance from the
         training mean, and `two_way`, the share of pairs in which the prediction correlates more
-        with the code of its own image: the means `ridge` and `known`, `low`, 2.58 standard
-        deviations over subjects below ridge, and `high`, as many above known: one subject in 200
-        lies beyond either, if these were normal.
+        with the code of its own image: the means `ridge` and `known`, `low`, three standard
+        deviations over subjects below ridge, and `high`, as many above known.
     """
     return _predicted(unit, sessions, _key(options), draws)
 

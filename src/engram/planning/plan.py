@@ -250,7 +250,11 @@ class Plan(RawFiles, Comparisons):
 
     def spec(self, stage, **names) -> dict:
         """The part of the configuration that one job depends on, canonical, and no more."""
-        return _canonical(getattr(self, f"_{stage}_spec")(**names))
+        return self._spec(stage, tuple(sorted(names.items())))
+
+    @kept
+    def _spec(self, stage, names):
+        return _canonical(getattr(self, f"_{stage}_spec")(**dict(names)))
 
     def _listing_spec(self, dataset):
         this = self.config["datasets"][dataset]
