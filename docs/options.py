@@ -42,13 +42,14 @@ def tables() -> str:
         section("`experiments.<name>`", from_schema(experiments)),
         section("`checkpoints.<name>`", from_schema(checkpoints)),
         section("`backbones.<name>`, of every kind", from_schema(backbones)),
+        section("`backbones.<name>.pretrain`", from_schema(backbones["pretrain"]["properties"])),
         contract(backbones["takes"]["properties"]),
         section("`datasets.<name>.source`", from_schema(schema["$defs"]["source"]["properties"])),
         section("`comparisons.<name>`", from_schema(comparisons)),
         section("`evaluation`", from_schema(evaluation)),
         section("`tracking.wandb`", from_schema(tracking)),
     ]
-    for family in plan.FAMILIES:
+    for family in (*plan.FAMILIES, "objectives"):
         for kind in components.kinds(family):
             sections += from_options(f"`{family}`, kind `{kind}`", family, kind)
     return "\n".join(dict.fromkeys(sections))
@@ -150,6 +151,13 @@ def editor() -> dict:
     A study is an overlay: it may give any part of what the whole has to have.
     """
     schema = _without_required(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    pretrain = schema["$defs"]["backbones"]["additionalProperties"]["properties"]["pretrain"]
+    pretrain["properties"] |= {
+        key: facts
+        for kind in components.kinds("objectives")
+        for key, facts in options_schema("objectives", kind).items()
+    }
+    pretrain["additionalProperties"] = False
     for family in plan.FAMILIES:
         found = schema["$defs"]["backbones" if family == "backbones" else "components"]
         common = found["additionalProperties"]["properties"]

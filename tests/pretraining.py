@@ -137,8 +137,12 @@ def register():
     def component(family, kind):
         return COMPONENTS[family] if kind == "tiny" else found(family, kind)
 
-    components.component = component
-    return found
+    taken = components.taken
+
+    def takes(spec):
+        return ({"timeseries": []}, {}) if spec["backbone"]["kind"] == "tiny" else taken(spec)
+
+    components.component, components.taken = component, takes
 
 
 def cohort(path, subjects, frames=60, seed=0, **header):

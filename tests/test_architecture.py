@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engram.planning import provenance
+from engram.planning import components, provenance
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/engram"
@@ -76,7 +76,7 @@ def test_a_stage_is_one_word():
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     assert scripts == environments
     for name in scripts:
-        assert f"rule {name}:" in rules or f'f"{name}_{{task}}"' in rules
+        assert f"rule {name}:" in rules or f'f"{name}_{{' in rules
         assert f'"../scripts/{name}.py"' in rules
 
 
@@ -262,7 +262,11 @@ def test_environments_hold_what_their_stage_imports():
     made = [p.stem for p in PACKAGE.glob("datasets/*.py") if "\ndef make(" in p.read_text()]
     families = {"listing": ["sources"], "download": ["sources", *(f"datasets/{s}" for s in made)]}
     families |= {"render": ["datasets", "views"], "extract": ["backbones", "frozen"]}
-    families |= {"train": ["tasks", "heads"], "occlude": ["tasks", "heads"]}
+    kinds = components.kinds("objectives")
+    learnt = [components.constant(f"engram.objectives.{kind}", "BACKBONE") for kind in kinds]
+    families |= {"pretrain": ["objectives", "frozen", *(f"backbones/{kind}" for kind in learnt)]}
+    families |= {"train": ["tasks", "heads", "backbones", "frozen"]}
+    families |= {"occlude": ["tasks", "heads"]}
     tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
     families |= {"evaluate": [f"scores/{task}" for task in tasks]}
     families |= {"plot": [f"figures/{task}" for task in tasks]}

@@ -16,7 +16,7 @@ from toy import CLASSES, IMAGES, QUICK, features, images, labels, table
 from engram import splits, training
 from engram.errors import InputError
 from engram.heads import adapter, cnn, forest, linear
-from engram.planning.components import constant, defaults, hyperparameters, kinds, options
+from engram.planning.components import constant, defaults, fields, hyperparameters, kinds, options
 from engram.training import Run, Task, stacked
 
 #: Heads that learn labels; those that learn pictures are tested in test_pairs.py.
@@ -27,7 +27,7 @@ def task(kind="adapter", seeds=2, how="leave_one_subject_out", **kwargs):
     facts = table()
     y = labels(facts).astype(int)
     x, header = features(facts, y, **kwargs), {"what": "features"}
-    if kind == "cnn":
+    if kind in ("cnn", "finetune"):
         x, header = images(y), IMAGES
     shifted = splits.circular_shift(y, facts, np.random.default_rng(0))
     runs = [*(Run(s, False, y) for s in range(seeds)), Run(0, True, shifted)]
@@ -64,7 +64,9 @@ def test_a_head_learns_what_is_there_and_nothing_from_shifted_labels(kind):
 
 @pytest.mark.parametrize("kind", kinds("heads"))
 def test_defaults_are_read_without_importing_a_head(kind):
-    assert defaults("heads", kind) == asdict(options("heads", {"kind": kind})[1])
+    required = {key: "x" for key, (_, needed) in fields("heads", kind).items() if needed}
+    found = asdict(options("heads", {"kind": kind} | required)[1])
+    assert defaults("heads", kind) | required == found
 
 
 def test_hyperparameters_are_what_was_given_and_every_default():
@@ -82,7 +84,9 @@ def test_hyperparameters_are_what_was_given_and_every_default():
 def test_a_head_gives_the_same_bits_again_and_leaves_its_input_alone(kind):
     this = task(kind)
     before = this.x[0].copy()
-    short = {"epochs": 3} if kind in ("adapter", "cnn") else {}
+    short = {"adapter": {"epochs": 3}, "cnn": {"epochs": 3}, "finetune": {"epochs": 1}}.get(
+        kind, {}
+    )
     one, two = fit(kind, this, **short), fit(kind, this, **short)
     assert one.outputs.tobytes() == two.outputs.tobytes()
     assert one.latent.tobytes() == two.latent.tobytes()

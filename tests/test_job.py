@@ -5,13 +5,14 @@ import platform
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
 
 from engram.errors import InputError
-from engram.job import _first_free, digest
+from engram.job import _free, digest
 
 BODY = """
 import sys
@@ -108,16 +109,18 @@ def test_what_is_printed_after_a_job_does_not_go_to_its_log(run):
     assert (done.log, done.console) == ("inside\n", "after\n")
 
 
-def test_a_gpu_that_another_job_holds_is_passed_over(tmp_path, monkeypatch):
+def test_gpus_that_another_job_holds_are_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    first, held = _first_free(["5", "7"])
-    second, also_held = _first_free(["5", "7"])
-    assert (first, second) == ("5", "7")
-    with pytest.raises(InputError, match=r"every GPU \(5, 7\) is taken"):
-        _first_free(["5", "7"])
-    also_held.close()
-    assert _first_free(["5", "7"])[0] == "7"
-    held.close()
+    with ExitStack() as first, ExitStack() as second, ExitStack() as third:
+        assert _free(["5", "7", "8"], 1, first) == ["5"]
+        assert _free(["5", "7", "8"], 2, second) == ["7", "8"]
+        with pytest.raises(InputError, match="1 GPUs are asked for, but of 5, 7, 8 0 are free"):
+            _free(["5", "7", "8"], 1, third)
+        second.close()
+        with pytest.raises(InputError, match="3 GPUs are asked for, but of 5, 7, 8 2 are free"):
+            _free(["5", "7", "8"], 3, third)
+        third.close()
+        assert _free(["5", "7", "8"], 1, third) == ["7"]
 
 
 def test_digest_is_what_sha256sum_prints(tmp_path):

@@ -24,7 +24,8 @@ SUBJECTS = [f"sub-{i:02d}" for i in range(1, 22)]
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(components, "component", pretraining.register())
+    monkeypatch.setattr(components, "component", components.component)  # put back afterwards
+    monkeypatch.setattr(components, "taken", components.taken)
     pretraining.register()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

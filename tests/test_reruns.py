@@ -27,7 +27,23 @@ def every_component():
         for head in config["heads"]
         for task in components.constant(f"engram.heads.{head}", "TASKS")
     }
+    trains = [kind for kind in config["backbones"] if is_torch(kind)]
+    config["heads"] |= {f"finetune_{b}": {"kind": "finetune", "backbone": b} for b in trains}
+    config["experiments"] |= {
+        head: {"dataset": "osf", "x": "epochs", "y": "vigall", "head": head}
+        for head in config["heads"]
+        if head.startswith("finetune_")
+    }
+    for kind in components.kinds("objectives"):
+        pretrain = {"objective": kind, "view": "timeseries", "datasets": ["osf"]}
+        backbone = components.constant(f"engram.objectives.{kind}", "BACKBONE")
+        own = {"kind": backbone, "weights": "pretrained", "pretrain": pretrain}
+        config["backbones"][f"{kind}_own"] = own
     return Plan(config)
+
+
+def is_torch(kind):
+    return "precision" in components.fields("backbones", kind)
 
 
 def simulates(kind):
@@ -44,6 +60,7 @@ def jobs():
     for dataset, view in [*((one, "vigall") for one in datasets), *(("osf", one) for one in views)]:
         yield "render", {"dataset": dataset, "unit": "unit", "view": view}
     yield from (("extract", {"backbone": one}) for one in plan.config["backbones"])
+    yield from (("pretrain", {"backbone": one}) for one in plan.pretrained())
     for experiment in plan.known:
         of_task = [stage for stage in OF_TASK if stage != "occlude"]
         of_task += ["occlude"] * plan.of_task(experiment, "OCCLUDED")

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
 
-from engram import splits, store
+from engram import flags, splits, store
 from engram.errors import InputError
 from engram.store import Rows
 from engram.tasks import classes, train
@@ -398,3 +398,15 @@ def test_a_row_names_the_fold_that_tested_it(study, how):
     assert len({fold.name for fold in folds}) == how["n"]
     for fold in folds:
         assert set(table["fold"].iloc[fold.test]) == {fold.name}
+
+
+@pytest.mark.parametrize(
+    ("seen", "flagged"),
+    [(["sub-02"], True), ("UK Biobank", True), (["sub-77"], False), ([], False)],
+)
+def test_subjects_that_weights_have_seen_are_a_flag(study, seen, flagged):
+    header = study.headers["spectrogram/clip"]
+    study.headers["spectrogram/clip"] = header | {"seen": seen}
+    _, predictions, _ = study.train()
+    assert ("seen" in predictions.header["flags"]) == flagged
+    assert flags.inflated(predictions.header["flags"]) == flagged

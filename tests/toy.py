@@ -16,6 +16,20 @@ QUICK = {
     "linear": {"kind": "linear", "c": [0.01, 1.0]},
     "forest": {"kind": "forest", "n_estimators": 20},
     "cnn": {"kind": "cnn", "epochs": 10, "channels": [4, 8], "pool": [2, 2], "batch_size": 16},
+    "probe": {"kind": "probe", "epochs": 20, "lr": [0.1, 0.01]},
+    "finetune": {
+        "kind": "finetune",
+        "backbone": {
+            "backbone": {"kind": "timm", "model": "test_vit.r160_in1k", "size": [32, 32]},
+            "file": None,
+        },
+        "epochs": 4,
+        "batch_size": 16,
+        "lr": 1e-3,
+        "head_lr": 1e-2,
+        "warmup_epochs": 0.5,
+        "precision": "fp32",
+    },
 }
 
 
@@ -50,4 +64,6 @@ def images(y, seed=0):
     return x.astype(np.float16)
 
 
-IMAGES = {"what": "spectrogram", "modality": "eeg", "limits": [-10.0, 10.0]}
+IMAGES = {
+    "what": "spectrogram", "axes": 2, "modality": "eeg", "limits": [-10.0, 10.0], "cmap": "viridis",
+}  # fmt: skip

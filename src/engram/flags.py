@@ -21,7 +21,9 @@ class Flag(NamedTuple):
 FLAGS = {
     "published_protocol": Flag("protocol: published, epoch chosen on test data", "bad", True),
     "leaks": Flag("LEAKS: random windows", "bad", True),
+    "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),
+    "published_probe": Flag("protocol: published probe", "note"),
     "random_weights": Flag("random weights", "warn"),
     "incomplete": Flag("channels missing", "warn"),
     "circular": Flag("labels from the same EEG", "warn"),

@@ -102,29 +102,33 @@ def _logged(log):
 
 @contextlib.contextmanager
 def _device(snakemake):
-    """ "cuda" on the first GPU that no other job of this machine holds, or "cpu"."""
-    gpus = Path("/proc/driver/nvidia/gpus")
-    if not snakemake.resources.get("gpu", 0) or not gpus.is_dir():
+    """ "cuda" on the first GPUs that no other job of this machine holds, or "cpu"."""
+    gpus, wanted = Path("/proc/driver/nvidia/gpus"), snakemake.resources.get("gpu", 0)
+    if not wanted or not gpus.is_dir():
         yield "cpu"
         return
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(i) for i in range(len(list(gpus.iterdir())))]
-    name, lock = _first_free(names)
-    with lock:
-        os.environ["CUDA_VISIBLE_DEVICES"] = name
+    with contextlib.ExitStack() as locks:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_free(names, wanted, locks))
         yield "cuda"
 
 
-def _first_free(names):
+def _free(names, wanted, locks):
+    """The first GPUs that are free, so many, each locked until `locks` are closed."""
+    free = []
     for name in names:
-        lock = open(Path(tempfile.gettempdir()) / f"engram-gpu-{name}.lock", "w")
-        try:
+        lock = locks.enter_context(
+            open(Path(tempfile.gettempdir()) / f"engram-gpu-{name}.lock", "w")
+        )
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return name, lock
-        except BlockingIOError:
-            lock.close()
+            free.append(name)
+        if len(free) == wanted:
+            return free
     raise InputError(
-        f"every GPU ({', '.join(names)}) is taken by another job; lower `gpu` in the profile"
+        f"{wanted} GPUs are asked for, but of {', '.join(names)} {len(free)} are free; lower `gpu` "
+        "in the profile, or `processes` of a pretraining"
     )
 
 

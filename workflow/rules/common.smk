@@ -1,5 +1,6 @@
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -68,9 +69,7 @@ def checked_plan():
         validate(config, str(SCHEMA))
         this = Plan(completed(config))
         check_asked(this, sys.argv[1:])  # Snakemake reads its targets after this
-        for dataset in dict.fromkeys(
-            this.known[e]["dataset"] for e in this.experiments()
-        ):
+        for dataset in this.datasets():
             for unit in (*this.units(dataset), *this.shared(dataset)):
                 this.raw(dataset, unit)
         return this
@@ -156,6 +155,11 @@ def weights(wildcards):
 
 
 @signed
+def pretrain_views(wildcards):
+    return plan.pretrain_views(wildcards.backbone)
+
+
+@signed
 def x_stores(wildcards):
     return plan.x(wildcards.experiment)
 
@@ -163,6 +167,11 @@ def x_stores(wildcards):
 @signed
 def y_stores(wildcards):
     return plan.y(wildcards.experiment)
+
+
+@signed
+def head_weights(wildcards):
+    return plan.head_weights(wildcards.experiment)
 
 
 @signed

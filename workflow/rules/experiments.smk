@@ -2,6 +2,7 @@ rule train:
     input:
         x=x_stores,
         y=y_stores,
+        weights=head_weights,
     output:
         model="results/<study>/models/{experiment}.safetensors",
         predictions="results/<study>/predictions/{experiment}.<store>",

@@ -1,3 +1,36 @@
+for backbone, epochs in plan.pretrained().items():
+
+    rule:
+        name:
+            f"pretrain_{backbone}"
+        input:
+            views=pretrain_views,
+        output:
+            weights="results/weights/{backbone}.safetensors",
+            kept=expand(
+                "results/weights/{{backbone}}/epoch-{epochs}.safetensors",
+                epochs=epochs,
+            ),
+        log:
+            "results/logs/pretrain/{backbone}.log",
+        benchmark:
+            "results/benchmarks/pretrain/{backbone}.tsv"
+        wildcard_constraints:
+            backbone=re.escape(backbone),
+        conda:
+            "../../envs/pretrain.yaml"
+        threads: 8
+        resources:
+            gpu=gpu("pretrain"),
+            mem_mb=growing(16_000),
+            runtime="3d",
+        params:
+            spec=spec("pretrain"),
+            code=code("pretrain"),
+        script:
+            "../scripts/pretrain.py"
+
+
 rule extract:
     input:
         view="results/views/{dataset}/{unit}/{view}.<store>",

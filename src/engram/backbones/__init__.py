@@ -16,6 +16,8 @@ import numpy as np
 
 from engram import store
 from engram.errors import InputError
+from engram.frozen import fitted
+from engram.frozen.seen import subjects_seen
 from engram.planning import components
 from engram.progress import progress
 from engram.store.overlap import Overlap
@@ -40,8 +42,9 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         view: path of the view store.
         weights: path of the weights file; None or empty if the backbone has none.
         features: path of the feature store to write.
-        spec: dict with `backbone`, its `kind` and options; and `takes`, where its rows have to be
-            something else than the `TAKES` of its kind.
+        spec: dict with `backbone`, its `kind` and options; `takes`, where its rows have to be
+            something else than the `TAKES` of its kind; and what tells which subjects the weights
+            have seen, see `engram.frozen.seen`.
         made_by: provenance of the job, for the header.
         device: "cpu" or "cuda".
         cost: path of a JSON file for what the extraction took; see `Cost`.
@@ -61,6 +64,7 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         made_by,
         cost,
         made_from={"view": str(view), "weights": str(weights) if weights else None},
+        seen=subjects_seen(weights, spec, source.table.get("subject", ())),
     )
 
 
@@ -80,35 +84,18 @@ def load(source, spec, weights, device):
             f"their `axes`, but the view holds {source.header.get('what')}; choose another view"
         )
     module, options = components.options("backbones", spec["backbone"])
-    whats, others = components.taken(spec)
     weights = Path(weights) if weights else None
     try:
-        _refuse_others(whats, source.header, spec["backbone"]["kind"])
-        if not others:
+        fit = fitted.fit(spec, source.header)
+        if fit is None:
             return module.load(options, weights, source.header, device)
-        contract = components.module("frozen", "contract")
-        fit = contract.fit(others, source.header, spec["backbone"]["kind"])
-        return contract.Fitted(module.load(options, weights, fit.view, device), fit)
+        backbone = module.load(options, weights, fit.view, device)
+        return components.module("frozen", "contract").Fitted(backbone, fit)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from None
 
 
-def _refuse_others(whats, view, kind):
-    """Refuse rows that are none of `whats`, {kind of rows: facts that their view has to state}."""
-    if view["what"] not in whats:
-        raise InputError(
-            f"backbone {kind} takes {' or '.join(whats)} rows, but the view holds {view['what']} "
-            "rows; choose another view or backbone"
-        )
-    for fact in whats[view["what"]]:
-        if view.get(fact) in (None, []):
-            raise InputError(
-                f"backbone {kind} needs a view that states `{fact}`, but this {view['what']} does "
-                "not; choose another view"
-            )
-
-
-def encode(source, backbone, features, spec, made_by, cost=None, made_from=None):
+def encode(source, backbone, features, spec, made_by, cost=None, made_from=None, seen=()):
     """Write the features of any rows that can be read like those of a store.
 
     Args:
@@ -117,6 +104,7 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
         backbone: what `load` gives.
         features, spec, made_by, cost: as for `extract`.
         made_from: paths of the `view` and the `weights`, for the header.
+        seen: subjects that the weights have seen, for the header.
     """
     lead = source.shape[1 : len(source.shape) - source.header["axes"]]
     header = {
@@ -125,6 +113,7 @@ def encode(source, backbone, features, spec, made_by, cost=None, made_from=None)
         "view": store.stated(source.header),
         "made_by": made_by | {"from": made_from or {}},
         **backbone.facts,
+        **({"seen": seen} if seen else {}),
     }
     shape = (len(source.table), *lead, *backbone.shape)
     part_rows = _part_rows(backbone, lead)

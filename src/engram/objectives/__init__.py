@@ -170,9 +170,9 @@ def pretrain(views, weights, kept, spec, made_by, device):
         views: {dataset: [path, ...]} of the view stores.
         weights: path of the safetensors file to write.
         kept: a path for the weights after each number of epochs that `keep` of the spec lists.
-        spec: dict with `backbone` and `objective` (kind and options), `subjects` (names, or None
-            for all), `keep`, `processes` on this machine, and `launch`, a command that starts
-            them elsewhere too.
+        spec: dict with `backbone` and `objective` (kind and options), `takes` of the backbone if
+            there is one, `subjects` ("subject" or "dataset/subject", or None for all), `keep`,
+            `processes` on this machine, and `launch`, a command that starts them elsewhere too.
         made_by: provenance of the job, for the metadata.
         device: "cpu" or "cuda".
 
@@ -228,7 +228,7 @@ class _Pretraining:
         module, self.options = components.options("objectives", self.spec["objective"])
         _check(self.options)
         _, model = components.options("backbones", self.spec["backbone"])
-        self.cohort = Cohort(job["views"], self.spec["subjects"], self.options.memory_gb)
+        self.cohort = Cohort(job["views"], self.spec, self.options.memory_gb)
         self.steps = -(-len(self.cohort) // self.options.batch_size)  # of an epoch
         total = self.steps * self.options.epochs
         torch.manual_seed(self.options.seed)
@@ -266,7 +266,7 @@ class _Pretraining:
             "backbone": self.spec["backbone"],
             "objective": {key: objective[key] for key in objective if key not in CHANGE_NOTHING},
             "datasets": self.cohort.datasets,
-            "view": store.stated(self.cohort.view),
+            "view": store.stated(self.cohort.view) | {"converted": self.cohort.converted},
         }
 
     def _learner(self):

@@ -5,6 +5,7 @@ import torch
 
 from engram import store
 from engram.errors import InputError
+from engram.frozen import fitted
 from engram.store import differences
 
 NEEDED = 2  # subjects; one alone has no spread
@@ -15,11 +16,13 @@ class Cohort:
 
     Args:
         views: {dataset: [path, ...]} of the view stores.
-        subjects: names of the subjects to take; None takes all.
+        spec: of the job, with `subjects`, "subject" or "dataset/subject", to take, or None for all,
+            and with `backbone` and `takes`, which say what scans are converted to.
         memory_gb: scans are kept if all of them fit into so much.
 
     Attributes:
-        view: header of the stores.
+        view: header of the stores, as if they held the converted scans.
+        converted: what is done to scans, in words.
         names: "dataset/subject" of each subject.
 
     Raises:
@@ -27,18 +30,21 @@ class Cohort:
             asked for, or give fewer than two.
     """
 
-    def __init__(self, views, subjects, memory_gb):
+    def __init__(self, views, spec, memory_gb):
         stores = {name: [store.open(path) for path in paths] for name, paths in views.items()}
         every = [one for found in stores.values() for one in found]
-        self.view = every[0].header
         _check(every)
-        scans = {}
+        self.fit = fitted.fit(spec, every[0].header)
+        self.view = self.fit.view if self.fit else every[0].header
+        self.converted = self.fit.converted if self.fit else []
+        subjects, scans = spec["subjects"], {}
+        asked = set(subjects or ())
         for dataset, found in stores.items():
             for one in found:
                 for subject, scan in _scans(one):
-                    if subjects is None or subject in subjects:
+                    if subjects is None or not asked.isdisjoint((subject, f"{dataset}/{subject}")):
                         scans.setdefault((dataset, subject), []).append(scan)
-        self._refuse_missing(subjects, {subject for _, subject in scans})
+        _refuse_missing(asked, scans)
         self.datasets = {
             dataset: sorted(subject for other, subject in scans if other == dataset)
             for dataset in stores
@@ -69,19 +75,22 @@ class Cohort:
         if self.kept is not None and key in self.kept:
             return self.kept[key]
         scan = np.asarray(one[row], np.float32)[:, :frames]
+        if self.fit:
+            scan = np.asarray(self.fit(scan[None])[0], np.float32)
         if self.kept is not None:
             self.kept[key] = scan
         return scan
 
-    def _refuse_missing(self, subjects, found):
-        lacking = sorted(set(subjects or ()) - found)
-        if lacking:
-            raise InputError(
-                f"pretrain: no usable scan of {len(lacking)} of {len(subjects)} `subjects`, first "
-                f"{lacking[0]}; correct the list, or render the view of their dataset"
-            )
-        if len(found) < NEEDED:
-            raise InputError(f"pretrain: {len(found)} subject has usable scans; at least {NEEDED}")
+
+def _refuse_missing(asked, found):
+    lacking = sorted(asked - {subject for _, subject in found} - set(map("/".join, found)))
+    if lacking:
+        raise InputError(
+            f"pretrain: no usable scan of {len(lacking)} of {len(asked)} `subjects`, first "
+            f"{lacking[0]}; correct the list, or render the view of their dataset"
+        )
+    if len(found) < NEEDED:
+        raise InputError(f"pretrain: {len(found)} subject has usable scans; at least {NEEDED}")
 
 
 def _scans(one):

@@ -85,7 +85,7 @@ class Comparisons:
         """Those with random weights, each with the one that is the same but for published ones."""
         asked = {name: self._but_for_weights(name) for name in experiments}
         drawn = [name for name in experiments if self.drawn(name)]
-        published = {asked[name]: name for name in experiments if name not in drawn}
+        published = {asked[name]: name for name in reversed([*experiments]) if name not in drawn}
         return {name: published[asked[name]] for name in drawn if asked[name] in published}
 
     def drawn(self, experiment) -> list[str]:

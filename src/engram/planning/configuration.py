@@ -8,6 +8,7 @@ import string
 
 from engram.errors import InputError
 from engram.planning import components, facts, names, plan, shape
+from engram.planning.pretraining import PRETRAIN_KEYS
 from engram.planning.shape import did_you_mean
 
 #: Families whose names stand in paths: components, what is made of them, and weights.
@@ -57,6 +58,7 @@ def check(config, schema):
         _check_comparison(config, name)
     _check_names_differ(config)
     _check_encoded_once(config)
+    _check_pretrained_once(config)
     known = plan.Plan(config).known
     for key in ("run", "maps"):
         for name in config.get(key, []):
@@ -157,7 +159,47 @@ def _checked_backbone(config, name):
         raise InputError(
             f"{where}.weights: published where? name a `checkpoint`, give a file, or use `random`"
         )
+    if spec.get("weights") == "pretrained":
+        _check_pretraining(config, where, spec)
+    elif "epoch" in spec:
+        raise InputError(f"{where}.epoch: belongs to `weights: pretrained`; leave it out")
     return spec
+
+
+def _check_pretraining(config, where, spec):
+    if "pretrain" not in spec:
+        raise InputError(
+            f"{where}.weights: pretrained on what? add `pretrain` with objective, view and datasets"
+        )
+    asked, where = spec["pretrain"], f"{where}.pretrain"
+    for key in ("objective", "view", "datasets"):
+        if key not in asked:
+            raise InputError(f"{where}: `{key}` is missing")
+    _check_name(f"{where}.view", asked["view"], config["views"], "view")
+    for dataset in asked["datasets"]:
+        _check_name(f"{where}.datasets", dataset, config["datasets"], "dataset")
+    kinds = components.kinds("objectives")
+    _check_name(f"{where}.objective", asked["objective"], kinds, "objective")
+    of = components.constant(f"engram.objectives.{asked['objective']}", "BACKBONE")
+    if of != spec.get("kind"):
+        raise InputError(
+            f"{where}.objective: {asked['objective']!r} pretrains backbones of kind {of!r}"
+        )
+    options = {key: asked[key] for key in asked if key not in PRETRAIN_KEYS}
+    _check_options(where, options, "objectives", asked["objective"], PRETRAIN_KEYS)
+    _check_kept(where, asked, spec.get("epoch"))
+
+
+def _check_kept(where, asked, epoch):
+    """Epochs whose weights are kept, and the one that is asked for."""
+    default = components.defaults("objectives", asked["objective"])["epochs"]
+    epochs, keep = asked.get("epochs", default), asked.get("keep", [])
+    if wrong := [one for one in keep if not 1 <= one < epochs or keep.count(one) > 1]:
+        raise InputError(
+            f"{where}.keep: {wrong[0]}; each is listed once, and lies before the last of {epochs}"
+        )
+    if epoch is not None and epoch not in keep:
+        raise InputError(f"{where}.keep: lists no {epoch}, the `epoch` of the backbone; add it")
 
 
 def _check_component(family, name, spec):
@@ -167,18 +209,22 @@ def _check_component(family, name, spec):
     if spec["kind"] not in components.kinds(family):
         guess = did_you_mean(spec["kind"], components.kinds(family))
         raise InputError(f"{where}.kind: no {spec['kind']!r}{guess}")
-    known = components.fields(family, spec["kind"])
     common = COMMON_KEYS[family]
-    for key, value in spec.items():
-        if key in common:
-            continue
+    options = {key: spec[key] for key in spec if key not in common}
+    _check_options(where, options, family, spec["kind"], common)
+
+
+def _check_options(where, options, family, kind, common):
+    """Keys and types of the options of a kind; `common` are keys that stand beside them."""
+    known = components.fields(family, kind)
+    for key, value in options.items():
         if key not in known:
             guess = did_you_mean(key, [*known, *common])
-            raise InputError(f"{where}.{key}: unknown key of kind {spec['kind']!r}{guess}")
+            raise InputError(f"{where}.{key}: unknown key of kind {kind!r}{guess}")
         shape.check_option(value, known[key][0], f"{where}.{key}")
     for key, (_, required) in known.items():
-        if required and key not in spec:
-            raise InputError(f"{where}: `{key}` is missing (kind {spec['kind']!r})")
+        if required and key not in options:
+            raise InputError(f"{where}: `{key}` is missing (kind {kind!r})")
 
 
 def _check_comparison(config, name):
@@ -255,6 +301,8 @@ def _check_experiment(config, where, this):
             f"{where}.folds: random windows of one scan stand on both sides of the split; "
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
+    if backbone := config["heads"][this["head"]].get("backbone"):
+        _check_name(f"heads.{this['head']}.backbone", backbone, config["backbones"], "backbone")
     _check_protocol(config, where, this)
 
 
@@ -307,6 +355,18 @@ def _check_encoded_once(config):
             raise InputError(
                 f"backbones.{backbone}: the same as {twin!r}; use one name for both, so that "
                 "nothing is encoded twice"
+            )
+
+
+def _check_pretrained_once(config):
+    """Refuse two names for one pretraining."""
+    this, names = plan.Plan(config), {}
+    for backbone in this.pretrained():
+        twin = names.setdefault(str(this.spec("pretrain", backbone=backbone)), backbone)
+        if twin != backbone:
+            raise InputError(
+                f"backbones.{backbone}: would learn the same as {twin!r} once more; write "
+                f"`like: {twin}` instead"
             )
 
 

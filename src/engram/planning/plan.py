@@ -12,6 +12,7 @@ from engram.errors import InputError
 from engram.planning import components
 from engram.planning.comparisons import Comparisons
 from engram.planning.kept import kept
+from engram.planning.pretraining import Pretraining
 from engram.planning.raw_files import RawFiles
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
@@ -21,11 +22,11 @@ FAMILIES = ("datasets", "views", "backbones", "heads")
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
 DATASET_KEYS = (
     *("kind", "units", "folder", "manifest", "files", "shared", "windows", "title"),
-    *("source", "licence", "terms", "terms_accepted", "by_hand"),
+    *("source", "licence", "terms", "terms_accepted", "by_hand", "published_as"),
 )
 
 #: Keys of a backbone that the plan itself reads; all others are options of its kind.
-BACKBONE_KEYS = ("kind", "title", "like", "checkpoint", "takes")
+BACKBONE_KEYS = ("kind", "title", "like", "checkpoint", "takes", "pretrain", "epoch")
 
 #: Keys of every family that are no options of a kind, `kind` apart.
 KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS}
@@ -37,7 +38,7 @@ STORES = ("h5", "zarr")
 STUDY = "demo"
 
 #: Folders in `results` that all studies share.
-SHARED = ("views", "features", "logs", "benchmarks")
+SHARED = ("views", "features", "weights", "logs", "benchmarks")
 
 #: Keys of an experiment that are no setting of it.
 TOLD = ("baseline", "title", "automatic")
@@ -50,7 +51,7 @@ OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "
 
 
 @dataclass(frozen=True)
-class Plan(RawFiles, Comparisons):
+class Plan(RawFiles, Comparisons, Pretraining):
     """The graph of one configuration.
 
     Attributes:
@@ -106,6 +107,8 @@ class Plan(RawFiles, Comparisons):
         if weights == "published":
             url = self.config["checkpoints"][this["checkpoint"]]["url"]
             return f"resources/weights/{this['checkpoint']}/{_file_name(url)}"
+        if weights == "pretrained":
+            return self.pretrained_weights(backbone)
         return [] if weights in ("none", "random") else weights
 
     def kind_of_view(self, view) -> str:
@@ -202,6 +205,17 @@ class Plan(RawFiles, Comparisons):
             name for one in self.comparisons() for name in (*self.members(one), *self.guests(one))
         ]
         return self._after_baselines([*self.config["run"], *members])
+
+    def datasets(self) -> list[str]:
+        """The datasets of the experiments to run, and those that their backbones learn from."""
+        found = []
+        for name in self.experiments():
+            sources = [*self.sources(name), *self.targets(name)]
+            backbones = [source.partition("/")[2] for source in sources if "/" in source]
+            backbones += [self._trained(name)] if self._trained(name) else []
+            found.append(self.known[name]["dataset"])
+            found += [d for backbone in backbones for d in self.pretraining_datasets(backbone)]
+        return list(dict.fromkeys(found))
 
     def _after_baselines(self, experiments):
         wanted = []
@@ -302,11 +316,10 @@ class Plan(RawFiles, Comparisons):
             for row in rows
         ]
 
-    def _extract_spec(self, backbone, **_):
-        takes = self.backbone(backbone).get("takes")
-        return {"backbone": self._options("backbones", backbone)} | (
-            {"takes": takes} if takes else {}
-        )
+    def _extract_spec(self, backbone, dataset=None, **_):
+        options, takes = self._options("backbones", backbone), self.backbone(backbone).get("takes")
+        seen = self.seen_before(backbone, dataset)
+        return {"backbone": options} | ({"takes": takes} if takes else {}) | seen
 
     def _train_spec(self, experiment):
         this = self.known[experiment]
@@ -316,8 +329,27 @@ class Plan(RawFiles, Comparisons):
             "sources": self._counted(experiment, self.sources(experiment)),
             "targets": self._counted(experiment, self.targets(experiment)),
             "candidates": self.candidates(experiment),
-            "head": self.config["heads"][this["head"]],
+            "head": self._head(experiment),
         }
+
+    def _head(self, experiment):
+        """Kind and options of the head; of a backbone that it names all that a job needs of it."""
+        this = self.known[experiment]
+        head = self.config["heads"][this["head"]]
+        if "backbone" not in head:
+            return head
+        name = head["backbone"]
+        backbone = self._extract_spec(name, this["dataset"])
+        return {**head, "backbone": backbone | {"file": self.weights(name) or None}}
+
+    def head_weights(self, experiment) -> list[str]:
+        """Weights file of the backbone that the head of an experiment trains, if it has one."""
+        backbone = self._trained(experiment)
+        return [self.weights(backbone)] if backbone and self.weights(backbone) else []
+
+    def _trained(self, experiment):
+        """The backbone that the head of an experiment trains, or None."""
+        return self.config["heads"][self.known[experiment]["head"]].get("backbone")
 
     _occlude_spec = _train_spec
 
@@ -392,22 +424,27 @@ class Plan(RawFiles, Comparisons):
     def modules(self, stage, **names) -> list[str]:
         """Modules of the components that one job loads by name."""
         spec = self.spec(stage, **names)
-        parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads"}
+        parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads",
+                 "objective": "objectives"}  # fmt: skip
         source = spec.get("source")
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
-        if "backbone" in spec and components.taken(spec)[1]:
+        trained = spec.get("head", {}).get("backbone") if stage in ("train", "occlude") else None
+        named += [f"engram.backbones.{trained['backbone']['kind']}"] if trained else []
+        if any("backbone" in one and components.taken(one)[1] for one in (spec, trained or {})):
             named += ["engram.frozen.contract"]
         return named + [
             f"engram.{family}.{spec[part]['kind']}"
             for part, family in parts.items()
-            if "kind" in spec.get(part, {})
+            if isinstance(spec.get(part), dict) and "kind" in spec[part]
         ]
 
     def gpus(self, stage, **names) -> int:
         """GPUs that a job asks for: none if its component declares `DEVICE = "cpu"`."""
         module = self.modules(stage, **names)[-1]
-        return 0 if components.constant(module, "DEVICE") == "cpu" else 1
+        if components.constant(module, "DEVICE") == "cpu":
+            return 0
+        return self.spec(stage, **names)["processes"] if stage == "pretrain" else 1
 
 
 # ---- small ----------------------------------------------------------------------------

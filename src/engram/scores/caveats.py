@@ -21,6 +21,11 @@ def of_split(result):
             "The split leaks: windows that share data or scans with test windows were trained on, "
             "so these scores are inflated and say nothing about new recordings."
         )
+    if "seen" in result["flags"]:
+        yield (
+            "The weights of the backbone were pretrained on subjects that are tested here, without "
+            "their labels: the scores need not hold for new subjects."
+        )
     if "circular" in result["flags"]:
         yield (
             "The labels were derived from the same EEG that is the input: the score says how well "

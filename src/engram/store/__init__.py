@@ -36,8 +36,9 @@ __all__ = [
     "write",
 ]
 
-#: Facts of a header that differ between stores of a kind: how one was made, and recorded.
-OWN = ("made_by", "recorded")
+#: Facts of a header that differ between stores of a kind: how one was made, and recorded, and
+#: which of its subjects weights have seen.
+OWN = ("made_by", "recorded", "seen")
 
 
 class Store:

@@ -56,7 +56,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "task": spec["task"],
         "runs": [{"seed": run.seed, "shuffled": run.shuffled} for run in task.runs],
         "excluded": excluded,
-        "flags": flags.ordered([*_flags(x, y), *_of_split(spec), *fits[0].flags]),
+        "flags": flags.ordered([*_flags(x, y, task), *_of_split(spec), *fits[0].flags]),
         "sources": task.sources,
         "inputs": _inputs(x),
         "targets": [*y],
@@ -113,7 +113,7 @@ def _curves(fits, best, folds):
     return pd.concat(parts).to_dict("list") if parts else {}
 
 
-def _flags(x, y):
+def _flags(x, y, task):
     """What a reader of any score must know, from the headers of all stores."""
     of_x = [store.open(path).header for paths in x.values() for path in paths]
     of_y = [store.open(path).header for paths in y.values() for path in paths]
@@ -121,6 +121,10 @@ def _flags(x, y):
         yield "simulated"
     if any(header.get("weights") == "random" for header in [*of_x, *of_y]):
         yield "random_weights"
+    tested = set(task.table["subject"].iloc[task.tested])
+    seen = [header.get("seen", ()) for header in [*of_x, *of_y]]
+    if any(isinstance(one, str) or tested.intersection(one) for one in seen):
+        yield "seen"
     if any(of_view(header, "missing") or header.get("input", {}).get("missing") for header in of_x):
         yield "incomplete"
     eeg = any(of_view(header, "modality") == "eeg" for header in of_x)

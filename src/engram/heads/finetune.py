@@ -1,0 +1,445 @@
+"""Head "finetune": a backbone trained end to end on the rows of a view, under a linear layer.
+
+Learning rates fall from block to block towards the input (Clark et al. 2020, arXiv:2003.10555), are
+warmed up and then follow half a cosine. The backbone stays as it is in evaluation: no dropout, and
+its batch norms keep their statistics. The batch norm before the linear layer has those of the
+batch in training and, whenever rows are predicted, those of training rows as the backbone sees them
+then (Wu & Johnson 2021, arXiv:2105.07576): averages over a short training would lag behind.
+"""
+
+import copy
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+
+from engram import training
+from engram.errors import InputError
+from engram.frozen import fitted
+from engram.frozen.seen import subjects_seen
+from engram.planning import components
+from engram.precision import multiplies_bf16
+from engram.progress import progress
+from engram.training import loop
+from engram.training.schedules import warm_cosine
+
+TASKS = ("classes", "values")
+
+SETTLED = 128  # training rows at most whose statistics the batch norm has where rows are predicted
+
+#: What a module may be that holds the blocks of a model, one after the other.
+LISTS = (nn.ModuleList, nn.Sequential)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of the head.
+
+    Attributes:
+        backbone: a name under `backbones`; its weights are those that training begins with, so that
+            `weights: random` trains from scratch.
+        epochs: passes over the training rows at most; the one with the lowest loss of the
+            validation rows is kept.
+        patience: epochs without a lower loss after which training stops; 0 = never.
+        batch_size: rows a step.
+        accumulate: parts of a batch that go through the backbone one by one, for less memory.
+        lr: learning rate of the last block at its peak.
+        layer_decay: times this is that of the block before.
+        head_lr: of the linear layer and the batch norm before it.
+        warmup_epochs: epochs that warm up.
+        frozen_epochs: epochs at the beginning in which the linear layer trains alone.
+        weight_decay: of AdamW, never on biases and norms.
+        clip_gradient: largest L2 norm of a step's gradient; 0 = no clipping.
+        class_weights: of classes: weigh them so that each counts the same in training.
+        precision: of the products; `auto` is bf16 where the hardware multiplies it natively.
+        keep_backbone: write the trained backbone of every fold and run into the model file too.
+    """
+
+    backbone: str
+    epochs: int = 50
+    patience: int = 10
+    batch_size: int = 16
+    accumulate: int = 1
+    lr: float = 1e-4
+    layer_decay: float = 0.9
+    head_lr: float = 1e-3
+    warmup_epochs: float = 2.0
+    frozen_epochs: int = 0
+    weight_decay: float = 0.05
+    clip_gradient: float = 1.0
+    class_weights: bool = True
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    keep_backbone: bool = False
+
+
+def fit(task, options, device) -> training.Fit:
+    """Train all folds and runs, one after the other, each from the same backbone.
+
+    Numbers are standardised by the mean and deviation of the training rows, every subject
+    weighing the same, and learnt by squared error.
+
+    Args:
+        task: Task whose one source is a view that the backbone takes.
+        options: `Options`; `backbone` is what the plan puts in its place, the spec of an extraction
+            with it, and `file`, the path of its weights or None.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: there are several sources, the backbone does not take the view, an option is
+            out of range, or training diverged.
+    """
+    _check(task, options)
+    network = Network(*_loaded(task, options, device), len(task.classes) or 1, device)
+    fits = _Fits(task, options, network, device)
+    with progress(fits.total, "fine-tune all folds and runs") as bar:
+        for f, fold in enumerate(task.folds):
+            for r, run in enumerate(task.runs):
+                fits.add(f, fold, r, run, bar)
+    return fits.result()
+
+
+def _check(task, options):
+    if len(task.sources) > 1:
+        raise InputError(f"finetune: {' and '.join(task.sources)}: takes one view")
+    if "axes" not in task.headers[0] or "view" in task.headers[0]:
+        raise InputError(
+            f"{task.sources[0]}: finetune trains a backbone on a view itself (x: <view>), not on "
+            "features"
+        )
+    least = {"epochs": 1, "patience": 0, "batch_size": 2, "accumulate": 1, "lr": 0, "head_lr": 0,
+             "layer_decay": 0, "warmup_epochs": 0, "frozen_epochs": 0, "weight_decay": 0,
+             "clip_gradient": 0}  # fmt: skip
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise InputError(f"heads: {name} is {getattr(options, name)}; at least {value}")
+    if options.layer_decay > 1:
+        raise InputError(f"heads: layer_decay is {options.layer_decay:g}; at most 1")
+
+
+def _loaded(task, options, device):
+    """(backbone, what is done to rows before it, its axes of a row)."""
+    spec, header = options.backbone, task.headers[0]
+    module, found = components.options("backbones", spec["backbone"])
+    if not hasattr(found, "precision"):
+        kind = spec["backbone"]["kind"]
+        raise InputError(f"finetune: a backbone of kind {kind!r} has no weights to train")
+    fit = fitted.fit(spec, header)
+    view, file = fit.view if fit else header, spec["file"]
+    model = module.load(
+        replace(found, precision="fp32"), Path(file) if file else None, view, device
+    )
+    return model, fit or np.asarray, header["axes"]
+
+
+class Network(nn.Module):
+    """A backbone, batch norm and a linear layer.
+
+    Args:
+        frozen: what `load` of a torch backbone gives.
+        convert: rows of the view -> rows that it takes.
+        axes: number of axes of what it takes; those of a row before them, such as regions, give
+            features side by side.
+        outputs: classes, or 1.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, frozen, convert, axes, outputs, device):
+        super().__init__()
+        self.backbone, self.convert = frozen.model, convert
+        self.axes, self.outputs = axes, outputs
+        self.prepare = frozen.preprocessing
+        self.encode = lambda inputs: frozen.features(inputs)  # no module of this one
+        self.start = copy.deepcopy(frozen.model.state_dict())
+        self.norm = self.last = None
+        self.idle = False
+        self.device = device
+
+    def begin(self, rows):
+        """The weights of the backbone as they were, and a new last layer.
+
+        Args:
+            rows: two rows of the view.
+        """
+        self.norm = self.last = None
+        self.idle = False
+        self.backbone.load_state_dict(self.start)
+        self.backbone.requires_grad_(True)
+        with torch.no_grad():
+            width = self.latent(rows).shape[1]
+        self.norm = nn.BatchNorm1d(width).to(self.device)
+        self.last = nn.Linear(width, self.outputs).to(self.device)
+        nn.init.trunc_normal_(self.last.weight, std=2e-5)
+        nn.init.zeros_(self.last.bias)
+
+    def train(self, mode=True):
+        super().train(False)
+        self.norm.train(mode)
+        return self
+
+    @torch.no_grad()
+    def settle(self, rows, size):
+        """Give the batch norm the statistics of training rows, `size` at once."""
+        latent = torch.cat([self.latent(rows[i : i + size]) for i in range(0, len(rows), size)])
+        self.norm.running_mean.copy_(latent.mean(0))
+        self.norm.running_var.copy_(latent.var(0))
+
+    def latent(self, rows):
+        """Features of rows of the view, an array (b, ...): (b, d)."""
+        rows = np.asarray(rows)
+        flat = rows.reshape(-1, *rows.shape[rows.ndim - self.axes :])
+        with torch.no_grad() if self.idle else nullcontext():
+            return self.encode(self.prepare(self.convert(flat))).reshape(len(rows), -1).float()
+
+    def forward(self, rows):
+        return self.last(self.norm(self.latent(rows)))
+
+
+def depths(model) -> tuple[dict[str, int], int]:
+    """How far from the input each parameter of a model is, and the depth of the last ones.
+
+    Blocks are the children of the list of like modules that holds most parameters; what is
+    registered before the first of them, embeddings and tokenizers, is 0, block i is i + 1, and what
+    comes after the last is one more. A model without such a list has its children for blocks.
+    """
+    lists = [
+        (sum(p.numel() for p in module.parameters()), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, LISTS) and len({type(child) for child in module}) == 1
+        and len(module) > 1
+    ]  # fmt: skip
+    _, prefix, blocks = max(lists, key=lambda one: one[0], default=(0, "", model))
+    starts = [f"{prefix}.{name}.".lstrip(".") for name, _ in blocks.named_children()]
+    found, at = {}, 0
+    for name, _ in model.named_parameters():
+        inside = [i + 1 for i, start in enumerate(starts) if name.startswith(start)]
+        if inside:
+            at = inside[0]
+        elif at and lists:
+            at = len(starts) + 1
+        found[name] = at
+    return found, max(found.values())
+
+
+class _Fits:
+    """Models of all folds and runs, trained one after the other on one network."""
+
+    def __init__(self, task, options, network, device):
+        self.task, self.options, self.network, self.device = task, options, network, device
+        n, shape = len(task.table), (len(task.folds), len(task.runs))
+        dtype = np.float32 if task.classes else np.float64
+        self.outputs = np.zeros((n, shape[1], network.outputs), dtype)
+        self.validation, self.epochs = np.zeros(shape), np.zeros(shape, int)
+        self.states, self.curves = {}, []
+        self.latent = None
+        self.subjects = task.table["subject"].to_numpy(str)
+        self.total = sum(len(fold.train) for fold in task.folds) * shape[1] * options.epochs
+        bf16 = options.precision == "bf16" or (
+            options.precision == "auto" and multiplies_bf16(device)
+        )
+        self.autocast = torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
+
+    def add(self, f, fold, r, run, bar):
+        """Train and test the model of one fold and run."""
+        seed = training.seed(run.seed, fold.name)
+        gpus = [torch.cuda.current_device()] if self.device == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.manual_seed(seed)
+            self.network.begin(self.task.x[0][fold.train[:2]])
+            goal = self._goal(fold, run.labels(f))
+            trained = self._train(fold, goal, f"finetune: fold {fold.name}, seed {run.seed}", bar)
+        self.network.load_state_dict(trained.state)
+        found, latent = self._predicted(fold.test)
+        self.outputs[fold.test, r] = goal.predictions(found)
+        self.validation[f, r] = trained.curves[trained.epoch]["validation_score"]
+        self.epochs[f, r] = trained.epoch
+        self._keep(f, fold, r, latent, trained.state)
+        self.curves += [_curve(row, fold.name, r) for row in trained.curves]
+
+    def _goal(self, fold, y):
+        kind = _Classes if self.task.classes else _Numbers
+        return kind(y, fold, self.subjects, len(self.task.classes), self.options, self.device)
+
+    def _train(self, fold, goal, name, bar):
+        o, network, x = self.options, self.network, self.task.x[0]
+        steps = -(-len(fold.train) // o.batch_size)
+        if len(fold.train) // steps < 2 * o.accumulate:
+            raise InputError(
+                f"{name}: {len(fold.train)} training rows in parts of one row, which have no "
+                "variance; raise batch_size or lower accumulate"
+            )
+        groups, frozen = self._groups(), o.frozen_epochs * steps
+
+        def rates(step):
+            total, warmup = o.epochs * steps, min(o.warmup_epochs, o.epochs - 1) * steps
+            return [
+                0.0
+                if step < frozen and "name" not in group
+                else warm_cosine(step + 1, total, warmup, 0.0, group["peak"], 0.0)
+                for group in groups
+            ]
+
+        def loss(at):
+            rows = fold.train[at.cpu().numpy()]
+            with self.autocast:
+                found = network(x[rows])
+            return goal.loss(found.float(), rows)
+
+        def after(step):
+            network.idle = step + 1 < frozen
+
+        def validate(network):
+            some = fold.train[:: -(-len(fold.train) // SETTLED)]
+            with self.autocast:
+                network.settle(x[some], o.batch_size)
+            found, _ = self._predicted(fold.validation)
+            return goal.validation(found, fold.validation)
+
+        network.idle = frozen > 0
+        learner = loop.Learner(
+            network,
+            loss,
+            torch.optim.AdamW(groups, lr=0.0, fused=True),
+            rates,
+            after=after,
+        )
+        settings = loop.Settings(
+            o.epochs,
+            o.batch_size,
+            accumulate=o.accumulate,
+            patience=o.patience,
+            clip_gradient=o.clip_gradient,
+            watched=True,
+        )
+        return loop.fit(learner, validate, settings, len(fold.train), name, bar=bar)
+
+    def _groups(self):
+        """Parameters by depth, and with and without decay."""
+        o, (found, last) = self.options, depths(self.network.backbone)
+        inside = {f"backbone.{name}": depth for name, depth in found.items()}
+        groups = {}
+        for name, parameter in self.network.named_parameters():
+            depth = inside.get(name)
+            decay = o.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((depth, decay), []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": decay, "name": "head", "peak": o.head_lr}
+            if depth is None
+            else {
+                "params": parameters,
+                "weight_decay": decay,
+                "peak": o.lr * o.layer_decay ** (last - depth),
+            }
+            for (depth, decay), parameters in groups.items()
+        ]
+
+    @torch.no_grad()
+    def _predicted(self, rows):
+        """(outputs of the last layer, latent) of rows, float32 on the CPU."""
+        self.network.eval()
+        outputs, latent = [], []
+        for start in range(0, len(rows), self.options.batch_size):
+            with self.autocast:
+                found = self.network.latent(
+                    self.task.x[0][rows[start : start + self.options.batch_size]]
+                )
+                outputs.append(self.network.last(self.network.norm(found)).float().cpu())
+            latent.append(found.cpu())
+        if not outputs:
+            return torch.empty(0, self.network.outputs), None
+        return torch.cat(outputs), torch.cat(latent)
+
+    def _keep(self, f, fold, r, latent, state):
+        if r == 0:
+            if self.latent is None:
+                self.latent = np.zeros((len(self.task.table), latent.shape[1]), np.float32)
+            self.latent[fold.test] = latent
+        for name, value in state.items():
+            if self.options.keep_backbone or not name.startswith("backbone."):
+                if name not in self.states:
+                    shape = (*self.validation.shape, *value.shape)
+                    self.states[name] = np.zeros(shape, value.cpu().numpy().dtype)
+                self.states[name][f, r] = value.cpu().numpy()
+
+    def result(self) -> training.Fit:
+        curves = pd.DataFrame(self.curves)
+        asked, tested = self.options.backbone, self.task.tested
+        flags = ["random_weights"] * (not asked["file"])
+        flags += ["seen"] * bool(subjects_seen(asked["file"], asked, self.subjects[tested]))
+        return training.Fit(
+            outputs=self.outputs[tested],
+            validation=self.validation,
+            state=self.states,
+            latent=self.latent[tested],
+            curves=curves.sort_values(["fold", "run", "epoch"], ignore_index=True),
+            facts={"epoch": self.epochs.tolist()},
+            flags=tuple(flags),
+        )
+
+
+def _curve(row, fold, run):
+    renamed = {"loss": "train_loss", "head_lr": "lr"}
+    left_out = ("score", "validation_score")
+    found = {renamed.get(key, key): row[key] for key in row if key not in left_out}
+    return {"fold": fold, "run": run} | found
+
+
+class _Classes:
+    """Cross-entropy of weighted classes."""
+
+    def __init__(self, y, fold, subjects, k, options, device):
+        weights = training.class_weights(y[fold.train], k) if options.class_weights else np.ones(k)
+        self.y, self.k = torch.as_tensor(y, device=device), k
+        self.weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
+
+    def loss(self, found, rows):
+        y = self.y[torch.as_tensor(rows, device=self.y.device)]
+        return (self.weights[y] * functional.cross_entropy(found, y, reduction="none")).mean()
+
+    def validation(self, found, rows):
+        y = self.y[torch.as_tensor(rows, device=self.y.device)].cpu()
+        weights = self.weights.cpu()[y]
+        losses = functional.cross_entropy(found, y, reduction="none")
+        loss = float((weights * losses).sum() / weights.sum().clamp(min=1e-12))
+        counts = training.confusion(y.numpy(), found.argmax(1).numpy(), self.k)
+        scores = {f"validation_{name}": float(v) for name, v in training.metrics(counts).items()}
+        score = float(training.balanced_accuracy(counts))
+        return {"score": -loss, "validation_loss": loss, "validation_score": score, **scores}
+
+    def predictions(self, found):
+        return found.softmax(1).numpy()
+
+
+class _Numbers:
+    """Squared error of standardised numbers; every subject weighs the same."""
+
+    def __init__(self, y, fold, subjects, k, options, device):
+        self.y, self.subjects = y, subjects
+        weights = training.subject_weights(subjects[fold.train])
+        self.mean = np.average(y[fold.train], weights=weights)
+        variance = np.average((y[fold.train] - self.mean) ** 2, weights=weights)
+        self.sd = float(np.sqrt(variance)) or 1.0
+        every = np.zeros(len(y), np.float32)
+        every[fold.train] = weights
+        self.weights = torch.as_tensor(every, device=device)
+        standard = ((y - self.mean) / self.sd).astype(np.float32)
+        self.standard = torch.as_tensor(standard, device=device)
+
+    def loss(self, found, rows):
+        at = torch.as_tensor(rows, device=self.standard.device)
+        return (self.weights[at] * (found[:, 0] - self.standard[at]).square()).mean()
+
+    def validation(self, found, rows):
+        weights = training.subject_weights(self.subjects[rows])
+        predicted = self.predictions(found)[:, 0]
+        loss = float(np.average(((predicted - self.y[rows]) / self.sd) ** 2, weights=weights))
+        score = training.explained(self.y[rows], predicted, self.mean, weights)
+        return {"score": -loss, "validation_loss": loss, "validation_score": score}
+
+    def predictions(self, found):
+        return found.double().numpy() * self.sd + self.mean
