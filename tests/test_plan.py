@@ -63,13 +63,18 @@ def test_every_study_is_accepted(study, name):
 
 
 #: Studies of models of series, which get baselines and twins that they do not name.
-OF_SERIES = [name for name in STUDIES if name.startswith("brain_jepa")]
+OF_SERIES = [name for name in STUDIES if name == "semantoks" or name.startswith("brain_jepa")]
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name not in OF_SERIES])
 def test_a_study_without_a_model_of_series_gets_no_rows_that_it_does_not_name(study, name):
     given = study(name)
     assert completed(given) == given
+
+
+def test_a_backbone_is_compared_with_the_weights_that_its_pretraining_began_with():
+    found = plan.Plan(studied("semantoks_simulated")).controls("sex")
+    assert found == {f"sex-random_{i}": f"sex-semantoks_{i}" for i in range(5)}
 
 
 @pytest.mark.parametrize("name", STUDIES)

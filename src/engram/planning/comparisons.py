@@ -82,11 +82,17 @@ class Comparisons:
         return self.twins(self.members(comparison))
 
     def twins(self, experiments) -> dict[str, str]:
-        """Those with random weights, each with the one that is the same but for published ones."""
-        asked = {name: self._but_for_weights(name) for name in experiments}
-        drawn = [name for name in experiments if self.drawn(name)]
-        published = {asked[name]: name for name in reversed([*experiments]) if name not in drawn}
-        return {name: published[asked[name]] for name in drawn if asked[name] in published}
+        """Those with random weights, each with the one that is the same but for published ones.
+
+        Of several that were pretrained here, it is the one that began with these weights: the seed
+        is the same.
+        """
+        drawn, found = [name for name in experiments if self.drawn(name)], {}
+        for apart in (("weights", "seed"), ("weights",)):
+            asked = {name: self._but_for(apart, name) for name in experiments}
+            others = {asked[name]: name for name in reversed([*experiments]) if name not in drawn}
+            found |= {name: others[asked[name]] for name in drawn if asked[name] in others}
+        return found
 
     def drawn(self, experiment) -> list[str]:
         """The backbones of an experiment whose weights are drawn at random."""
@@ -101,13 +107,13 @@ class Comparisons:
             return spec["weights"] == "random"
         return "weights" in components.fields("backbones", spec["kind"])
 
-    def _but_for_weights(self, experiment):
-        """What an experiment asks and of which models, whatever their weights are; a text."""
+    def _but_for(self, apart, experiment):
+        """What an experiment asks and of which models, some of their options apart; a text."""
 
         def bare(source):
             view, _, backbone = source.partition("/")
             spec = self._options("backbones", backbone) if backbone else {}
-            return view, {key: spec[key] for key in spec if key not in ("weights", "seed")}
+            return view, {key: spec[key] for key in spec if key not in apart}
 
         this = self.known[experiment]
         x = [[bare(source) for source in one] for one in self.candidates(experiment)]
