@@ -2,7 +2,11 @@
 
 Brain-JEPA (Dong et al., NeurIPS 2024), after I-JEPA (Assran et al., CVPR 2023): an encoder sees a
 block of regions and windows; a predictor says from it what the target encoder, an average of the
-encoder over training that sees everything, makes of three other blocks (`masks`).
+encoder over training that sees everything, makes of three other blocks (`Masks`).
+
+Where paper and published code differ, this follows the code: smooth L1 in place of the squared
+distance, and regions in their order. Schedules of rate, decay and average count steps of the
+optimiser and reach their ends, which those of the code do not.
 """
 
 from dataclasses import dataclass
