@@ -185,9 +185,13 @@ def few(tmp_path):
 def test_a_published_checkpoint_loads(base, places, tmp_path):
     """In full size, as far as the first block; the rest has the same shapes."""
     path = save(checkpoint(base), tmp_path / "jepa-ep300.pth.tar")
-    frozen = backbone("brain_jepa", path, VIEW, gradients=places, layer="blocks.0", dim=768)
+    frozen = backbone(
+        "brain_jepa", path, VIEW, gradients=places, layer="blocks.0", dim=768,
+        normalisation="global",
+    )  # fmt: skip
+    x = waves(450, 160)
     with torch.no_grad():
-        x = base.patch_embed(waves(450, 160)) + base.pos_embed_proj()
+        x = base.patch_embed((x - x.mean()) / x.std(correction=0)) + base.pos_embed_proj()
         wanted = base.blocks[0](x).mean(1)
     torch.testing.assert_close(frozen(waves(450, 160).numpy()), wanted)
     for name, tensor in frozen.model.state_dict().items():
@@ -197,13 +201,16 @@ def test_a_published_checkpoint_loads(base, places, tmp_path):
 def test_features_are_the_mean_of_all_tokens_without_its_mean_and_scale(few, tmp_path):
     encoder = drawn(tiny()[0])
     path = save(checkpoint(encoder), tmp_path / "jepa.pth.tar")
-    frozen = backbone("brain_jepa", path, FEW, gradients=few, **SMALL)
-    mean = encoder(waves(6, 48)).mean(1).numpy()
+    others = SMALL | {"gradients": few, "normalisation": "global"}
+    frozen = backbone("brain_jepa", path, FEW, **others)
+    series = waves(6, 48)
+    series = (series - series.mean()) / series.std(correction=0)
+    mean = encoder(series).mean(1).numpy()
     wanted = (mean - mean.mean()) / np.sqrt(mean.var() + 1e-5)
     np.testing.assert_allclose(frozen(waves(6, 48).numpy()), wanted, atol=1e-5)
     assert frozen.facts["preprocessing"]["gradients"] == [6, 4]
-    tokens = backbone("brain_jepa", path, FEW, gradients=few, pooling="tokens", **SMALL)
-    torch.testing.assert_close(tokens(waves(6, 48).numpy()), encoder(waves(6, 48)))
+    tokens = backbone("brain_jepa", path, FEW, pooling="tokens", **others)
+    torch.testing.assert_close(tokens(waves(6, 48).numpy()), encoder(series))
 
 
 def pretrained(path, encoder, **beside):
@@ -292,7 +299,13 @@ def test_weights_of_others_are_not_used_at_another_rate(few, tmp_path):
     with pytest.raises(InputError, match="a frame comes each 0.735 s"):
         backbone("brain_jepa", path, FEW | {"tr": 0.735}, gradients=few, **SMALL)
     clipped = FEW | {"tr": 0.735, "frames": 144}
-    backbone("brain_jepa", path, clipped, gradients=few, clip=144, **SMALL)
+    others = SMALL | {"gradients": few, "clip": 144}
+    backbone("brain_jepa", path, clipped, normalisation="global", **others)
+    with pytest.raises(InputError, match="take BOLD values, .*; set `normalisation: global`"):
+        backbone("brain_jepa", path, clipped, **others)
+    standardised = clipped | {"normalisation": "scan"}
+    with pytest.raises(InputError, match="of the view, whose normalisation is scan"):
+        backbone("brain_jepa", path, standardised, normalisation="global", **others)
 
 
 def test_gradients_of_other_regions_are_refused(places):

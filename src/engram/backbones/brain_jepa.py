@@ -79,9 +79,9 @@ def load(options, weights, view, device) -> backbone.Frozen:
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: the rows have another length or, for weights of others, rate; weights were
-            pretrained on other values; gradients are missing or those of other regions; or the
-            checkpoint does not fit.
+        InputError: the rows have another length or, for weights of others, rate or scale;
+            weights were pretrained on other values; gradients are missing or those of other
+            regions; or the checkpoint does not fit.
     """
     check(options, view)
     tensors = _tensors(weights, options) if weights else {}
@@ -100,6 +100,8 @@ def load(options, weights, view, device) -> backbone.Frozen:
     model = backbone.build(lambda: encoder(options, places), options, weights)
     if weights:
         checkpoints.load_strictly(model, tensors, weights, f"Brain-JEPA {options.model}")
+        if "gradients" not in beside:
+            _check_values(options, view)
     return backbone.Frozen(
         model,
         Clips.of(options, view, places, normalise, device),
@@ -117,6 +119,16 @@ def _check_rate(options, view):
         raise InputError(
             f"backbone brain_jepa: a frame comes each {tr:.3g} s, the published weights were "
             f"trained on about 2.2 s; set `tr: 2.2` of the view, or `clip` of the backbone"
+        )
+
+
+def _check_values(options, view):
+    given = view.get("normalisation", "none")
+    if options.normalisation == "view" or given != "none":
+        raise InputError(
+            "backbone brain_jepa: the published weights take BOLD values, all regions and frames "
+            "of a row brought to mean 0 and variance 1 together; set `normalisation: global` of "
+            f"the backbone and `standardize: off` of the view, whose normalisation is {given}"
         )
 
 
