@@ -316,9 +316,11 @@ def test_the_stage_pretrains_it(tmp_path):
     table = pd.DataFrame({"subject": [f"s{i}" for i in range(8)], "frames": 60, "exclude": ""})
     table.index = table["subject"] + "/scan"
     view = VIEW | {"axes": 2, "unit": "z", "normalisation": "none", "band": None, "sfreq": 1 / 2.2}
+    view |= {"modality": "fmri"}
     store.write(tmp_path / "view.h5", Rows(np.stack(scans(8)), table, view | {"frames": 60}))
     spec = {
         "backbone": {"kind": "brain_jepa", **SMALL, "normalisation": "robust"},
+        "takes": {"channels": None},
         "objective": {"kind": "jepa", "epochs": 3, "batch_size": 4, "warmup_epochs": 1.0,
                       "predictor_depth": 1, "predictor_width": 8, "accumulate": 2,
                       "masks_batch": 2, "precision": "fp32"},
