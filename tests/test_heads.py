@@ -56,9 +56,12 @@ def test_a_head_learns_what_is_there_and_nothing_from_shifted_labels(kind):
     assert found.latent.dtype == np.float32
     assert all(isinstance(v, np.ndarray) and len(v) == 5 for v in found.state.values())
     assert all(len(values) == 5 for values in json.loads(json.dumps(found.facts)).values())
-    scores = [balanced_accuracy_score(this.y, found.outputs[:, r].argmax(1)) for r in range(3)]
+    scores = [
+        balanced_accuracy_score(run.y, found.outputs[:, r].argmax(1))
+        for r, run in enumerate(this.runs)
+    ]
     assert min(scores[:2]) > 0.8
-    assert abs(scores[2] - 0.5) < 0.25
+    assert abs(scores[2] - 0.5) < 0.2
     assert found.validation[:, :2].mean() > 0.8
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from engram import store
 from engram.errors import InputError
 from engram.frozen import fitted
-from engram.frozen.seen import subjects_seen
 from engram.planning import components
 from engram.progress import progress
+from engram.readers.pretrained_weights import subjects_seen
 from engram.store.overlap import Overlap
 
 #: Batches in one part of an extraction, what a killed job may lose; fewer if they are large.
@@ -44,7 +44,7 @@ def extract(view, weights, features, spec, made_by, device, cost=None):
         features: path of the feature store to write.
         spec: dict with `backbone`, its `kind` and options; `takes`, where its rows have to be
             something else than the `TAKES` of its kind; and what tells which subjects the weights
-            have seen, see `engram.frozen.seen`.
+            have seen, see `engram.readers.pretrained_weights`.
         made_by: provenance of the job, for the header.
         device: "cpu" or "cuda".
         cost: path of a JSON file for what the extraction took; see `Cost`.

@@ -22,10 +22,10 @@ from torch.nn import functional
 from engram import training
 from engram.errors import InputError
 from engram.frozen import fitted
-from engram.frozen.seen import subjects_seen
 from engram.planning import components
 from engram.precision import multiplies_bf16
 from engram.progress import progress
+from engram.readers.pretrained_weights import subjects_seen
 from engram.training import loop
 from engram.training.schedules import warm_cosine
 
