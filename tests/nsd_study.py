@@ -64,7 +64,7 @@ class Study:
         """The store of a view, some of its options changed."""
         raw = self.raw(unit)
         spec = self.plan.spec("render", dataset="nsd", unit=unit, view=view)
-        spec["view"] |= options
+        spec = spec | {"view": spec["view"] | options}
         path = self.folder / self.plan.store("nsd", unit, view)
         path = path.with_stem(f"{path.stem}{''.join(map(str, options.values()))}")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -518,4 +518,4 @@ def test_undefined_values_are_a_dash(shown):
         member["cost"]["rate"] = None
         if member["gain"]:
             member["gain"] |= dict.fromkeys(("difference", "low", "high", "p", "p_holm"))
-    assert page.render(*shown).count("– (–)") == 16
+    assert page.render(*shown).count("– (–)") == 12

@@ -294,7 +294,6 @@ def test_regions_of_a_network_are_masked_together_if_canonical():
         ({"masking": 1.5}, r"masking: 1.5; it must be in \[0, 1\]"),
         ({"model": {"tokens": "min_spatial"}}, "there is one row of tokens; use temporal"),
         ({"view": VIEW | {"missing": REGIONS[-7:]}}, "all regions of network Cerebellum"),
-        ({"view": VIEW | {"what": "spectrogram"}}, "needs series of regions"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(keys, message):
