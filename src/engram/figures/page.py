@@ -139,7 +139,11 @@ def _compared(comparison):
     backbones = sum(m["cost"] is not None for m in members)
     text = f"{backbones} backbones on {comparison['config']['dataset_title']}"
     if values:
-        text += f": {title(members[0]['metric']).lower()} {min(values):.2f} to {max(values):.2f}"
+        of = title(members[0]["metric"])
+        of = of if of == "R²" else of.lower()
+        text += f": {of} {' to '.join(f'{v:.2f}' for v in (min(values), max(values)))}".replace(
+            " -", " −"
+        )
     gains = [m["gain"]["difference"] for m in members if m["gain"]]
     gains = [_signed(gain) for gain in sorted(gains) if number(gain)]
     if gains:
