@@ -235,7 +235,7 @@ def publish(checkout, tmp_path, server_url):
     with (checkout / "tiny.yaml").open("a") as file:
         file.write(
             f"checkpoints:\n  there: {{url: {server_url}/model.safetensors, "
-            f"sha256: {sha256[:12]}, licence: MIT}}\n"
+            f"sha256: '{sha256[:12]}', licence: MIT}}\n"
         )
     edit(checkout, "tiny.yaml", "weights: random}", "weights: published, checkpoint: there}")
     return model
