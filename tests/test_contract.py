@@ -215,6 +215,13 @@ def test_a_fact_that_a_view_does_not_state_is_asked_for(tmp_path):
         )
 
 
+@pytest.mark.parametrize("takes", [{"frames": 3}, {"tr": 2.0}, {"channels": ["a"]}])
+def test_what_pictures_do_not_have_cannot_be_asked_of_them(takes):
+    (key,) = takes
+    with pytest.raises(InputError, match=f"of a certain `{key}`, but this picture states no"):
+        contract.fit(takes, {"what": "picture"}, "any")
+
+
 def test_decibels_are_those_of_any_unit_but_no_shares_of_limits(tmp_path):
     facts = {"what": "spectrogram", "frequencies": list(np.arange(40.0, 0, -1))}
     array = series([f"{i}" for i in range(40)])

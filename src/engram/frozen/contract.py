@@ -94,10 +94,21 @@ def fit(takes, view, name) -> Fit:
     try:
         for key, meet in MEETING.items():
             if takes.get(key) is not None:
+                _refuse_unstated(view, key)
                 meet(found, takes[key], takes)
     except InputError as error:
         raise InputError(f"backbone {name}: {error}") from None
     return found
+
+
+def _refuse_unstated(view, key):
+    """Refuse to convert by a fact that the header of a view does not state."""
+    fact = STATED.get(key)
+    if fact and fact not in view:
+        raise InputError(
+            f"takes rows of a certain `{key}`, but this {view['what']} states no `{fact}`; take "
+            f"`{key}` out of `takes`, or choose another view"
+        )
 
 
 def _modality(found, modalities, takes):
@@ -215,6 +226,9 @@ def _refuse_padded(view, difference):
             f"{difference}; rows that were padded are not converted: set it in the view"
         )
 
+
+#: What the header of a view has to state for a key to be met.
+STATED = {"channels": "channels", "tr": "sfreq", "frames": "frames"}
 
 #: How each key is met, in the order in which rows are converted.
 MEETING = {
