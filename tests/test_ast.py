@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 import torch
 from published import backbone, save
-from transformers import ASTConfig, ASTForAudioClassification, ASTModel
 
-from engram.backbones import ast
-from engram.backbones.ast import Spectrogram
 from engram.errors import InputError
 
 VIEW = {"what": "spectrogram", "limits": [-20, 20], "cmap": "viridis"}
@@ -30,18 +27,28 @@ PUBLISHED = (
 BLOCKS = 2
 
 
+@pytest.fixture(scope="module")
+def library():
+    """Here, for it takes seconds to import: every worker collects this file, one runs it."""
+    import transformers
+
+    return transformers
+
+
 @pytest.fixture
-def short(monkeypatch):
+def short(library, monkeypatch):
     """Models of two blocks: all twelve are alike, and one has 1214 tokens to attend to."""
-    config = functools.partial(ASTConfig, num_hidden_layers=BLOCKS)
+    from engram.backbones import ast
+
+    config = functools.partial(library.ASTConfig, num_hidden_layers=BLOCKS)
     monkeypatch.setattr(ast, "ASTConfig", config)
     return config
 
 
-def classifier(config):
+def classifier(library, config):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ASTForAudioClassification(config(num_labels=527)).eval()
+        model = library.ASTForAudioClassification(config(num_labels=527)).eval()
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.data += 0.1 * torch.randn_like(parameter)
@@ -61,8 +68,8 @@ def published(model):
     return tensors
 
 
-def test_ast_as_transformers_computes_it(short, tmp_path):
-    model = classifier(short)
+def test_ast_as_transformers_computes_it(library, short, tmp_path):
+    model = classifier(library, short)
     # dB of noise around a tone at the high end; row 0 is the highest frequency.
     rows = np.random.default_rng(0).normal(0, 6, (1, 128, 1024))
     rows[0, 10] += 12
@@ -80,8 +87,11 @@ def test_ast_as_transformers_computes_it(short, tmp_path):
     np.testing.assert_allclose(loaded(rows), whole.pooler_output, atol=1e-4)
 
 
-def test_tokens_are_those_of_the_last_layer():
-    model = ASTModel(ASTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2)).eval()
+def test_tokens_are_those_of_the_last_layer(library):
+    from engram.backbones.ast import Spectrogram
+
+    config = library.ASTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2)
+    model = library.ASTModel(config).eval()
     images = torch.rand(2, 1, 128, 1024)
     with torch.no_grad():
         expected = model(images[:, 0].flip(1).transpose(1, 2)).last_hidden_state
@@ -90,8 +100,8 @@ def test_tokens_are_those_of_the_last_layer():
     torch.testing.assert_close(found, expected)
 
 
-def test_weights_of_ast_that_do_not_fit_are_refused_by_name(tmp_path):
-    tensors = published(classifier(ASTConfig))
+def test_weights_of_ast_that_do_not_fit_are_refused_by_name(library, tmp_path):
+    tensors = published(classifier(library, library.ASTConfig))
     start = "audio_spectrogram_transformer."
     del tensors[f"{start}encoder.layer.3.output.dense.bias"]
     tensors[f"{start}encoder.layer.12.output.dense.bias"] = torch.zeros(768)

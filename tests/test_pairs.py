@@ -22,6 +22,7 @@ ACTIVE = slice(10, 16)  # samples that carry the code
 HEAD = {
     "kind": "nice",
     "encoder": "mlp",
+    "encoder_options": {"d": 96},
     "projector_dim": 24,
     "epochs": 25,
     "batch_size": 32,
