@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from engram.planning import components, provenance
@@ -192,7 +193,7 @@ def test_a_fingerprint_names_all_that_python_imports(script, component):
          "for n, m in sys.modules.items():",
          "    if n.partition('.')[0] == 'engram' and m.__file__: print(m.__file__)"]
     )  # fmt: skip
-    command = [sys.executable, "-c", code, str(PACKAGE.parent)]
+    command = [forked.python(), "-c", code, str(PACKAGE.parent)]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     names = {".".join(Path(f).relative_to(PACKAGE).with_suffix("").parts) for f in found}
     words = {word.split("@")[0] for word in provenance.fingerprint(path, modules).split()}

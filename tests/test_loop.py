@@ -3,10 +3,10 @@
 import os
 import socket
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import looping
 import numpy as np
 import pytest
@@ -311,7 +311,7 @@ def on_two_ranks(*args):
     }  # fmt: skip
     started = [
         subprocess.Popen(
-            [sys.executable, looping.__file__, *map(str, args)],
+            [forked.python(), looping.__file__, *map(str, args)],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             text=True,
