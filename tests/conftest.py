@@ -11,6 +11,9 @@ os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 import engram  # noqa: F401 - before PyTorch, for how its threads wait
 
+#: What a test writes need not outlive a power cut, and a disk answers in milliseconds.
+os.fsync = lambda descriptor: None
+
 #: Files whose tests take minutes, the longest first: with several workers they start first.
 LONG = (
     *("test_workflow.py", "test_retrieval_study.py", "test_published.py", "test_dreamsim.py"),

@@ -23,10 +23,11 @@ from engram.scores.comparison import compare as measure
 from engram.store import Rows
 
 
-def compare(comparison, figure, cka, **inputs):
-    """The stage, as its script runs it."""
+def compare(comparison, figure, cka, drawn=False, **inputs):
+    """The stage, as its script runs it; without its figures unless they are looked at."""
     measure(**inputs, comparison=comparison)
-    draw(comparison, figure, cka)
+    if drawn:
+        draw(comparison, figure, cka)
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_too_few_usable_rows_are_refused(tmp_path, members):
 def test_the_stage_writes_what_it_found(tmp_path, members):
     files = comparing.write(tmp_path, members)
     paths = comparing.outputs(tmp_path)
-    compare(**files, **paths)
+    compare(**files, **paths, drawn=True)
     found = json.loads(paths["comparison"].read_text())
     assert [m["experiment"] for m in found["members"]] == [
         "vision-dino", "vision-clip", "bandpower", "vision-clip_random",
@@ -260,7 +261,7 @@ def test_the_stage_writes_what_it_found(tmp_path, members):
         assert text.startswith("<?xml")
         assert "DINO" in text
     first = {name: path.read_bytes() for name, path in paths.items()}
-    compare(**files, **paths)
+    compare(**files, **paths, drawn=True)
     assert {name: path.read_bytes() for name, path in paths.items()} == first
 
 
@@ -356,7 +357,7 @@ def test_sources_side_by_side_are_one_space(tmp_path, members):
 def test_a_guest_stands_in_the_table_by_its_scores_alone(tmp_path, members):
     guest = comparing.member("cnn", 0.9, views=[], weights="none", title="CNN end to end")
     files = comparing.write(tmp_path, [*members, guest])
-    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    compare(**files, **(paths := comparing.outputs(tmp_path)), drawn=True)
     found = json.loads(paths["comparison"].read_text())
     first = found["members"][0]
     assert (first["experiment"], first["value"], first["cost"]) == ("vision-cnn", 0.9, None)
@@ -422,7 +423,7 @@ def numbers(files):
 
 def test_members_that_predict_numbers_are_paired_by_the_error_of_each_subject(tmp_path, members):
     files = numbers(comparing.write(tmp_path, members))
-    compare(**files, **(paths := comparing.outputs(tmp_path)))
+    compare(**files, **(paths := comparing.outputs(tmp_path)), drawn=True)
     found = json.loads(paths["comparison"].read_text())
     (gain,) = [m["gain"] for m in found["members"] if m["gain"]]
     assert gain["difference"] == pytest.approx(1)  # years that the control errs more, in each
@@ -451,7 +452,7 @@ def made(tmp_path_factory):
     """What stage `compare` writes of four members."""
     folder = tmp_path_factory.mktemp("made")
     paths = comparing.outputs(folder)
-    compare(**comparing.write(folder, four()), **paths)
+    compare(**comparing.write(folder, four()), **paths, drawn=True)
     return paths
 
 

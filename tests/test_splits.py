@@ -140,9 +140,9 @@ def test_impossible_ways_are_refused(how, message):
         splits.make(table, series(table), how, seed=0)
 
 
-def overlap(table, a, b):
-    """Whether two rows share seconds of one scan, from the definition."""
-    one, two = table.iloc[a], table.iloc[b]
+def overlap(rows, a, b):
+    """Whether two rows, of those of a table, share seconds of one scan, from the definition."""
+    one, two = rows[a], rows[b]
     same = (one.subject, one.scan) == (two.subject, two.scan)
     return same and min(one.stop, two.stop) - max(one.start, two.start) > 1e-6
 
@@ -152,15 +152,16 @@ def overlap(table, a, b):
 def test_blocks_drop_just_the_rows_that_share_seconds(support, n):
     table = rows(subjects=2, scans=1, windows=14 * n, support=support)
     y = np.tile([0, 1], len(table) // 2)
+    facts = list(table.itertuples())
     for fold in splits.make(table, y, {"kind": "blocked", "n": n}, seed=0):
         assert len(fold.train)
-        assert not any(overlap(table, a, b) for a in fold.train for b in fold.test)
-        assert not any(overlap(table, a, b) for a in fold.train for b in fold.validation)
-        assert not any(overlap(table, a, b) for a in fold.validation for b in fold.test)
+        assert not any(overlap(facts, a, b) for a in fold.train for b in fold.test)
+        assert not any(overlap(facts, a, b) for a in fold.train for b in fold.validation)
+        assert not any(overlap(facts, a, b) for a in fold.validation for b in fold.test)
         kept = set(fold.train) | set(fold.validation) | set(fold.test)
         for dropped in set(range(len(table))) - kept:
             held_out = [*fold.test, *fold.validation]
-            assert any(overlap(table, dropped, other) for other in held_out)
+            assert any(overlap(facts, dropped, other) for other in held_out)
         for name in set(table.subject):
             windows = np.sort(
                 table["window"].iloc[fold.test][table.subject.iloc[fold.test] == name]
@@ -180,12 +181,13 @@ def test_the_block_that_validates_is_far_from_the_one_that_tests(n):
 
 def test_random_windows_leak_neighbours():
     table = rows()
+    facts = list(table.itertuples())
     fold = splits.make(table, series(table), {"kind": "random_windows", "n": 5}, seed=0)[0]
     assert len(fold.test) == len(table) // 5
     assert len(fold.validation) / (len(fold.train) + len(fold.validation)) == pytest.approx(
         0.22, abs=0.01
     )
-    assert any(overlap(table, a, b) for a in fold.train for b in fold.test[:5])
+    assert any(overlap(facts, a, b) for a in fold.train for b in fold.test[:5])
 
 
 @pytest.mark.parametrize("side", ["train", "validation"])
@@ -395,13 +397,14 @@ def test_the_control_permutes_scans_whose_label_is_constant():
 @pytest.mark.parametrize("length", [15.3, 30.5])
 def test_blocks_drop_rows_that_share_half_a_second(length):
     table = rows(subjects=1, scans=2, windows=20, length=length)
+    facts = list(table.itertuples())
     y = series(table)
     how = {"kind": "blocked", "n": 4}
     folds = splits.make(table, y, how, seed=0)
     for fold in folds:
-        assert not any(overlap(table, a, b) for a in fold.train for b in fold.test)
-        assert not any(overlap(table, a, b) for a in fold.validation for b in fold.test)
-        assert not any(overlap(table, a, b) for a in fold.train for b in fold.validation)
+        assert not any(overlap(facts, a, b) for a in fold.train for b in fold.test)
+        assert not any(overlap(facts, a, b) for a in fold.validation for b in fold.test)
+        assert not any(overlap(facts, a, b) for a in fold.train for b in fold.validation)
     used = np.concatenate([folds[0].train, folds[0].validation, folds[0].test])
     neighbours = np.setdiff1d(np.arange(len(table)), used)
     assert len(neighbours)
@@ -420,10 +423,11 @@ def test_blocks_that_only_touch_lose_no_row(length):
 def test_a_long_row_reaches_over_those_that_follow_it():
     """Support is compared with the furthest end so far, not with that of the last start."""
     table = rows(subjects=1, scans=1, windows=12, length=10.0).sort_values("window")
+    facts = list(table.itertuples())
     table.iloc[0, table.columns.get_loc("stop")] = 130.0
     y = np.arange(12) % 2
     for fold in splits.make(table, y, {"kind": "blocked", "n": 3}, seed=0):
-        assert not any(overlap(table, a, b) for a in fold.train for b in fold.test)
+        assert not any(overlap(facts, a, b) for a in fold.train for b in fold.test)
 
 
 @pytest.mark.parametrize("how", ["leave_one_subject_out", {"kind": "group_kfold", "n": 3},
