@@ -1,5 +1,6 @@
 """The browser that tests of the report look with, if this machine has one."""
 
+import gc
 import os
 import shutil
 import sys
@@ -10,6 +11,8 @@ import pytest
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 import engram  # noqa: F401 - before PyTorch, for how its threads wait
+
+gc.disable()  # until all tests are imported
 
 #: What a test writes need not outlive a power cut, and a disk answers in milliseconds.
 os.fsync = lambda descriptor: None
@@ -40,6 +43,13 @@ def pytest_collection_modifyitems(config, items):
     without = [item for item in items if item.get_closest_marker("browser")]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
+
+
+def pytest_collection_finish(session):
+    """What was imported is there to stay: garbage collections need not walk it each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter):

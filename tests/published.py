@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from engram.frozen.backbone import build
 from engram.planning import components
 
 PICTURES = {"what": "picture"}
@@ -39,11 +40,11 @@ def _value(name, shape, generator):
 
 
 def dino_vit(patch=16, **keys):
-    """A base transformer by the authors of DINO, in the copy that DreamSim carries."""
+    """A base transformer by the authors of DINO, in the copy that DreamSim carries, undrawn."""
     # Imports torchvision, which Engram has to prepare first.
     from dreamsim.feature_extraction.vision_transformer import vit_base
 
-    return vit_base(patch_size=patch, **keys)
+    return build(lambda: vit_base(patch_size=patch, **keys), None, weights=True)
 
 
 def save(content, path):

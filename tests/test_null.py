@@ -10,7 +10,7 @@ from engram.measures import inference
 from engram.scores import classification
 from engram.scores.classification import mean_defined
 
-SEEDS, SUBJECTS, SCANS, WINDOWS, FEATURES, PERMUTATIONS = 100, 6, 2, 60, 3, 199
+SEEDS, SUBJECTS, SCANS, WINDOWS, FEATURES, PERMUTATIONS = 80, 6, 2, 60, 3, 99
 
 
 def simulate(rng):

@@ -249,7 +249,7 @@ def few(scans):
 
 
 def test_many_cores_open_two_connections(project):
-    noise = {f"x{number}": np.random.default_rng(number).bytes(1_000_000) for number in range(4)}
+    noise = {f"x{number}": np.random.default_rng(number).bytes(400_000) for number in range(4)}
     project.publish(noise)
     project.storage.faults = dict.fromkeys(project.storage.files, "slow 1000")
     project.configure(files=list(noise))
