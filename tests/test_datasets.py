@@ -302,9 +302,9 @@ def test_windows_that_may_hold_two_switches_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Log band power, label, subject and best posterior of the windows of 12 subjects."""
+    """Log band power, label, subject and best posterior of the windows of 8 subjects."""
     folder, options, parts = tmp_path_factory.mktemp("cohort"), simulated.Options(), []
-    for number in range(12):
+    for number in range(8):
         _, recordings = made(folder, f"sub-{number + 1:02d}")
         for scan, recording in enumerate(recordings):
             label = alert_share(recording) >= 0.5
