@@ -33,8 +33,10 @@ format: $(VENV)/.test ## format, fix what can be fixed, write the tables of conf
 clean: ## remove what a run wrote; downloads and .venv stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache
 
-$(BIN)/python:
+# A pip as old as some Pythons bring takes twice as long.
+$(BIN)/python: | requirements.lock
 	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --constraint requirements.lock --upgrade pip
 
 $(VENV)/.demo: requirements.lock pyproject.toml | $(BIN)/python
 	$(INSTALL) --constraint requirements.lock --editable .
