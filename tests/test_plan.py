@@ -8,10 +8,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from snakemake.utils import validate
 
 from engram import store
 from engram.errors import InputError
-from engram.planning import components, configuration, plan
+from engram.planning import components, configuration, plan, shape
 from engram.planning.automatic import completed
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +61,19 @@ def study(config):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_accepted(study, name):
     configuration.check(study(name), SCHEMA)
+
+
+def test_what_a_study_leaves_out_is_what_the_schema_says(study):
+    this = study("brain_jepa") | {"evaluation": {"bootstrap": 100}, "tracking": {"wandb": {}}}
+    this["datasets"]["there"] = {"kind": "eeg_recordings", "source": {"s3": "bucket"}}
+    this["checkpoints"] = study("vigilance")["checkpoints"]
+    given = copy.deepcopy(this)
+    found = shape.filled(this, SCHEMA)
+    validate(this, str(ROOT / "workflow/schemas/config.schema.yaml"))  # by jsonschema, in place
+    assert found == this != given
+    assert found["evaluation"] == {
+        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True
+    }  # fmt: skip
 
 
 #: Studies of models of series, which get baselines and twins that they do not name.
@@ -1019,8 +1033,13 @@ def test_a_model_and_figures_are_tracked_where_there_are_some(config):
 )
 def test_values_of_the_wrong_kind_are_refused(config, key, value):
     config["tracking"] = {"wandb": {key: value}}
-    with pytest.raises(jsonschema.ValidationError, match=re.escape(repr(value))):
-        jsonschema.validate(config, SCHEMA)
+    refuse(config, f"tracking.wandb.{key}: expected .*{re.escape(repr(value))}")
+
+
+def test_an_empty_choice_of_subjects_is_refused(study):
+    this = study("semantoks_simulated")
+    this["backbones"]["semantoks_1"]["pretrain"]["subjects"] = {}
+    refuse(this, "semantoks_1.pretrain.subjects: needs 1 or more keys, has 0")
 
 
 # ---- retrieval --------------------------------------------------------------------------
