@@ -66,6 +66,7 @@ def check(config, schema):
     for name in config.get("maps", []):
         if not plan.Plan(config).of_task(name, "MAPPED"):
             raise InputError(f"maps: {name!r} has no classes to map; leave it out")
+    _check_seen(plan.Plan(config))
     for name in config.get("compare", []):
         _check_name("compare", name, config.get("comparisons", {}), "comparison")
     if not config["run"] and not config.get("compare"):
@@ -367,6 +368,17 @@ def _check_pretrained_once(config):
             raise InputError(
                 f"backbones.{backbone}: would learn the same as {twin!r} once more; write "
                 f"`like: {twin}` instead"
+            )
+
+
+def _check_seen(this):
+    """Figures of an experiment need rows that a person can look at."""
+    for name in this.shown():
+        side = this.shown_side(name)
+        if side and not this.pictures(name):
+            raise InputError(
+                f"experiment {name!r}: its figures show pictures, and {', '.join(side)} gives "
+                "none; add a source of a view of pictures, spectrograms or series beside it"
             )
 
 

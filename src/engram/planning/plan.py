@@ -178,12 +178,20 @@ class Plan(RawFiles, Comparisons, Pretraining):
         return self.x(experiment) if self.of_task(experiment, "PROBED") else []
 
     def pictures(self, experiment) -> list[str]:
-        """The view stores, behind the first source or target, whose rows a person can look at."""
+        """The view stores, behind the first source or target that a person can look at."""
+        seen = components.constant("engram.figures.pictures", "SEEN")
+        for source in self.shown_side(experiment):
+            view = source.partition("/")[0]
+            kind = self.kind_of_view(view)
+            if components.constant(f"engram.views.{kind}", "GIVES") in seen:
+                return self.stores(experiment, view)
+        return []
+
+    def shown_side(self, experiment) -> list[str]:
+        """The sources or targets whose rows the figures of an experiment show; of some none."""
         sides = {"x": self.sources, "y": self.targets}
         shows = self.of_task(experiment, "SHOWS")
-        if shows is None:
-            return []
-        return self.stores(experiment, sides[shows](experiment)[0].partition("/")[0])
+        return sides[shows](experiment) if shows else []
 
     def importance(self, experiment) -> list[str]:
         """What says where the models of an experiment look, if its task is asked that."""
