@@ -14,6 +14,7 @@ from engram import store
 from engram.errors import InputError
 from engram.planning import components, configuration, plan, shape
 from engram.planning.automatic import completed
+from engram.planning.targets import check_asked
 
 ROOT = Path(__file__).parents[1]
 
@@ -1126,10 +1127,10 @@ def test_encoders_that_are_compared_differ_in_the_alignment_alone():
 def test_what_no_rule_makes_is_named_with_what_was_meant(config, target, message):
     arguments = ["snakemake", target]
     if message is None:
-        configuration.check_asked(plan.Plan(config), arguments)
+        check_asked(plan.Plan(config), arguments)
     else:
         with pytest.raises(InputError, match=f"^{re.escape(target)}: {message}"):
-            configuration.check_asked(plan.Plan(config), arguments)
+            check_asked(plan.Plan(config), arguments)
 
 
 # ---- what a backbone takes ---------------------------------------------------------------

@@ -14,11 +14,12 @@ if here.is_dir():  # a module from a repository needs the package installed
 import engram
 from engram.planning import components, config_files
 from engram.planning.automatic import completed
-from engram.planning.configuration import check, check_asked
+from engram.planning.configuration import check
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.planning.provenance import fingerprint
 from engram.planning.shape import filled
+from engram.planning.targets import check_asked
 
 ROOT = Path(engram.__file__).parents[2]
 if not (ROOT / "workflow").is_dir():

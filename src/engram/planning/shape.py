@@ -289,3 +289,18 @@ def did_you_mean(name, known) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; there is {', '.join(map(str, known))}" if known else ""
+
+
+def check_name(where, name, known, what):
+    """Refuse a name that is none of those that are known.
+
+    Args:
+        where: the key that names it.
+        name, known: the name, and all that there are.
+        what: it is, in words.
+
+    Raises:
+        InputError: names the key and suggests what was meant.
+    """
+    if name not in known:
+        raise InputError(f"{where}: no {what} {name!r}{did_you_mean(name, known)}")
