@@ -839,6 +839,18 @@ def test_a_label_file_of_a_manifest_is_fetched_as_itself(config, tmp_path):
         assert spec == {"source": {"osf": "abcde"}, "row": {"file": file}}
 
 
+def test_a_new_subject_fetches_no_file_again_that_others_share(config):
+    this = {
+        "kind": "eeg_recordings",
+        "source": {"osf": "abcde", "archive": "{unit}.zip"},
+        "files": ["{unit}/rest.edf", "labels.csv"],
+    }
+    for units in (["s1", "s2"], ["s1", "s2", "s3"]):
+        config["datasets"]["there"] = this | {"units": units}
+        spec = plan.Plan(config).spec("download", shelf="raw", name="there", file="labels.csv")
+        assert spec["row"] == {"file": "labels.csv", "unit": "s1"}
+
+
 @pytest.mark.parametrize("file", ["/data/a.edf", "../a.edf", "s1/../../a.edf"])
 def test_a_file_outside_of_what_is_fetched_is_refused(config, tmp_path, file):
     this = local(config, tmp_path, f"subject,scan,file\ns1,a,{file}\n")
