@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from engram.planning import components, configuration, plan
+from engram.planning import component_checks, components, plan
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "config/README.md"
@@ -181,7 +181,7 @@ def _without_required(schema):
 def of_family(family, described_keys):
     """Schema of a component: its keys are those of its kind, or of any kind where it has none."""
     kinds = {kind: options_schema(family, kind) for kind in components.kinds(family)}
-    keys = configuration.COMMON_KEYS[family]
+    keys = component_checks.COMMON_KEYS[family]
     common = {key: described_keys.get(key, {"type": "string"}) for key in keys}
     common["kind"] = {"enum": list(kinds), "description": f"a file in `src/engram/{family}`"}
     either = {}

@@ -81,8 +81,10 @@ def test_a_study_names_captions_under_a_text_tower_as_any_other_source():
     }  # fmt: skip
     config["run"] = ["words"]
     schema = (ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
-    configuration.check(config, yaml.safe_load(schema))
+    schema = yaml.safe_load(schema)
+    configuration.check(config, schema)
     found = plan.Plan(config)
+    shown = ["results/views/things_eeg2/stimuli/stimulus.h5"]
     assert found.y("words")[1] == (
         "results/features/things_eeg2/stimuli/caption/clip_text_vitb32.h5"
     )
@@ -91,6 +93,13 @@ def test_a_study_names_captions_under_a_text_tower_as_any_other_source():
         "engram.datasets.things_eeg2",
         "engram.views.captions",
     ]
+    assert found.pictures("words") == shown
+    targets.reverse()  # a person looks at the photographs still
+    assert plan.Plan(config).pictures("words") == shown
+    this["y"] = targets[:1]
+    message = "experiment 'words': its figures show pictures, and caption/clip_.* gives none; add"
+    with pytest.raises(InputError, match=message):
+        configuration.check(config, schema)
 
 
 def test_rows_are_utf8_padded_with_zeros(tmp_path):

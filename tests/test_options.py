@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from engram.errors import InputError
-from engram.planning import components, configuration, plan, provenance
+from engram.planning import component_checks, components, plan, provenance
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "config/README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_options_read_without_importing_are_those_that_python_makes(family, kind
 @pytest.mark.parametrize(("family", "kind"), COMPONENTS)
 def test_no_option_has_the_name_of_a_key_that_the_plan_reads(family, kind):
     """It would never reach the component."""
-    assert not components.fields(family, kind).keys() & set(configuration.COMMON_KEYS[family])
+    assert not components.fields(family, kind).keys() & set(component_checks.COMMON_KEYS[family])
 
 
 @pytest.mark.parametrize("kind", components.kinds("heads"))

@@ -8,11 +8,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from snakemake.utils import validate
 
 from engram import store
 from engram.errors import InputError
-from engram.planning import components, configuration, plan
+from engram.planning import components, configuration, plan, shape
 from engram.planning.automatic import completed
+from engram.planning.targets import check_asked
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +62,19 @@ def study(config):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_accepted(study, name):
     configuration.check(study(name), SCHEMA)
+
+
+def test_what_a_study_leaves_out_is_what_the_schema_says(study):
+    this = study("brain_jepa") | {"evaluation": {"bootstrap": 100}, "tracking": {"wandb": {}}}
+    this["datasets"]["there"] = {"kind": "eeg_recordings", "source": {"s3": "bucket"}}
+    this["checkpoints"] = study("vigilance")["checkpoints"]
+    given = copy.deepcopy(this)
+    found = shape.filled(this, SCHEMA)
+    validate(this, str(ROOT / "workflow/schemas/config.schema.yaml"))  # by jsonschema, in place
+    assert found == this != given
+    assert found["evaluation"] == {
+        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True
+    }  # fmt: skip
 
 
 #: Studies of models of series, which get baselines and twins that they do not name.
@@ -824,6 +839,18 @@ def test_a_label_file_of_a_manifest_is_fetched_as_itself(config, tmp_path):
         assert spec == {"source": {"osf": "abcde"}, "row": {"file": file}}
 
 
+def test_a_new_subject_fetches_no_file_again_that_others_share(config):
+    this = {
+        "kind": "eeg_recordings",
+        "source": {"osf": "abcde", "archive": "{unit}.zip"},
+        "files": ["{unit}/rest.edf", "labels.csv"],
+    }
+    for units in (["s1", "s2"], ["s1", "s2", "s3"]):
+        config["datasets"]["there"] = this | {"units": units}
+        spec = plan.Plan(config).spec("download", shelf="raw", name="there", file="labels.csv")
+        assert spec["row"] == {"file": "labels.csv", "unit": "s1"}
+
+
 @pytest.mark.parametrize("file", ["/data/a.edf", "../a.edf", "s1/../../a.edf"])
 def test_a_file_outside_of_what_is_fetched_is_refused(config, tmp_path, file):
     this = local(config, tmp_path, f"subject,scan,file\ns1,a,{file}\n")
@@ -1019,8 +1046,13 @@ def test_a_model_and_figures_are_tracked_where_there_are_some(config):
 )
 def test_values_of_the_wrong_kind_are_refused(config, key, value):
     config["tracking"] = {"wandb": {key: value}}
-    with pytest.raises(jsonschema.ValidationError, match=re.escape(repr(value))):
-        jsonschema.validate(config, SCHEMA)
+    refuse(config, f"tracking.wandb.{key}: expected .*{re.escape(repr(value))}")
+
+
+def test_an_empty_choice_of_subjects_is_refused(study):
+    this = study("semantoks_simulated")
+    this["backbones"]["semantoks_1"]["pretrain"]["subjects"] = {}
+    refuse(this, "semantoks_1.pretrain.subjects: needs 1 or more keys, has 0")
 
 
 # ---- retrieval --------------------------------------------------------------------------
@@ -1107,10 +1139,10 @@ def test_encoders_that_are_compared_differ_in_the_alignment_alone():
 def test_what_no_rule_makes_is_named_with_what_was_meant(config, target, message):
     arguments = ["snakemake", target]
     if message is None:
-        configuration.check_asked(plan.Plan(config), arguments)
+        check_asked(plan.Plan(config), arguments)
     else:
         with pytest.raises(InputError, match=f"^{re.escape(target)}: {message}"):
-            configuration.check_asked(plan.Plan(config), arguments)
+            check_asked(plan.Plan(config), arguments)
 
 
 # ---- what a backbone takes ---------------------------------------------------------------

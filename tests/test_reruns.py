@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from engram.planning import components, provenance
-from engram.planning.plan import FAMILIES, OF_TASK, Plan
+from engram.planning.plan import FAMILIES, Plan
+from engram.planning.specs import OF_TASK
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 PUBLISHERS = components.PUBLISHERS

@@ -55,6 +55,18 @@ def test_folds_test_each_row_once_and_pass_the_check(how):
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
+def test_of_a_published_split_each_side_takes_its_own_part_and_loses_nothing_else(how):
+    table = rows()
+    plain = splits.make(table, series(table), how, seed=0)
+    part = np.where(np.random.default_rng(0).random(len(table)) < 0.3, "test", "train")
+    folds = splits.make(table.assign(split=part), series(table), how, seed=0)
+    for fold, whole in zip(folds, plain, strict=True):
+        for side, own in (("train", "train"), ("validation", "train"), ("test", "test")):
+            expected = [row for row in getattr(whole, side) if part[row] == own]
+            assert [*getattr(fold, side)] == expected
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
 def test_same_seed_gives_the_same_folds(how):
     table = rows()
     y = series(table)

@@ -20,7 +20,7 @@ from PIL import Image
 from engram import store, views
 from engram.datasets import read
 from engram.errors import InputError
-from engram.planning import plan
+from engram.planning import specs
 from engram.readers.trial_tables import stimulus_name
 from engram.store import Rows
 from engram.tasks import train
@@ -30,9 +30,9 @@ CHANNELS = ("MRO11-1609", "MLC11-1609", "MZF01-1609", "MLT23-1609")  # of CTF, o
 SFREQ, START, SAMPLES = 200.0, -0.1, 61
 STUDY = yaml.safe_load((ROOT / "config/studies/things_meg.yaml").read_text())
 DATASET = STUDY["datasets"]["things_meg"]
-THINGS = {key: DATASET[key] for key in DATASET if key == "kind" or key not in plan.DATASET_KEYS} | {
-    "unlisted": "refuse"
-}
+THINGS = {
+    key: DATASET[key] for key in DATASET if key == "kind" or key not in specs.DATASET_KEYS
+} | {"unlisted": "refuse"}
 NAMES = ("aardvark", "bat1", "coat_rack", "drum", "eel", "fan")
 
 

@@ -372,6 +372,22 @@ def test_the_choice_of_input_sees_no_test_row(tmp_path):
     assert chosen.header["chosen"]["x"]["sub-01"] == ["signal/x"]
 
 
+def test_a_fold_is_predicted_by_the_input_that_it_chose(tmp_path):
+    study = Study(tmp_path, ["one/x", "other/x"])
+    x, later = study.x["one/x"], (study.table["subject"] > "sub-03").to_numpy()
+    noise = features(study.table, study.y, effect=0.0, seed=5)
+    study.x["one/x"] = np.where(later[:, None], noise, x)
+    study.x["other/x"] = np.where(later[:, None], x, noise)
+    every = [["one/x"], ["other/x"]]
+    _, found, _ = study.train("choose", candidates=every)
+    alone = {one[0]: study.train(one[0][:3], candidates=[one])[1] for one in every}
+    choices = found.header["chosen"]["x"]
+    assert {one for (one,) in choices.values()} == {"one/x", "other/x"}
+    for fold, (chosen,) in choices.items():
+        rows = (found.table["fold"] == fold).to_numpy()
+        np.testing.assert_array_equal(found.array[rows], alone[chosen].array[rows])
+
+
 def test_a_published_split_is_kept(study):
     """Rows of its test part alone are predicted; those of its training part alone are learned."""
     study.table["split"] = np.where(study.table["window"] % 3 == 0, "test", "train")

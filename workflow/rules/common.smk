@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from snakemake.utils import update_config, validate
+from snakemake.utils import update_config
 
 here = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 if here.is_dir():  # a module from a repository needs the package installed
@@ -14,10 +14,12 @@ if here.is_dir():  # a module from a repository needs the package installed
 import engram
 from engram.planning import components, config_files
 from engram.planning.automatic import completed
-from engram.planning.configuration import check, check_asked
+from engram.planning.configuration import check
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.planning.provenance import fingerprint
+from engram.planning.shape import filled
+from engram.planning.targets import check_asked
 
 ROOT = Path(engram.__file__).parents[2]
 if not (ROOT / "workflow").is_dir():
@@ -64,10 +66,10 @@ if asked:
 
 def checked_plan():
     """The plan of the configuration, or one line that says what is wrong in it."""
+    schema = config_files.load(SCHEMA)
     try:
-        check(config, config_files.load(SCHEMA))
-        validate(config, str(SCHEMA))
-        this = Plan(completed(config))
+        check(config, schema)
+        this = Plan(completed(filled(config, schema)))
         check_asked(this, sys.argv[1:])  # Snakemake reads its targets after this
         for dataset in this.datasets():
             for unit in (*this.units(dataset), *this.shared(dataset)):

@@ -8,8 +8,8 @@ from pathlib import Path
 from engram.backbones import encode, load
 from engram.errors import InputError
 from engram.job import digest, versions
-from engram.planning.configuration import did_you_mean
 from engram.planning.plan import Plan
+from engram.planning.shape import did_you_mean
 from engram.readers.folders import PICTURE, TEXT, Images, Texts
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from engram import downloads
 from engram.errors import InputError
 from engram.planning import components
-from engram.planning.configuration import did_you_mean
 from engram.planning.plan import Plan
+from engram.planning.shape import did_you_mean
 from engram.sources import chosen, read_lock
 from engram.web.transfer import fetch, fetch_all
 

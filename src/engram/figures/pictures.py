@@ -10,6 +10,7 @@ from engram import store
 from engram.errors import InputError
 from engram.signals.image import render
 
+SEEN = ("spectrogram", "picture", "timeseries")  # kinds of rows that can be shown
 MOST_REGIONS = 2  # shown of one row; more are too small to see
 SHADES = 3  # standard deviations of a series from black or white
 
@@ -31,7 +32,7 @@ def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
         here = [i for i, name in enumerate(this.table.index) if name in wanted]
         if here:
             rows |= zip(this.table.index[here], this[np.array(here)], strict=True)
-    if header.get("what") not in ("spectrogram", "picture", "timeseries"):
+    if header.get("what") not in SEEN:
         raise InputError(
             f"{paths[0]}: a view of {header.get('what')!r} cannot be shown as a picture; "
             "plots need a view of spectrograms, pictures or series as the first source"

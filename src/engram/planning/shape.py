@@ -47,7 +47,8 @@ def check(value, schema, where="", root=None):
     """Refuse a value that does not have the shape of a JSON schema.
 
     Of the schema are read: $ref, anyOf, type, enum, required, properties, additionalProperties,
-    items, minItems, minLength, minimum, exclusiveMinimum, exclusiveMaximum and pattern.
+    items, minItems, minLength, minProperties, minimum, exclusiveMinimum, exclusiveMaximum and
+    pattern.
 
     Args:
         value: as YAML gives it.
@@ -72,6 +73,22 @@ def check(value, schema, where="", root=None):
             raise InputError(f"{where}: {expected(schema['description'], value)}")
     elif isinstance(value, int | float):
         _check_range(value, schema, where)
+
+
+def filled(value, schema, root=None):
+    """A value that fits a JSON schema, with the defaults of its properties where it has no key."""
+    root = schema if root is None else root
+    schema = _fitting(value, _alternatives(schema, root), "")
+    if isinstance(value, dict):
+        known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
+        value = {key: filled(item, known.get(key, others), root) for key, item in value.items()}
+        for key, one in known.items():
+            if "default" in one:
+                value.setdefault(key, one["default"])
+        return value
+    if isinstance(value, list):
+        return [filled(item, schema.get("items", {}), root) for item in value]
+    return value
 
 
 def _alternatives(schema, root):
@@ -108,6 +125,8 @@ def _is(value, kind):
 
 def _check_keys(value, schema, where, root):
     known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+    if len(value) < schema.get("minProperties", 0):
+        raise InputError(f"{where}: needs {schema['minProperties']} or more keys, has {len(value)}")
     for key, item in value.items():
         if not isinstance(key, str):
             raise InputError(f"{where or 'configuration'}: a key is text; write {str(key)!r}")
@@ -270,3 +289,18 @@ def did_you_mean(name, known) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; there is {', '.join(map(str, known))}" if known else ""
+
+
+def check_name(where, name, known, what):
+    """Refuse a name that is none of those that are known.
+
+    Args:
+        where: the key that names it.
+        name, known: the name, and all that there are.
+        what: it is, in words.
+
+    Raises:
+        InputError: names the key and suggests what was meant.
+    """
+    if name not in known:
+        raise InputError(f"{where}: no {what} {name!r}{did_you_mean(name, known)}")
