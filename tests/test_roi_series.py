@@ -231,7 +231,7 @@ def test_a_manifest_gives_recordings_with_their_conditions(tmp_path):
     ("tr", "of_row", "message"),
     [
         (None, {}, "the TR is unknown"),
-        (2.0, {"tr": "1.5"}, "tr is 1.5 s in the manifest, but 2 s in the dataset"),
+        (2.0, {"tr": "1.5"}, "the TR is 1.5 s by the manifest, but 2 s by the data"),
         (2000, {}, "a TR of 2000 s"),
         (None, {"tr": "two"}, "tr 'two' in the manifest is no number"),
     ],

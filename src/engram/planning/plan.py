@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from engram.errors import InputError
-from engram.planning import components
+from engram.planning import components, manifest
 from engram.planning.comparisons import Comparisons
 from engram.planning.kept import kept
 from engram.planning.pretraining import Pretraining
@@ -309,11 +309,11 @@ class Plan(RawFiles, Comparisons, Pretraining):
         """
         rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
         columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
-        named = {"file", *(columns or ()), *(this.get("conditions") or [])}
+        named = {*manifest.FILES, *(columns or ()), *(this.get("conditions") or [])}
         return [
             {key: row[key] for key in row if (key in named if columns else key != "unit")}
             | ({"facts": {fact: row[fact]}} if fact in row else {})
-            for row in rows
+            for row in map(_read_row, rows)
         ]
 
     def _extract_spec(self, backbone, dataset=None, **_):
@@ -448,6 +448,12 @@ class Plan(RawFiles, Comparisons, Pretraining):
 
 
 # ---- small ----------------------------------------------------------------------------
+
+
+def _read_row(row):
+    """A row that calls its recording `file`, whatever the column of the manifest was."""
+    recording = manifest.recording(row)
+    return {"file" if key == recording else key: row[key] for key in row}
 
 
 def _file_name(url):
