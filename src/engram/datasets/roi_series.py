@@ -83,9 +83,10 @@ def recording(subject, scan, series, tr, unit="BOLD", conditions=None, **known) 
         **known: `facts` and `origin` of the recording.
     """
     signal = Signal(series.values, 1 / tr, series.names, unit)
-    events = [(0.0, signal.stop, f"{key}:{value}") for key, value in (conditions or {}).items()]
-    events = pd.DataFrame(events, columns=["onset", "duration", "description"])
-    return Recording(subject, scan, signal.stop, {"fmri": signal}, events=events, **known)
+    if conditions:
+        events = [(0.0, signal.stop, f"{key}:{value}") for key, value in conditions.items()]
+        known["events"] = pd.DataFrame(events, columns=["onset", "duration", "description"])
+    return Recording(subject, scan, signal.stop, {"fmri": signal}, **known)
 
 
 def _named(options, tables):

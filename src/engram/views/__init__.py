@@ -112,8 +112,9 @@ def _refuse_difference(name, one, other_name, other):
         part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
         for part in (one, other)
     )
-    found = store.differences.said(facts, others)
-    if found:
+    if facts == others:
+        return
+    if found := store.differences.said(facts, others):
         raise InputError(
             f"{name} and {other_name} differ in {found}, or put them in different units: "
             "recordings of one unit share a store"

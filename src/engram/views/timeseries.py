@@ -97,7 +97,7 @@ def _render(recording, windows, options):
         )
     names, at = _arranged(series.channels, options)
     present = at >= 0
-    data, reach = _filtered(series.data[at[present]].astype(np.float64), series.sfreq, options)
+    data, reach = _filtered(series.data[at[present]], series.sfreq, options)
     data, sfreq = resampled(data, series.sfreq, options.tr, options.resampling)
     if options.standardize == "scan":
         data = standardized(data)
@@ -151,8 +151,10 @@ def _arranged(present, options):
 
 def _but_for(without, names, at):
     """Positions of regions, -1 for those that no row shall hold."""
+    if not without:
+        return at
     held = [atlases.same(name) for name in names]
-    left_out = {atlases.same(name): name for name in without or ()}
+    left_out = {atlases.same(name): name for name in without}
     if unknown := [name for one, name in left_out.items() if one not in held]:
         raise InputError(
             f"without: {unknown[0]!r} is none of the regions of the view; leave it out there"
