@@ -118,6 +118,7 @@ def test_what_confounds_explain_is_removed_and_the_mean_stays(tmp_path):
         ({"affine": np.diag([3.0, 2.0, 2.0, 1.0])}, {}, "lie elsewhere in space; resample"),
         ({"atlas": np.ones((4, 5, 4), np.int16)}, {}, r"a grid of \(4, 5, 4\), but"),
         ({"names": {1: "Thalamus", 2: "Cuneus"}}, {}, "has no name for region 7 of .*atlas.nii"),
+        ({"atlas": np.zeros(SHAPE, np.int16)}, {}, "atlas.nii.gz: holds no region"),
         ({"unit": "unknown"}, {}, "the TR is unknown; state `tr` of the dataset"),
         ({}, {"tr": 1.5}, "the TR is 1.5 s by the dataset, but 2 s by its header; correct one"),
         (

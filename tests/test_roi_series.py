@@ -182,7 +182,11 @@ def bad(change):
             {},
             "region 'Precuneus' never changes",
         ),
-        (lambda p: csv(p, series(frames=2), header=[0, 1], columns=[0]), {}, "holds 1 frames"),
+        (
+            lambda p: csv(p, series(frames=2), header=[0, 1], columns=[0]),
+            {},
+            "holds 1 frames",
+        ),
         (lambda p: p.write_bytes(b"\x00\x01"), {}, "not a readable table|no table"),
     ],
 )
@@ -212,7 +216,7 @@ def test_names_of_the_first_edition_of_an_atlas_are_those_of_the_atlas(tmp_path)
 
 
 def test_an_image_is_no_table(tmp_path):
-    with pytest.raises(InputError, match="extract the regions of an image"):
+    with pytest.raises(InputError, match="not a table of ROI series; .*by the kind `bold_images`"):
         reader.load(tmp_path / "a.nii.gz")
 
 
@@ -367,6 +371,20 @@ def test_parts_of_a_cohort_hold_each_subject_once(tmp_path):
     ]
     with pytest.raises(InputError, match="no such part of 2 subjects"):
         read_cohort(tmp_path / "a.h5", "part-3-of-3")
+
+
+def test_a_cohort_that_lacks_an_array_or_has_its_axes_exchanged_is_refused(tmp_path):
+    x = cohort(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["sex"]
+    with pytest.raises(InputError, match="no array 'sex'; there is age, long_subject_id, timeser"):
+        read_cohort(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["sex"] = np.array(["F", "F", "M"], "S")
+        del file["timeseries/buckner7"]
+        file["timeseries/buckner7"] = x[:, 3:].swapaxes(1, 2)
+    with pytest.raises(InputError, match="has 30 regions, but buckner7 has 7; the axes look exch"):
+        read_cohort(tmp_path / "a.h5")
 
 
 def test_a_scan_of_a_cohort_with_a_gap_is_named(tmp_path):

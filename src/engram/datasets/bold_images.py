@@ -131,6 +131,8 @@ def _series(path, image, atlas, labels, confounds):
         numbers = list(range(min(named) > 0, regions.shape[3] + (min(named) > 0)))
     else:
         numbers = _numbers(regions)
+    if not numbers:
+        raise InputError(f"{atlas}: holds no region, as all of it is 0; correct `images`")
     found = _held(named, labels, atlas, numbers)
     masker = NiftiMapsMasker if maps else NiftiLabelsMasker
     with warnings.catch_warnings():  # of how later versions scale confounds, which changes nothing

@@ -70,13 +70,16 @@ def read(unit, rows, options):
         with h5py.File(path, "r", locking=False) as file:
             return list(_scans(path, file, unit, options))
     except (OSError, KeyError) as error:
-        raise InputError(
-            f"{path}: not a readable cohort ({error}); it needs {SUBJECTS} and "
-            f"{', '.join(options.atlases)}: correct the file or `atlases` of the dataset"
-        ) from None
+        raise InputError(f"{path}: not a readable cohort ({error}); correct the file") from None
 
 
 def _scans(path, file, unit, options):
+    wanted = [*options.atlases, SUBJECTS, *(options.conditions or []), *(options.facts or [])]
+    if missing := [name for name in wanted if name not in file]:
+        raise InputError(
+            f"{path}: no array {missing[0]!r}; there is {', '.join(_arrays(file))}; correct "
+            "`atlases`, `conditions` or `facts` of the dataset, or the file"
+        )
     subjects = _texts(file[SUBJECTS])
     arrays = {name: file[name] for name in options.atlases}
     names = _names(path, arrays, options)
@@ -121,12 +124,21 @@ def _names(path, arrays, options):
         atlas = options.atlases[name]
         names = (options.names or {}).get(name) or region_names.of_atlas(atlas).names
         if array.ndim == 3 and array.shape[1] != len(names):
+            remedy = "correct `atlases` of the dataset"
+            if array.shape[2] == len(names):
+                remedy = "the axes look exchanged; expected (scan, roi, time)"
             raise InputError(
                 f"{path}: {name} has {array.shape[1]} regions, but {atlas} has {len(names)}; "
-                "correct `atlases` of the dataset"
+                f"{remedy}"
             )
         found += names
     return tuple(found)
+
+
+def _arrays(file):
+    found = []
+    file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
+    return found
 
 
 def _facts(path, file, options, scans):
