@@ -8,10 +8,12 @@ from scipy import signal
 from engram import store
 from engram.backbones import extract
 from engram.errors import InputError
-from engram.frozen import contract
+from engram.frozen import contract, fitted
 from engram.planning import components
 from engram.readers.atlases import ATLASES
+from engram.recording import Recording, Signal
 from engram.store import Rows
+from engram.views import render
 
 SEVEN, SEVENTEEN, TIAN = (
     ATLASES[name] for name in ("schaefer400_7n", "schaefer400_17n", "tian_s3")
@@ -141,9 +143,46 @@ def test_regions_that_are_missing_are_zero_wherever_they_stand():
     )
 
 
-def test_a_lower_rate_leaves_less_of_a_band():
+def test_regions_behind_those_of_the_model_are_left_out():
+    view = SERIES | {"channels": ["a", "b", "c"], "frames": 2, "sfreq": 0.5}
+    found = contract.fit({"channels": ["a", "b"]}, view, "any")
+    np.testing.assert_array_equal(found(np.arange(6).reshape(1, 3, 2)), [[[0, 1], [2, 3]]])
+
+
+def test_a_lower_rate_leaves_less_of_a_band_and_fewer_frames():
     view = SERIES | {"channels": ["a"], "frames": 90, "sfreq": 1.0, "band": [0.01, 0.4]}
-    assert contract.fit({"tr": 2.0}, view, "any").view["band"] == [0.01, 0.25]
+    found = contract.fit({"tr": 2.0, "frames": 45}, view, "any")
+    assert [found.view[key] for key in ("tr", "sfreq", "frames", "band")] == [
+        *(2.0, 0.5, 45, [0.01, 0.25])
+    ]
+    with pytest.raises(InputError, match="rows of 46 samples or more, but .* have 45"):
+        contract.fit({"tr": 2.0, "frames": 46}, view, "any")
+
+
+def test_what_was_standardised_says_so():
+    found = contract.fit({"normalisation": "scan", "unit": "z"}, SERIES, "any")
+    assert [found.view[key] for key in ("normalisation", "unit")] == ["scan", "z"]
+
+
+@pytest.mark.parametrize("standardize", ["window", "off"])
+def test_a_model_of_whole_scans_refuses_windows_that_know_no_scan(standardize, tmp_path):
+    """Through the view and what Brain-Semantoks declares; standardised over the scan they fit."""
+    takes = components.constant("engram.backbones.semantoks", "TAKES")
+    takes = {key: takes[key] for key in ("modality", "tr", "band", "normalisation")}
+    data = np.random.default_rng(0).normal(100, 5, (3, 200)).astype(np.float32)
+    scan = Recording("s1", "a", 400.0, {"fmri": Signal(data, 0.5, ("a", "b", "c"), "BOLD")})
+
+    def header(name, windows, how):
+        view = {"kind": "timeseries", "band": [0.01, 0.1], "standardize": how}
+        spec = {"unit": "s1", "view": view, "windows": windows}
+        render([scan], tmp_path / f"{name}.h5", spec, {})
+        return store.open(tmp_path / f"{name}.h5").header
+
+    half = {"length": 200.0, "step": 200.0}
+    with pytest.raises(InputError, match="variance 1 over the scan, of which a row is a part"):
+        contract.fit(takes, header("window", half, standardize), "semantoks")
+    for windows, how in ((half, "scan"), ("scan", standardize)):
+        contract.fit(takes, header(f"{windows}-{how}"[:4] + how, windows, how), "semantoks")
 
 
 def test_standardised_after_resampling(tmp_path):
@@ -170,6 +209,11 @@ def test_what_fits_is_left_as_it_is(tmp_path):
     ("takes", "stated", "message"),
     [
         ({"modality": ["eeg"]}, {}, "backbone identity: takes eeg, but the view holds fmri"),
+        ({"modality": ["fmri"]}, {"modality": None}, "takes fmri, but the view holds None"),
+        (
+            {"channels": WANTED}, {"missing": [TIAN[-1]]},
+            "takes 450 channels, of which the view has 449, first missing 'aGP-lh'",
+        ),
         ({"channels": [*WANTED, "buckner7"]}, {}, "takes 457 channels, of which the view has 450"),
         (
             {"channels": [*WANTED, "buckner7"], "coverage": 0.99}, {},
@@ -177,6 +221,7 @@ def test_what_fits_is_left_as_it_is(tmp_path):
         ),
         ({"band": [0.01, 0.1]}, {}, r"takes series of 0.01 to 0.1 Hz, but the view was not filt"),
         ({"band": [0.01, 0.1]}, {"band": [0.01, 0.2]}, "but the view passed 0.01 to 0.2 Hz"),
+        ({"band": [0.01, 0.1]}, {"band": [0.01, 0.11]}, "but the view passed 0.01 to 0.11 Hz"),
         ({"normalisation": "scan"}, {"row": "window"}, "over the scan, of which a row is a part"),
         (
             {"normalisation": "scan"}, {"settings": {"length": 40}},
@@ -185,6 +230,11 @@ def test_what_fits_is_left_as_it_is(tmp_path):
         ({"normalisation": "global"}, {"normalisation": "scan"}, "which cannot be undone"),
         ({"normalisation": "none"}, {"normalisation": "row"}, "set `standardize: off`"),
         ({"unit": "uV"}, {}, "takes values in uV, but those of the view are in BOLD"),
+        ({"unit": "V"}, {"unit": "V^2/Hz"}, "takes values in V, but those .* are in V.2/Hz"),
+        (
+            {"normalisation": "row"}, {"settings": {"pad": True}},
+            "takes values whose normalisation is row; rows that were padded are not converted",
+        ),
         ({"frames": 41}, {}, "takes rows of 41 samples or more, but those of the view have 40"),
         ({"tr": 1.0}, {"settings": {"pad": True}}, "rows that were padded are not converted"),
     ],
@@ -208,11 +258,11 @@ def test_rows_of_another_kind_are_refused_before_a_model_is_made(kind, tmp_path)
         extract(tmp_path / "view.h5", None, tmp_path / "features.h5", spec, {}, "cpu")
 
 
-def test_a_fact_that_a_view_does_not_state_is_asked_for(tmp_path):
+@pytest.mark.parametrize("stated", [{}, {"limits": None}, {"limits": []}])
+def test_a_fact_that_a_view_does_not_state_is_asked_for(stated):
+    spec = {"backbone": {"kind": "identity"}, "takes": {"what": {"spectrogram": ["limits"]}}}
     with pytest.raises(InputError, match="needs a view that states `limits`, but this spectrogram"):
-        features(
-            tmp_path / "a", series(), {"what": {"spectrogram": ["limits"]}}, what="spectrogram"
-        )
+        fitted.fit(spec, SERIES | {"what": "spectrogram"} | stated)
 
 
 @pytest.mark.parametrize("takes", [{"frames": 3}, {"tr": 2.0}, {"channels": ["a"]}])

@@ -206,6 +206,25 @@ def test_a_fact_that_nobody_knows_is_refused():
         fact.render(recording, Windows(10, 5), of(column="sex"))
 
 
+def test_a_subject_of_a_cohort_with_two_facts_is_refused(tmp_path):
+    """What a dataset itself knows; a manifest is checked before anything runs."""
+
+    def render(*known, **changes):
+        scans = [
+            Recording("sub-01", f"scan-{i}", 30.0, facts={"age": one})
+            for i, one in enumerate(known)
+        ]
+        view = {"kind": "fact", "column": "age"} | changes
+        spec = {"unit": "all", "view": view, "windows": "scan"}
+        views.render(scans, tmp_path / "age.h5", spec, {})
+        return store.open(tmp_path / "age.h5")[:]
+
+    np.testing.assert_array_equal(render(math.nan, "34", 34.0), [math.nan, 34, 34])
+    with pytest.raises(InputError, match="sub-01/scan-2: age is 35, but '34' in sub-01/scan-1; "):
+        render("n/a", "34", 35)
+    np.testing.assert_array_equal(render("34", 35, per="scan"), [34, 35])
+
+
 # ---- the simulated fact -----------------------------------------------------------------
 
 

@@ -75,6 +75,18 @@ def test_scans_that_are_one_row_each_are_dealt_out_whole():
     assert identification(planted(facts, 5), facts)["subjects"] == 2
 
 
+def test_of_two_scans_the_first_by_name_is_the_first_half():
+    first, second = halves(table(subjects=3, scans=2, windows=1))
+    assert first.tolist() == [True, False] * 3
+    assert second.tolist() == [False, True] * 3
+
+
+def test_features_are_compared_without_their_mean():
+    facts = apart(subjects=3, scans=1, windows=2)
+    x = planted(facts, 5) + 1e3 * np.arange(1, 7)[:, None]
+    assert identification(x, facts)["accuracy"] == 1
+
+
 def test_a_subject_alone_and_features_that_never_vary_find_nobody():
     facts = apart(subjects=4, scans=1, windows=4)
     assert identification(np.ones((16, 5)), facts)["accuracy"] == 0

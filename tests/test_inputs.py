@@ -70,6 +70,16 @@ def test_vectors_are_logarithms_as_long_as_the_matrices():
     np.testing.assert_allclose(found[3], 0, atol=1e-6)
 
 
+def test_matrices_that_memory_does_not_hold_at_once_give_the_same(monkeypatch):
+    these, weights = packed(matrices()), np.arange(1.0, 8)
+    mean = tangent.geometric_mean(these, weights)
+    vectors, lowest = tangent.tangent(these, mean), tangent.lowest(these)
+    monkeypatch.setattr(tangent, "BLOCK", 16 * these.shape[1] * 2)  # two matrices
+    np.testing.assert_allclose(tangent.geometric_mean(these, weights), mean, rtol=1e-6)
+    np.testing.assert_allclose(tangent.tangent(these, mean), vectors, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(tangent.lowest(these), lowest)
+
+
 # ---- fitted on some rows only -----------------------------------------------------------
 
 

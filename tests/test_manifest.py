@@ -8,6 +8,7 @@ import unicodedata
 import pytest
 
 from engram.errors import InputError
+from engram.planning import manifest
 from engram.planning.plan import Plan
 
 HEADER = "subject,scan,file\n"
@@ -20,10 +21,11 @@ NFC, NFD = (unicodedata.normalize(form, "Zoë") for form in ("NFC", "NFD"))
 def listed(tmp_path):
     """Reads a manifest of the given content: its rows, in the order of their units."""
 
-    def read(content, name="list.csv"):
+    def read(content, name="list.csv", kind="eeg_recordings"):
         data = content if isinstance(content, bytes) else content.encode()
         (tmp_path / name).write_bytes(data)
-        this = Plan({"datasets": {"mine": {"manifest": name, "folder": str(tmp_path)}}})
+        mine = {"kind": kind, "manifest": name, "folder": str(tmp_path)}
+        this = Plan({"datasets": {"mine": mine}})
         return [row for unit in this.units("mine") for row in this.rows("mine", unit)]
 
     return read
@@ -58,6 +60,54 @@ def named(rows):
 )
 def test_a_table_is_read_as_it_was_meant(listed, content):
     assert named(listed(content)) == MEANT
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [("eeg", "eeg_recordings"), ("fmri", "roi_series"), ("FMRI", "bold_images")],
+)
+def test_a_column_may_say_of_what_its_recordings_are(listed, column, kind):
+    rows = listed(TABLE.replace("file", column), kind=kind)
+    assert [row[column.lower()] for row in rows] == [row["file"] for row in MEANT]
+
+
+@pytest.mark.parametrize("part", ["entry", "index"])
+def test_one_file_may_hold_many_scans_of_which_each_is_listed_once(listed, part):
+    table = f"subject,scan,fmri,{part}\ns0,a,all.h5,0\ns1,a,all.h5,1\n"
+    assert len(listed(table, kind="roi_series")) == 2
+    with pytest.raises(InputError, match="lines 3 and 4: the same file all.h5"):
+        listed(table + "s2,a,all.h5,1\n", kind="roi_series")
+    with pytest.raises(InputError, match="lines 2 and 3: the same file all.h5"):
+        listed(table.replace("fmri", "file"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "message"),
+    [
+        (
+            "fmri",
+            "eeg_recordings",
+            "column `fmri`, but datasets.mine reads `file` or `eeg`",
+        ),
+        ("eeg", "roi_series", "column `eeg`, but datasets.mine reads `file` or `fmri`"),
+        ("eeg", "stimulus_epochs", "column `eeg`, but datasets.mine reads `file`; choose"),
+        ("eeg,fmri", "roi_series", "line 1: columns `eeg` and `fmri` both name recordings"),
+        ("file,fmri", "roi_series", "line 1: columns `file` and `fmri` both name recordings"),
+        ("table", "roi_series", "line 1: no column `file`; .*file .or eeg or fmri.*there is"),
+    ],
+)
+def test_recordings_are_named_in_one_column_that_fits_the_dataset(listed, columns, kind, message):
+    cells = ",".join(f"{column}.csv" for column in columns.split(","))
+    with pytest.raises(InputError, match=message):
+        listed(f"subject,scan,{columns}\ns0,a,{cells}\n", kind=kind)
+
+
+def test_files_beside_a_scan_are_inputs_in_their_order(listed, tmp_path):
+    table = "subject,scan,labels,confounds,fmri\ns0,a,l.csv,c.tsv,a.csv\ns1,a,,,b.csv\n"
+    (row, _) = listed(table, kind="roi_series")
+    assert manifest.files(row) == ["a.csv", "c.tsv", "l.csv"]
+    with pytest.raises(InputError, match="line 2: confounds '~/c.tsv': `~` is no folder here"):
+        listed(table.replace("c.tsv", "~/c.tsv"), kind="roi_series")
 
 
 def test_decimal_commas_and_lines_within_quotes_stay_what_they_are(listed):

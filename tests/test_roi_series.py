@@ -168,9 +168,24 @@ def bad(change):
             "10 of 40 values of region 'Cuneus'",
         ),
         (
+            lambda p: csv(p, bad(lambda x: x.__setitem__((1, 7), np.inf))),
+            {},
+            "1 of 40 values of region 'Cuneus' are NaN or infinite",
+        ),
+        (
+            lambda p: csv(p, bad(lambda x: x.__setitem__((1, 7), np.nan)), na_rep="n/a"),
+            {},
+            "1 of 40 values of region 'Cuneus'",
+        ),
+        (
             lambda p: csv(p, bad(lambda x: x.__setitem__(2, 5))),
             {},
             "region 'Precuneus' never changes",
+        ),
+        (
+            lambda p: csv(p, series(frames=2), header=[0, 1], columns=[0]),
+            {},
+            "holds 1 frames",
         ),
         (lambda p: p.write_bytes(b"\x00\x01"), {}, "not a readable table|no table"),
     ],
@@ -182,8 +197,26 @@ def test_a_bad_table_is_refused_by_name(tmp_path, write_it, keys, message):
     assert str(tmp_path / "a.csv") in str(error.value)
 
 
+def test_a_region_that_changes_once_is_taken(tmp_path):
+    data = series()
+    data[2, :39] = 5
+    np.testing.assert_allclose(reader.load(csv(tmp_path / "a.csv", data)).values, data, rtol=1e-6)
+
+
+def test_an_array_of_python_objects_is_not_loaded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[1, None]], object), allow_pickle=True)
+    with pytest.raises(InputError, match="a.npy: not a readable table of numbers"):
+        reader.load(tmp_path / "a.npy", names=NAMES, axes=["roi", "time"])
+
+
+def test_names_of_the_first_edition_of_an_atlas_are_those_of_the_atlas(tmp_path):
+    names = [name.replace("THA-VPm", "THA-MPm") for name in ATLASES["tian_s3"]]
+    path = csv(tmp_path / "a.csv", series(50, 8), names, header=range(8))
+    assert reader.load(path, names=ATLASES["tian_s3"]).names == ATLASES["tian_s3"]
+
+
 def test_an_image_is_no_table(tmp_path):
-    with pytest.raises(InputError, match="extract the regions of an image"):
+    with pytest.raises(InputError, match="not a table of ROI series; .*by the kind `bold_images`"):
         reader.load(tmp_path / "a.nii.gz")
 
 
@@ -231,7 +264,7 @@ def test_a_manifest_gives_recordings_with_their_conditions(tmp_path):
     ("tr", "of_row", "message"),
     [
         (None, {}, "the TR is unknown"),
-        (2.0, {"tr": "1.5"}, "tr is 1.5 s in the manifest, but 2 s in the dataset"),
+        (2.0, {"tr": "1.5"}, "the TR is 1.5 s by the manifest, but 2 s by the data"),
         (2000, {}, "a TR of 2000 s"),
         (None, {"tr": "two"}, "tr 'two' in the manifest is no number"),
     ],
@@ -254,6 +287,11 @@ def test_a_folder_of_tables_is_one_scan(tmp_path):
     (found,) = roi_series.read("s1", [row(folder)], options)
     assert found.signals["fmri"].channels == named(atlases)
     np.testing.assert_allclose(found.signals["fmri"].data, np.concatenate(parts), rtol=1e-6)
+
+    csv(folder / "short.csv", series(400, 7), list(ATLASES[atlases[1]]), header=range(7))
+    uneven = roi_series.Options(tr=0.735, tables=[files[0], "short.csv"], atlas=atlases)
+    with pytest.raises(InputError, match="differ in their frames: .*Tian.* has 8, .*short.* has 7"):
+        roi_series.read("s1", [row(folder)], uneven)
 
     exchanged = roi_series.Options(tr=0.735, tables=files[::-1], atlas=atlases)
     with pytest.raises(InputError, match="names its regions 17Networks_LH_VisCent_ExStr_1"):
@@ -333,6 +371,20 @@ def test_parts_of_a_cohort_hold_each_subject_once(tmp_path):
     ]
     with pytest.raises(InputError, match="no such part of 2 subjects"):
         read_cohort(tmp_path / "a.h5", "part-3-of-3")
+
+
+def test_a_cohort_that_lacks_an_array_or_has_its_axes_exchanged_is_refused(tmp_path):
+    x = cohort(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["sex"]
+    with pytest.raises(InputError, match="no array 'sex'; there is age, long_subject_id, timeser"):
+        read_cohort(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["sex"] = np.array(["F", "F", "M"], "S")
+        del file["timeseries/buckner7"]
+        file["timeseries/buckner7"] = x[:, 3:].swapaxes(1, 2)
+    with pytest.raises(InputError, match="has 30 regions, but buckner7 has 7; the axes look exch"):
+        read_cohort(tmp_path / "a.h5")
 
 
 def test_a_scan_of_a_cohort_with_a_gap_is_named(tmp_path):

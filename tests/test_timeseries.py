@@ -58,6 +58,30 @@ def test_windows_are_cut_where_their_onset_says():
         np.testing.assert_array_equal(row, data[:, start : start + 20].astype(np.float32))
 
 
+def test_a_window_begins_at_the_frame_nearest_to_its_onset():
+    data = noise()
+    rows = rendered(data, Windows(40, 3), standardize="off")
+    np.testing.assert_array_equal(rows.array[1], data[:, 2:22].astype(np.float32))
+    np.testing.assert_array_equal(rows.array[5], data[:, 8:28].astype(np.float32))
+
+
+def test_the_last_window_ends_with_the_scan_however_its_frames_are_rounded():
+    found = recording(noise(frames=11), 0.7)
+    rows = timeseries.render(found, Windows(4.9, 1.4), timeseries.Options(standardize="off"))
+    assert rows.array.shape[-1] in (6, 7)
+    np.testing.assert_array_equal(rows.array[-1, :, 0], found.signals["fmri"].data[:, 4])
+
+
+@pytest.mark.parametrize(
+    ("standardize", "normalisation", "unit"),
+    [("scan", "scan", "z"), ("window", "row", "z"), ("off", "none", "BOLD")],
+)
+def test_the_header_says_what_was_standardised(standardize, normalisation, unit):
+    header = rendered(noise(), standardize=standardize).header
+    assert (header["normalisation"], header["unit"]) == (normalisation, unit)
+    assert header["transductive"] == (standardize == "scan")
+
+
 def test_a_window_can_be_standardised_by_itself():
     rows = rendered(noise(), Windows(40, 40), standardize="window")
     np.testing.assert_allclose(rows.array.mean(-1), 0, atol=1e-5)
@@ -113,7 +137,8 @@ def test_polyphase_removes_what_a_longer_tr_cannot_hold_and_linear_folds_it():
 
 
 def test_longer_and_shorter_scans_become_rows_of_one_length():
-    assert rendered(noise(), length=100).array.shape == (1, 4, 100)
+    shorter = rendered(noise(), length=100, standardize="off").array
+    np.testing.assert_array_equal(shorter, noise()[None, :, :100].astype(np.float32))
     with pytest.raises(InputError, match="has 200 frames of 2 s, `length` of .* 300"):
         rendered(noise(), length=300)
     rows = rendered(noise(), length=300, pad=True)
@@ -165,6 +190,7 @@ def test_a_missing_atlas_is_zero_and_named_in_the_header():
         ({"without": ["Insula"], "regions": ["Insula", "Cuneus"]}, "has 1 of the 2 regions"),
         ({"signal": "eeg"}, "no signal 'eeg'; there is fmri"),
         ({"band": [0.01, 0.3]}, "band: 0.01 to 0.3 Hz does not lie between 0 and 0.25 Hz"),
+        ({"band": [0.01, 0.25]}, "does not lie between 0 and 0.25 Hz"),
         ({"coverage": 0}, "coverage: 0 is not a share"),
         ({"tr": 2000}, "tr: 2000 s between frames"),
     ],
@@ -172,6 +198,17 @@ def test_a_missing_atlas_is_zero_and_named_in_the_header():
 def test_a_bad_option_is_refused(options, message):
     with pytest.raises(InputError, match="sub-01/scan-01: .*" + message):
         rendered(noise(), **options)
+
+
+def test_a_scan_too_short_for_a_filter_is_refused():
+    with pytest.raises(InputError, match="20 frames are too few for a filter of order 5"):
+        rendered(noise(frames=20), band=[0.01, 0.1])
+
+
+def test_a_parcel_under_both_of_its_names_is_refused():
+    seventeen = ATLASES["schaefer400_17n"][0]
+    with pytest.raises(InputError, match="two of the regions of the recording are one parcel"):
+        rendered(noise(2), names=(seventeen, same(seventeen)), regions=[seventeen])
 
 
 def test_a_constant_region_is_refused():

@@ -90,6 +90,12 @@ def test_predictions_hold_every_row_with_its_class_and_the_fold_that_tests_it(st
     assert right[:, 2].mean() < 0.75
 
 
+def test_rows_of_one_class_are_refused(study):
+    study.y[:] = 1
+    with pytest.raises(InputError, match=f"every usable row is {CLASSES[1]!r}; there is nothing"):
+        study.train()
+
+
 def test_the_control_run_is_scored_by_labels_shifted_in_time(study):
     table = study.train()[1].table
     y, moved = table["y"].to_numpy(), table["y_shuffled"].to_numpy()

@@ -74,6 +74,8 @@ def checked_plan():
         for dataset in this.datasets():
             for unit in (*this.units(dataset), *this.shared(dataset)):
                 this.raw(dataset, unit)
+            for view in this.config["views"]:
+                this.beside(dataset, view)
         return this
     except InputError as error:
         refuse(config_files.located(str(error), files, workflow.config_settings.config))
@@ -149,6 +151,11 @@ def lock(wildcards):
 @signed
 def raw_files(wildcards):
     return plan.raw(wildcards.dataset, wildcards.unit)
+
+
+@signed
+def named_files(wildcards):
+    return plan.beside(wildcards.dataset, wildcards.view)
 
 
 @signed

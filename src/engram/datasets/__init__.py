@@ -1,8 +1,10 @@
 """Datasets: what reads one unit of raw files as recordings.
 
-A component has `read(unit, rows, options) -> list[Recording]`; each row says of one raw file
-its `file`, its `path` on this machine and what is known about it.  A component whose data can
-be fetched or simulated also has `make(path, row, options)`.
+A component has `read(unit, rows, options) -> list[Recording]`; each row says of one recording its
+`file`, the `path` of that on this machine, `labels_path` and `confounds_path` if it has them, and
+what is known about it.  A component whose data can be fetched or simulated also has
+`make(path, row, options)`.  Columns in which its manifest may name recordings, beside `file`, stand
+in `READS`; those that say which part of a file a recording is, in `PARTS`.
 """
 
 from dataclasses import replace
@@ -10,13 +12,16 @@ from dataclasses import replace
 from engram.planning import components
 from engram.recording import Recording
 
+#: Columns of a manifest that name files which belong to a recording, in their order.
+BESIDE = ("confounds", "labels")
+
 
 def read(spec, paths):
     """The recordings of one unit.
 
     Args:
         spec: of the render stage: `dataset` (kind and options), `unit`, `rows`.
-        paths: the raw files, in the order of `rows`; a row's `labels` file follows its `file`.
+        paths: the raw files, in the order of `rows`, of each its `file`, then those `BESIDE` it.
 
     Returns:
         list of Recording, one a scan.
@@ -28,8 +33,7 @@ def read(spec, paths):
     paths, rows, facts = iter(map(str, paths)), [], {}
     for row in spec["rows"]:
         row = {**row, "path": next(paths)}
-        if row.get("labels"):
-            row["labels_path"] = next(paths)
+        row |= {f"{column}_path": next(paths) for column in BESIDE if row.get(column)}
         if known := row.pop("facts", None):
             facts[row["subject"], row["scan"]] = known
         rows.append(row)

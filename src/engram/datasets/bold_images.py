@@ -1,11 +1,13 @@
 """BOLD images with an atlas, as fMRIPrep and its like leave them (NIfTI), by nilearn's maskers.
 
-The files of a unit are one scan: a BOLD image of four axes; an atlas on the same grid, either an
-image of three axes that numbers the regions (Schaefer, Tian), or one of four axes with `probseg` in
-its name, as BIDS calls it, with a map of weights for each region (DiFuMo); a table (`.tsv`, `.csv`)
-with the columns `index` and `name`; and, if there is one, a table of confounds with `confounds` in
-its name. The `index` of a region is its number, or the position of its map from 0. The subject of
-the unit sub-01_task-rest is sub-01.
+A manifest lists the scans: subject, scan, fmri, the image of four axes, and, if there is one,
+`confounds`, the table that fMRIPrep writes beside it.  Its column `tr` says of one scan what the
+option says of all.  Without a manifest the `files` of a unit are the image and the confounds of its
+one scan, and the subject of the unit sub-01_task-rest is sub-01.
+
+Each of the `images` of atlases lies on the grid of the scans.  One of three axes numbers its
+regions (Schaefer, Tian), one of four axes holds a map of weights for each (DiFuMo).  A region that
+is named and whose number the image lacks is left out.
 
 Abraham, A. et al. (2014). Machine learning for neuroimaging with scikit-learn. Frontiers in
 Neuroinformatics 8:14. https://nilearn.github.io
@@ -22,91 +24,124 @@ from nilearn.maskers import NiftiLabelsMasker, NiftiMapsMasker
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
-from engram.readers import roi_series
+from engram.readers import region_names, roi_series
 
 DEVICE = "cpu"
 
-IMAGES = (".nii", ".nii.gz")
-MAPS = "probseg"  # in the name of an atlas whose regions overlap
+#: Columns of the manifest that are read, beside those that `conditions` names.
+COLUMNS = ("subject", "scan", "tr")
+READS = ("file", "fmri")
+FILES = ("images", "atlas")
+
 #: Seconds that a unit of time in a NIfTI header stands for.
 SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Options.
 
     Attributes:
-        tr: seconds between two frames; null takes that of the image.
-        confounds: columns of the table of confounds whose share of each region is removed, by
+        images: files of the atlases, on the grid of the scans.
+        atlas: of each image, which regions it holds: schaefer400_7n, schaefer400_17n, tian_s3,
+            buckner7, numbered from 1 in their published order, or a file of names and numbers.
+        tr: seconds between two frames; null takes that of the image or of the manifest.
+        confounds: columns of the tables of confounds whose share of each region is removed, by
             least squares over the scan; null removes none.
+        conditions: columns of the manifest that hold for the whole scan; the value F of the
+            column sex becomes the event "sex:F".
     """
 
+    images: list[str]
+    atlas: list[str]
     tr: float | None = None
     confounds: list[str] | None = None
+    conditions: list[str] | None = None
 
 
 def read(unit, rows, options):
-    """The scan of one unit.
+    """The scans of one unit.
 
     Signals: "fmri", float32 (roi, time): the mean over the voxels of each region, or the least
     squares weight of its map in each frame, minus what the confounds explain of it.
 
     Raises:
-        InputError: a file is missing or unreadable, the atlas is on another grid or has a number
+        InputError: a file is missing or unreadable, an atlas is on another grid or has a number
             without a name, the TR is unknown or contradictory, or a region is unusable.
     """
-    bold, atlas, names, confounds = _roles(unit, [row["path"] for row in rows], options)
-    image, labels = _image(bold), _image(atlas)
-    if image.shape[:3] != labels.shape[:3] or not np.allclose(
-        image.affine, labels.affine, atol=1e-3
+    if not options.images or len(options.images) != len(options.atlas):
+        raise InputError(
+            f"dataset: {len(options.images)} `images` of atlases and {len(options.atlas)} names in "
+            "`atlas`; name one each"
+        )
+    rows = rows if all("scan" in row for row in rows) else [_row(unit, rows, options)]
+    return [_recording(row, options) for row in rows]
+
+
+def _row(unit, rows, options):
+    """The files of a unit as a line of a manifest would say them."""
+    confounds = [row["path"] for row in rows if "confounds" in Path(row["path"]).name]
+    bold = [row for row in rows if row["path"] not in confounds]
+    if len(bold) != 1 or len(confounds) > 1:
+        raise InputError(
+            f"{unit}: files {', '.join(row['path'] for row in rows)}; a unit is one BOLD image and "
+            "at most one table with `confounds` in its name; correct `files` of the dataset"
+        )
+    subject, _, scan = unit.partition("_")
+    return {
+        **bold[0],
+        "subject": subject,
+        "scan": scan or "scan-01",
+        "confounds_path": confounds[0] if confounds else None,
+    }
+
+
+def _recording(row, options):
+    path, image = row["path"], _image(row["path"])
+    if len(image.shape) != 4:
+        raise InputError(f"{path}: {len(image.shape)} axes, but a BOLD image has four")
+    removed = options.confounds and _confounds(row, options.confounds, image.shape[3])
+    parts = [
+        _series(path, image, atlas, labels, removed)
+        for atlas, labels in zip(options.images, options.atlas, strict=True)
+    ]
+    return tables.recording(
+        row["subject"],
+        row["scan"],
+        roi_series.joined([path] * len(parts), parts),
+        tables.stated_tr(row, options, {"its header": _tr(image)}),
+        conditions=tables.conditions(row, options),
+    )
+
+
+def _series(path, image, atlas, labels, confounds):
+    """The regions of one atlas."""
+    regions = _image(atlas)
+    if image.shape[:3] != regions.shape[:3] or not np.allclose(
+        image.affine, regions.affine, atol=1e-3
     ):
         raise InputError(
-            f"{atlas}: a grid of {labels.shape[:3]}, but {bold} has {image.shape[:3]}, or they lie "
-            "elsewhere in space; resample the atlas to the grid of the image, by nearest neighbour"
+            f"{atlas}: a grid of {regions.shape[:3]}, but {path} has {image.shape[:3]}, or they "
+            "lie elsewhere in space; resample the atlas to the grid of the image, by nearest "
+            "neighbour"
         )
-    tr = _tr(bold, image, options)
-    maps = len(labels.shape) == 4
-    numbers = range(labels.shape[3]) if maps else _numbers(labels)
-    found = _names(names, atlas, numbers)
-    removed = options.confounds and _confounds(confounds, options.confounds, image.shape[3])
+    maps = len(regions.shape) == 4
+    named = _named(labels)
+    if maps:  # counted from 0 or from 1
+        numbers = list(range(min(named) > 0, regions.shape[3] + (min(named) > 0)))
+    else:
+        numbers = _numbers(regions)
+    if not numbers:
+        raise InputError(f"{atlas}: holds no region, as all of it is 0; correct `images`")
+    found = _held(named, labels, atlas, numbers)
     masker = NiftiMapsMasker if maps else NiftiLabelsMasker
     with warnings.catch_warnings():  # of how later versions scale confounds, which changes nothing
         warnings.simplefilter("ignore", DeprecationWarning)
-        masker = masker(labels, resampling_target=None, standardize=None).fit(image)
-        values = masker.transform(image, confounds=removed)
-    values = values.T[[list(numbers).index(number) for number in found]]
-    series = roi_series.Series(
-        roi_series.checked(bold, values, tuple(found.values())), tuple(found.values())
-    )
-    return [tables.recording(unit.split("_")[0], _scan(unit), series, tr)]
-
-
-def _roles(unit, paths, options):
-    """Which file is what: BOLD image, atlas, names, confounds or None."""
-    images = [path for path in paths if path.endswith(IMAGES)]
-    beside = [path for path in paths if path.endswith((".tsv", ".csv"))]
-    confounds = [path for path in beside if "confounds" in Path(path).name]
-    names = [path for path in beside if path not in confounds]
-    axes = {path: len(_image(path).shape) for path in images}
-    atlas = [path for path in images if axes[path] == 3 or MAPS in Path(path).name]
-    bold = [path for path in images if axes[path] == 4 and path not in atlas]
-    for what, files in (
-        ("BOLD image of four axes", bold),
-        (f"atlas image of three axes, or of four and with {MAPS!r} in its name", atlas),
-        ("table of names", names),
-    ):
-        if len(files) != 1:
-            raise InputError(
-                f"{unit}: {what}: {len(files)} files, expected one, of {', '.join(paths)}; "
-                "correct `files` of the dataset"
-            )
-    if options.confounds and len(confounds) != 1:
-        raise InputError(
-            f"{unit}: {len(confounds)} tables of confounds, expected one; add it to `files` of the "
-            "dataset, or take out `confounds`"
-        )
-    return bold[0], atlas[0], names[0], confounds[0] if confounds else None
+        masker = masker(regions, resampling_target=None, standardize=None).fit(image)
+        values = masker.transform(image, confounds=confounds)
+    values = values.T[[numbers.index(number) for number in found]]
+    names = tuple(found.values())
+    return roi_series.Series(roi_series.checked(path, values, names), names)
 
 
 def _image(path):
@@ -116,46 +151,50 @@ def _image(path):
         raise InputError(f"{path}: not a readable NIfTI image ({error})") from None
 
 
-def _tr(path, image, options):
+def _tr(image):
+    """Seconds between frames by the header, or None."""
     unit = SECONDS.get(image.header.get_xyzt_units()[1])
-    said = float(image.header.get_zooms()[3]) * (unit or 0)
-    if not said and options.tr is None:
-        raise InputError(f"{path}: its header does not say the TR; state `tr` of the dataset")
-    if said and options.tr is not None and abs(said - options.tr) > 1e-3:
-        raise InputError(
-            f"{path}: its header says a TR of {said:g} s, the dataset {options.tr:g} s; take `tr` "
-            "out, or correct the image"
-        )
-    return round(said, 6) if options.tr is None else options.tr
+    return round(float(image.header.get_zooms()[3]) * (unit or 0), 6) or None
 
 
-def _numbers(labels):
+def _numbers(regions):
     """Numbers of the regions, sorted, as nilearn has them."""
-    return sorted(set(np.unique(np.asarray(labels.dataobj).round().astype(int)).tolist()) - {0})
+    return sorted(set(np.unique(np.asarray(regions.dataobj).round().astype(int)).tolist()) - {0})
 
 
-def _names(path, atlas, numbers):
-    """{number: name} of the regions that the atlas holds, in the order of the table."""
-    table = _table(path)
-    if not {"index", "name"} <= set(table):
-        raise InputError(f"{path}: columns {', '.join(table)}; expected index and name")
-    names = dict(zip(table["index"].astype(int), table["name"].astype(str), strict=True))
-    there = set(numbers)
-    unknown = sorted(there - set(names))
-    if unknown or len(names) < len(table):
-        what = f"has no name for region {unknown[0]}" if unknown else "names a number twice"
-        raise InputError(f"{path}: {what} of {atlas}; correct the table")
-    return {number: name for number, name in names.items() if number in there}
+def _named(labels):
+    """{number: name} of a known atlas or of a file, numbered from 1 where that has no numbers."""
+    names, numbers = region_names.of_atlas(labels)
+    return dict(zip(numbers or range(1, len(names) + 1), names, strict=True))
 
 
-def _confounds(path, columns, frames):
+def _held(named, labels, atlas, numbers):
+    """Those of `named` that an image holds."""
+    if unknown := sorted(set(numbers) - set(named)):
+        raise InputError(
+            f"{labels}: has no name for region {unknown[0]} of {atlas}, whose regions are "
+            f"{numbers[0]} to {numbers[-1]}; correct `atlas` of the dataset, or the file"
+        )
+    return {number: name for number, name in named.items() if number in numbers}
+
+
+def _confounds(row, columns, frames):
     """Confounds (time, n); a derivative, which the first frame lacks, is 0 there."""
-    table = _table(path)
+    path = row.get("confounds_path")
+    if not path:
+        raise InputError(
+            f"{row['path']}: no table of confounds; name it in the column `confounds` of the "
+            "manifest, or take out `confounds` of the dataset"
+        )
+    try:
+        table = pd.read_csv(path, sep="\t" if path.endswith(".tsv") else ",", na_values=["n/a"])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable table ({error})") from None
     missing = [column for column in columns if column not in table]
     if missing or len(table) != frames:
         what = f"no column {missing[0]!r}" if missing else f"{len(table)} lines for {frames} frames"
         raise InputError(f"{path}: {what}; correct `confounds` of the dataset or the file")
-    values = table[columns].to_numpy(np.float64)
+    values = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, copy=True)
     values[0] = np.where(np.isnan(values[0]), 0, values[0])
     if not np.isfinite(values).all():
         bad = columns[int(np.argmax(~np.isfinite(values).all(0)))]
@@ -163,14 +202,3 @@ def _confounds(path, columns, frames):
             f"{path}: column {bad!r} lacks values behind its first frame; leave it out"
         )
     return values
-
-
-def _table(path):
-    try:
-        return pd.read_csv(path, sep="\t" if path.endswith(".tsv") else ",", na_values=["n/a"])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable table ({error})") from None
-
-
-def _scan(unit):
-    return unit.partition("_")[2] or "scan-01"

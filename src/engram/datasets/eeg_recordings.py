@@ -30,6 +30,7 @@ INEXACT = 0.05  # how far codes of an event channel may lie from whole numbers, 
 
 #: Columns of the manifest that are read, beside those that `conditions` names.
 COLUMNS = ("subject", "scan", "labels")
+READS = ("file", "eeg")
 
 
 @dataclass(frozen=True)

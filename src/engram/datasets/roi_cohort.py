@@ -17,9 +17,10 @@ import numpy as np
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
-from engram.readers import atlases, roi_series
+from engram.readers import region_names, roi_series
 
 DEVICE = "cpu"
+FILES = ("atlases",)
 
 PART = re.compile(r"(?:.*\D)?(\d+)-of-(\d+)")
 SUBJECTS, LENGTHS = "long_subject_id", "ts_len"
@@ -32,7 +33,7 @@ class Options:
     Attributes:
         tr: seconds between two frames.
         atlases: the arrays to read, put one below the other, and the atlas whose regions each
-            holds in its published order; or, by `names`, regions of another one.
+            holds in its published order, or a file of their names; or, by `names`, another one.
         names: of the regions of an array that holds no known atlas, by array.
         unit: of the values.
         conditions: arrays of facts that hold for the whole scan; F in sex becomes the event
@@ -69,13 +70,16 @@ def read(unit, rows, options):
         with h5py.File(path, "r", locking=False) as file:
             return list(_scans(path, file, unit, options))
     except (OSError, KeyError) as error:
-        raise InputError(
-            f"{path}: not a readable cohort ({error}); it needs {SUBJECTS} and "
-            f"{', '.join(options.atlases)}: correct the file or `atlases` of the dataset"
-        ) from None
+        raise InputError(f"{path}: not a readable cohort ({error}); correct the file") from None
 
 
 def _scans(path, file, unit, options):
+    wanted = [*options.atlases, SUBJECTS, *(options.conditions or []), *(options.facts or [])]
+    if missing := [name for name in wanted if name not in file]:
+        raise InputError(
+            f"{path}: no array {missing[0]!r}; there is {', '.join(_arrays(file))}; correct "
+            "`atlases`, `conditions` or `facts` of the dataset, or the file"
+        )
     subjects = _texts(file[SUBJECTS])
     arrays = {name: file[name] for name in options.atlases}
     names = _names(path, arrays, options)
@@ -118,19 +122,23 @@ def _names(path, arrays, options):
     found = []
     for name, array in arrays.items():
         atlas = options.atlases[name]
-        names = (options.names or {}).get(name) or atlases.ATLASES.get(atlas)
-        if names is None:
-            raise InputError(
-                f"dataset: no atlas {atlas!r}; there is {', '.join(atlases.ATLASES)}; or name the "
-                f"regions of {name} by `names`"
-            )
+        names = (options.names or {}).get(name) or region_names.of_atlas(atlas).names
         if array.ndim == 3 and array.shape[1] != len(names):
+            remedy = "correct `atlases` of the dataset"
+            if array.shape[2] == len(names):
+                remedy = "the axes look exchanged; expected (scan, roi, time)"
             raise InputError(
                 f"{path}: {name} has {array.shape[1]} regions, but {atlas} has {len(names)}; "
-                "correct `atlases` of the dataset"
+                f"{remedy}"
             )
         found += names
     return tuple(found)
+
+
+def _arrays(file):
+    found = []
+    file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
+    return found
 
 
 def _facts(path, file, options, scans):

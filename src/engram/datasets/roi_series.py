@@ -1,7 +1,7 @@
 """Series of brain regions (fMRI), a table a scan: CSV, TSV, NumPy, MATLAB or HDF5.
 
-A CSV manifest lists the scans: subject, scan, file, and whatever else is known; its columns `tr`,
-`entry` and `index` say of one scan what the options say of all.  A file may be a folder, whose
+A manifest lists the scans: subject, scan, fmri, and whatever else is known; its columns `tr`,
+`entry` and `index` say of one scan what the options say of all.  `fmri` may be a folder, whose
 `tables` are put one below the other: `time_series/1000001` with a table of the subcortex and one of
 the cortex.  Without a manifest the `files` of a unit are the tables of its one scan.
 
@@ -9,19 +9,23 @@ the cortex.  Without a manifest the `files` of a unit are the tables of its one 
 themselves, both have to agree.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from engram.errors import InputError
-from engram.readers import atlases, roi_series
+from engram.readers import region_names, roi_series
 from engram.recording import Recording, Signal
 
 DEVICE = "cpu"
 
 #: Columns of the manifest that are read, beside those that `conditions` names.
 COLUMNS = ("subject", "scan", "tr", "entry", "index")
+READS = ("file", "fmri")
+PARTS = ("entry", "index")
+FILES = ("atlas",)
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Options:
             reads it off the names in the table.
         names: of the regions, in the order of the table; null takes those in the table.
         atlas: atlases whose regions the table holds, one after the other, each in its published
-            order: schaefer400_7n, schaefer400_17n, tian_s3, buckner7. Instead of `names`. Where a
-            scan has several tables, one for each.
+            order: schaefer400_7n, schaefer400_17n, tian_s3, buckner7, or a file of names. Instead
+            of `names`. Where a scan has several tables, one for each.
         tables: of a scan, where its file is a folder.
         entry: the variable of a MATLAB file or the dataset of an HDF5 file; null if there is one.
         unit: of the values, e.g. "z" where they are standardised.
@@ -79,9 +83,10 @@ def recording(subject, scan, series, tr, unit="BOLD", conditions=None, **known) 
         **known: `facts` and `origin` of the recording.
     """
     signal = Signal(series.values, 1 / tr, series.names, unit)
-    events = [(0.0, signal.stop, f"{key}:{value}") for key, value in (conditions or {}).items()]
-    events = pd.DataFrame(events, columns=["onset", "duration", "description"])
-    return Recording(subject, scan, signal.stop, {"fmri": signal}, events=events, **known)
+    if conditions:
+        events = [(0.0, signal.stop, f"{key}:{value}") for key, value in conditions.items()]
+        known["events"] = pd.DataFrame(events, columns=["onset", "duration", "description"])
+    return Recording(subject, scan, signal.stop, {"fmri": signal}, **known)
 
 
 def _named(options, tables):
@@ -91,19 +96,14 @@ def _named(options, tables):
             "dataset: `names` are those of one table, and `atlas` stands in their place; give one "
             "of them, and for several tables an atlas each"
         )
-    for one in options.atlas or []:
-        if one not in atlases.ATLASES:
-            raise InputError(
-                f"dataset: no atlas {one!r}; there is {', '.join(atlases.ATLASES)}; state `names` "
-                "for another one"
-            )
+    parts = [region_names.of_atlas(one).names for one in options.atlas or []]
     if tables == 1:
-        return [atlases.named(options.names or options.atlas or []) or None]
+        return [tuple(options.names or itertools.chain(*parts)) or None]
     if options.atlas and len(options.atlas) != tables:
         raise InputError(
             f"dataset: {len(options.atlas)} atlases for {tables} tables of a scan; name one each"
         )
-    return [atlases.ATLASES[one] for one in options.atlas] if options.atlas else [None] * tables
+    return parts or [None] * tables
 
 
 def _recording(unit, row, paths, options):
@@ -118,38 +118,54 @@ def _recording(unit, row, paths, options):
         row.get("subject", unit),
         row.get("scan", "scan-01"),
         roi_series.joined(paths, tables),
-        _tr(row, options),
+        stated_tr(row, options),
         options.unit,
-        conditions={name: _value(row, name) for name in options.conditions or []},
+        conditions=conditions(row, options),
     )
 
 
-def _tr(row, options):
-    """Seconds between frames, by the manifest or the options.
+def stated_tr(row, options, others=None) -> float:
+    """Seconds between frames, by the manifest, the dataset or the file.
+
+    Args:
+        row: of the manifest.
+        options: with `tr`.
+        others: {what else says it: seconds or None}.
 
     Raises:
-        InputError: neither says it, both do and differ, or it is no number of seconds.
+        InputError: nobody says it, two differ, or it is no number of seconds.
     """
-    where, said = row["file"], row.get("tr") or None
-    if said is not None:
-        try:
-            said = float(said)
-        except ValueError:
-            raise InputError(f"{where}: tr {said!r} in the manifest is no number") from None
-    if said is None and options.tr is None:
+    where, of_row = row["file"], row.get("tr") or None
+    try:
+        of_row = of_row and float(of_row)
+    except ValueError:
+        raise InputError(f"{where}: tr {of_row!r} in the manifest is no number") from None
+    stated = {"the manifest": of_row, "the dataset": options.tr, **(others or {})}
+    stated = {who: tr for who, tr in stated.items() if tr is not None}
+    if not stated:
         raise InputError(
             f"{where}: the TR is unknown; state `tr` of the dataset in seconds, or give the "
             "manifest a column `tr`"
         )
-    if said is not None and options.tr is not None and said != options.tr:
-        raise InputError(
-            f"{where}: tr is {said:g} s in the manifest, but {options.tr:g} s in the dataset; take "
-            "one out"
-        )
-    tr = options.tr if said is None else said
+    (first, tr), *rest = stated.items()
+    for who, other in rest:
+        if abs(tr - other) > 1e-3:
+            raise InputError(
+                f"{where}: the TR is {tr:g} s by {first}, but {other:g} s by {who}; correct one, "
+                "or take it out"
+            )
     if not 0.05 <= tr <= 20:
         raise InputError(f"{where}: a TR of {tr:g} s; it is in seconds, e.g. 2.0")
     return tr
+
+
+def conditions(row, options) -> dict:
+    """What the manifest says in the columns `conditions` of a dataset.
+
+    Raises:
+        InputError: a column or a value is missing.
+    """
+    return {name: _value(row, name) for name in options.conditions or []}
 
 
 def _index(row):

@@ -12,9 +12,10 @@ import torch
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
-from engram.readers import atlases, roi_series
+from engram.readers import region_names, roi_series
 
 DEVICE = "cpu"
+FILES = ("atlas",)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Options:
     Attributes:
         tr: seconds between two frames.
         atlas: atlases whose regions the scans hold, one after the other, each in its published
-            order.
+            order, or files of names.
         names: of the regions, instead of `atlas`.
         label: what the labels are called as a fact of the scan; 1 becomes the event "label:1" too.
         unit: of the values.
@@ -58,7 +59,9 @@ def read(unit, rows, options):
             f"{paths[0]}: {len(scans)} scans, but {len(labels)} labels in {paths[1]}; they are no "
             "pair"
         )
-    names = tuple(options.names or atlases.named(options.atlas))
+    names = tuple(
+        options.names or (n for a in options.atlas for n in region_names.of_atlas(a).names)
+    )
     found = []
     for i, (scan, label) in enumerate(zip(scans, labels, strict=True), start=1):
         subject, label = f"{unit}-{i:05d}", torch.as_tensor(label).item()

@@ -109,7 +109,7 @@ def _place(path, row, column):
 
 def _line(path, row, column):
     """ ", line 7" of a row, found by what it holds."""
-    wanted = {row["subject"], row["scan"], row["file"], row[column] or ""}
+    wanted = {row["subject"], row["scan"], row[column] or ""}
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         cells = {cell.strip().strip('"') for cell in re.split("[,;\t]", line)}
         if wanted <= cells | {""}:

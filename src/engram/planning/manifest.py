@@ -14,9 +14,17 @@ from functools import cache
 from engram.errors import InputError
 from engram.planning import names
 
-#: Columns that every manifest has, and those that mean something where they are there.
-NEEDED = ("subject", "scan", "file")
-MEANT = (*NEEDED, "unit", "labels")
+#: Columns that every manifest has.
+NEEDED = ("subject", "scan")
+
+#: Columns that name the recordings, of which a manifest has one: any, of EEG, of fMRI.
+RECORDINGS = ("file", "eeg", "fmri")
+
+#: Columns that name files, as they are on the disk, in the order in which a job gets them.
+FILES = (*RECORDINGS, "confounds", "labels")
+
+#: Columns that mean something where they are there.
+MEANT = (*NEEDED, *FILES, "unit")
 
 #: What stands between cells: Excel writes `;` where the decimal mark is a comma.
 DELIMITERS = ",;\t"
@@ -35,12 +43,17 @@ EXPORT = "export it from the spreadsheet as `CSV UTF-8` and name that file"
 
 
 @cache
-def read(path, changed) -> dict[str, list[dict]]:
-    """Lines of a manifest as dicts, by unit; `changed`, its mtime, only keys the cache.
+def read(path, changed, parts=()) -> dict[str, list[dict]]:
+    """Lines of a manifest as dicts, by unit.
 
     Cells stand between commas, semicolons or tabs, in UTF-8, or in UTF-16 behind its mark.
     Blanks around cells do not count, nor do empty lines and empty columns without a name; names
     are compared in one form of Unicode (NFC).
+
+    Args:
+        path: of the manifest.
+        changed: its mtime, which only keys the cache.
+        parts: columns that say which part of its file a recording is.
 
     Raises:
         InputError: it is no such table, a line does not fit its header, or names or files in it
@@ -53,12 +66,22 @@ def read(path, changed) -> dict[str, list[dict]]:
         _check_column(path, lines, column, columns[column])
     both = zip(columns.get("unit", columns["subject"]), columns["subject"], strict=True)
     columns["unit"] = [unit or subject for unit, subject in both]
-    _check_once(path, lines, columns)
+    _check_once(path, lines, columns, parts)
     units = {}
     for values in zip(*columns.values(), strict=True):
         row = dict(zip(columns, values, strict=True))
         units.setdefault(row["unit"], []).append(row)
     return units
+
+
+def recording(row) -> str:
+    """The column in which a row names its recording."""
+    return next(column for column in RECORDINGS if column in row)
+
+
+def files(row) -> list[str]:
+    """The files that a row names, the recording first."""
+    return [row[column] for column in FILES if row.get(column)]
 
 
 # ---- the table ------------------------------------------------------------------------
@@ -98,12 +121,19 @@ def _header(path, line, cells):
         raise InputError(f"{path}: the manifest is empty; its first line names the columns")
     while not header[-1]:
         header.pop()
-    for column in NEEDED:
+    named = [column for column in RECORDINGS if column in header]
+    for column in (*NEEDED, *([] if named else RECORDINGS[:1])):
         if column not in header:
             raise InputError(
                 f"{path}, line {line}: no column `{column}`; the first line names the columns, "
-                f"{', '.join(NEEDED)} and others; there is {', '.join(filter(None, header))}"
+                f"{', '.join(NEEDED)}, file (or {' or '.join(RECORDINGS[1:])}) and others; there "
+                f"is {', '.join(filter(None, header))}"
             )
+    if len(named) > 1:
+        raise InputError(
+            f"{path}, line {line}: columns `{'` and `'.join(named)}` both name recordings, and a "
+            "dataset is of one kind; leave one out, and list the others in a manifest of their own"
+        )
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
         raise InputError(f"{path}, line {line}: two columns `{twice}`; take one out or rename it")
@@ -158,7 +188,7 @@ def _delimiter(text):
 
     def named(delimiter):
         columns = {_column(cell.strip(' "')) for cell in first.split(delimiter)}
-        return len(columns.intersection(NEEDED)), len(columns)
+        return len(columns.intersection(MEANT)), len(columns)
 
     return max(DELIMITERS, key=named)
 
@@ -174,7 +204,7 @@ def _column(cell):
 
 def _check_column(path, lines, column, cells):
     """Values where there have to be some, names that fit into paths, files that can be found."""
-    if column in NEEDED and "" in cells:
+    if column in (*NEEDED, *RECORDINGS) and "" in cells:
         line = lines[cells.index("")]
         raise InputError(f"{path}, line {line}: no value for `{column}`; every line needs one")
     if column not in FAULTS:
@@ -193,8 +223,8 @@ def _check_column(path, lines, column, cells):
         )
 
 
-def _check_once(path, lines, columns):
-    """No scan of a subject and no file is listed twice."""
+def _check_once(path, lines, columns, parts):
+    """No scan of a subject and no recording is listed twice."""
     if pair := _twice(zip(columns["subject"], columns["scan"], strict=True)):
         first, second = (lines[i] for i in pair)
         subject, scan = columns["subject"][pair[0]], columns["scan"][pair[0]]
@@ -202,11 +232,13 @@ def _check_once(path, lines, columns):
             f"{path}, lines {first} and {second}: listed twice: subject {subject}, scan {scan}; "
             "give every scan of a subject a name of its own"
         )
-    if pair := _twice(map(_one_form, columns["file"])):
+    files = columns[recording(columns)]
+    of = [columns[part] for part in parts if part in columns]
+    if pair := _twice(zip(map(_one_form, files), *of, strict=True)):
         first, second = (lines[i] for i in pair)
         raise InputError(
-            f"{path}, lines {first} and {second}: the same file {columns['file'][pair[0]]}: one "
-            "recording under two names leaks; take one line out, or correct its file"
+            f"{path}, lines {first} and {second}: the same file {files[pair[0]]}: one recording "
+            "under two names leaks; take one line out, or correct its file"
         )
 
 
@@ -235,16 +267,12 @@ def _fault_of_file(file):
 #: Finds what can be left out of a path.
 DETOUR = re.compile(r"^\.|/[./]").search
 
-#: Columns that name files, as they are on the disk.
-FILES = ("file", "labels")
-
 #: What is wrong with a value, by the column that it stands in.
 FAULTS = {
     "subject": names.fault_of_unit,
     "unit": names.fault_of_unit,
     "scan": names.fault_of_scan,
-    "file": _fault_of_file,
-    "labels": _fault_of_file,
+    **dict.fromkeys(FILES, _fault_of_file),
 }
 
 #: Columns that name folders.

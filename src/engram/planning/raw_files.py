@@ -8,9 +8,12 @@ import re
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.planning import manifest, provenance
+from engram.planning import components, manifest, provenance
 from engram.planning.companions import companions
 from engram.planning.kept import kept
+
+#: What the name of a file ends in that an option may name where it may name an atlas too.
+NAMED = (*components.constant("engram.readers.region_names", "SUFFIXES"), ".nii", ".nii.gz")
 
 
 class RawFiles:
@@ -62,10 +65,13 @@ class RawFiles:
                 f"datasets.{dataset}.manifest: no file {places[0]} nor {places[1]}; correct its "
                 "name, or put it there"
             )
+        kind = f"engram.datasets.{self.config['datasets'][dataset]['kind']}"
+        parts = components.constant(kind, "PARTS") or ()
         try:
-            listed = manifest.read(path, path.stat().st_mtime_ns)
+            listed = manifest.read(path, path.stat().st_mtime_ns, parts)
         except OSError as error:
             raise InputError(f"datasets.{dataset}.manifest: {path}: {error.strerror}") from None
+        _check_column(path, listed, components.constant(kind, "READS") or ("file",), dataset)
         if taken := [unit for unit in self.shared(dataset) if unit in listed]:
             raise InputError(f"datasets.{dataset}.shared: {taken[0]!r} is a unit of {path} already")
         if "folder" not in self.config["datasets"][dataset]:
@@ -79,7 +85,7 @@ class RawFiles:
         return Path(this.get("folder") or f"resources/{shelf}/{dataset}")
 
     def raw(self, dataset, unit) -> list[str]:
-        """Paths of the raw files of a unit: what `rows` name, each `file`, then its `labels`.
+        """Paths of the raw files of a unit: what `rows` name, each in the order of its `files`.
 
         Behind them come the companions of the recordings that are here, such as the data and
         the markers of a BrainVision header.
@@ -92,7 +98,7 @@ class RawFiles:
             self.check_terms(dataset)
         paths, beside = [], []
         for row in self.rows(dataset, unit):
-            for file in filter(None, (row["file"], row.get("labels"))):
+            for file in manifest.files(row):
                 path = self._folder(dataset, file) / file
                 local = "folder" in this or file in this.get("by_hand", [])
                 if local and not path.exists():
@@ -103,6 +109,30 @@ class RawFiles:
                 paths.append(str(path))
                 beside += map(str, companions(path) if local else [])
         return paths + [path for path in dict.fromkeys(beside) if path not in paths]
+
+    def beside(self, dataset, view) -> list[str]:
+        """Files of the user that options of a dataset and of a view name: atlases, their regions.
+
+        Raises:
+            InputError: one is missing.
+        """
+        return [*self._named("datasets", dataset), *self._named("views", view)]
+
+    @kept
+    def _named(self, family, name):
+        this, found = self.config[family][name], []
+        for option in components.constant(f"engram.{family}.{this['kind']}", "FILES") or ():
+            value = this.get(option) or []
+            for one in value.values() if isinstance(value, dict) else value:
+                if not one.lower().endswith(NAMED):
+                    continue
+                if not Path(one).is_file():
+                    raise InputError(
+                        f"{family}.{name}.{option}: no file {one}{_similar(Path(one))}; correct "
+                        "its name, from where the workflow runs, or put it there"
+                    )
+                found.append(one)
+        return found
 
     def check_terms(self, dataset):
         """Refuse to fetch data under an agreement that was not accepted."""
@@ -129,11 +159,11 @@ class RawFiles:
 
     @kept
     def rows_by_file(self, dataset):
-        """The first row that names each raw file of a dataset, as its `file` or its `labels`."""
+        """The first row that names each raw file of a dataset."""
         found = {}
         for unit in (*self.shared(dataset), *self.units(dataset)):
             for row in self.rows(dataset, unit):
-                for file in filter(None, (row["file"], row.get("labels"))):
+                for file in manifest.files(row):
                     found.setdefault(file, row)
         return found
 
@@ -141,10 +171,20 @@ class RawFiles:
 # ---- small ----------------------------------------------------------------------------
 
 
+def _check_column(path, listed, columns, dataset):
+    """Refuse recordings of another kind than a dataset reads."""
+    row = next(iter(listed.values()))[0]
+    if (column := manifest.recording(row)) not in columns:
+        raise InputError(
+            f"{path}: names recordings in the column `{column}`, but datasets.{dataset} reads "
+            f"`{'` or `'.join(columns)}`; choose another `kind` for it, or rename the column"
+        )
+
+
 def _check_within(path, listed):
     """Refuse files outside of the folder into which those of a manifest are fetched."""
     for row in (row for rows in listed.values() for row in rows):
-        for file in filter(None, (row["file"], row.get("labels"))):
+        for file in manifest.files(row):
             if file[0] == "/" or ".." in file.split("/"):
                 raise InputError(
                     f"{path}: {file!r} lies outside of what is fetched; name it as the publisher "

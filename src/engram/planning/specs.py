@@ -6,7 +6,7 @@ Standard library only, like `engram.planning.plan`.
 import re
 
 from engram.errors import InputError
-from engram.planning import components
+from engram.planning import components, manifest
 from engram.planning.kept import kept
 
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
@@ -78,11 +78,11 @@ class Specs:
         """
         rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
         columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
-        named = {"file", *(columns or ()), *(this.get("conditions") or [])}
+        named = {*manifest.FILES, *(columns or ()), *(this.get("conditions") or [])}
         return [
             {key: row[key] for key in row if (key in named if columns else key != "unit")}
             | ({"facts": {fact: row[fact]}} if fact in row else {})
-            for row in rows
+            for row in map(_read_row, rows)
         ]
 
     def _extract_spec(self, backbone, dataset=None, **_):
@@ -205,6 +205,12 @@ class Specs:
         if components.constant(module, "DEVICE") == "cpu":
             return 0
         return self.spec(stage, **names)["processes"] if stage == "pretrain" else 1
+
+
+def _read_row(row):
+    """A row that calls its recording `file`, whatever the column of the manifest was."""
+    recording = manifest.recording(row)
+    return {"file" if key == recording else key: row[key] for key in row}
 
 
 def _canonical(value):

@@ -112,7 +112,7 @@ def checked(where, values, names) -> np.ndarray:
         known = np.flatnonzero(~np.isnan(values).all(axis=0))
         values = values[:, : known[-1] + 1 if len(known) else 0]
     if values.shape[1] < 2:
-        raise InputError(f"{where}: holds {values.shape[1]} frames; fetch the file again")
+        raise InputError(f"{where}: holds {values.shape[1]} frames of data; leave the scan out")
     bad = ~np.isfinite(values)
     if bad.any():
         region = int(np.argmax(bad.any(axis=1)))
@@ -210,8 +210,8 @@ def _table(path, entry, index):
     suffix = suffix if suffix in SUFFIXES else Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
-            f"{path}: not a table of ROI series; these end in {', '.join(SUFFIXES)}: extract the "
-            "regions of an image with an atlas first"
+            f"{path}: not a table of ROI series; these end in {', '.join(SUFFIXES)}; BOLD images "
+            "are read by the kind `bold_images`"
         )
     try:
         if suffix.removesuffix(".gz") in SEPARATORS:

@@ -56,7 +56,7 @@ class Audit:
     def _seen(self, values, rows):
         seen = np.zeros(len(values), bool)
         for i in np.flatnonzero(rows):
-            digest = hashlib.blake2b(values[i], digest_size=16).digest()
+            digest = hashlib.sha256(values[i]).digest()
             seen[i] = digest in self._digests
             self._digests.add(digest)
         return seen

@@ -6,12 +6,13 @@ CODE_VERSION = 1  # nothing that is stored depends on this file
 
 #: What to do about facts that follow from a recording, the causes before what follows from them.
 REMEDIES = {
-    "sfreq": "set `sfreq` of the dataset, which resamples all recordings alike",
+    "sfreq": "set `sfreq` of the dataset or, of series, `tr` of the view: it resamples all alike",
     "channels": "name those that all have in `channels`, or of series in `regions`",
     "missing": "name what any of them lacks in `without` of the view, so that all lack the same",
     "unit": "give all the same unit",
     "frequencies": "set `sfreq` of the dataset, which resamples all recordings alike",
     "times": "set `sfreq` of the dataset, which resamples all recordings alike",
+    "frames": "give all rows the same `length`, an option of the view",
 }
 MOST = 4  # keys that a message names
 

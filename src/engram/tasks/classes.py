@@ -49,8 +49,8 @@ def load(x, y, experiment) -> tuple[Task, dict]:
         Task, and {reason: rows left out}.
 
     Raises:
-        InputError: stores share no row, hold values that are not finite or rows without
-            class, or the folds are not possible or leak.
+        InputError: stores share no row, hold values that are not finite, rows without class
+            or rows of one class only, or the folds are not possible or leak.
     """
     task, excluded = _rows(x, [path for paths in y.values() for path in paths])
     how = experiment.get("folds", next(iter(FOLDS)))
@@ -84,6 +84,9 @@ def _rows(x, y):
     bad = labels.table.index[(labels.array < 0) | (labels.array >= len(labels.header["classes"]))]
     if len(bad):
         raise InputError(f"{y[0]}: row {bad[0]} has no class and gives no reason to exclude it")
+    if (labels.array == labels.array[0]).all():
+        only = labels.header["classes"][int(labels.array[0])]
+        raise InputError(f"{y[0]}: every usable row is {only!r}; there is nothing to tell apart")
     task = Task(
         x=[one.array for one in sources.values()],
         sources=list(sources),

@@ -3,7 +3,8 @@
 A component has `render(recording, windows, options) -> Rows`; the table comes from
 `windows.table`, so that rows of the same window have the same name in every view.  A view of
 something else than a Recording says so, `OF = Trials` or `OF = Stimuli`; rows then take the names
-of its table, and `windows` is None.
+of its table, and `windows` is None.  `check(recordings, options)`, if there is one, refuses what
+contradicts itself between those of a unit.
 
 What a backbone may see says in its header `what` one row is, and how many of the last axes of the
 array are its own, `axes`: 2 of a spectrogram (frequency, time), 3 of a picture, 1 of a text. Axes
@@ -49,6 +50,8 @@ def render(recordings, view, spec, made_by):
         raise InputError(f"unit {spec['unit']} holds no recording")
     module, options = components.options("views", spec["view"])
     windows = _windows(recordings, module, spec)
+    if hasattr(module, "check"):
+        module.check(recordings, options)
     parts = []
     for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
         rows = module.render(recording, windows(recording), options)
@@ -112,8 +115,9 @@ def _refuse_difference(name, one, other_name, other):
         part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
         for part in (one, other)
     )
-    found = store.differences.said(facts, others)
-    if found:
+    if facts == others:
+        return
+    if found := store.differences.said(facts, others):
         raise InputError(
             f"{name} and {other_name} differ in {found}, or put them in different units: "
             "recordings of one unit share a store"

@@ -45,6 +45,35 @@ class Options:
     missing: list[str] = field(default_factory=lambda: ["", "n/a", "N/A", "NA", "NaN", "nan"])
 
 
+def check(recordings, options):
+    """Refuse a subject of a unit with two facts, unless they belong to scans.
+
+    Raises:
+        InputError: names both scans.
+    """
+    firsts = {}
+    for recording in recordings if options.per == "subject" else []:
+        said = recording.facts.get(options.column)
+        other = firsts.setdefault(recording.subject, recording)
+        first = other.facts.get(options.column)
+        if str(said).strip() in options.missing:
+            continue
+        if str(first).strip() in options.missing:
+            firsts[recording.subject] = recording
+        elif _differ(said, first, options):
+            raise InputError(
+                f"{recording.name}: {options.column} is {said!r}, but {first!r} in {other.name}; "
+                "correct one, or set `per: scan` of the view if it differs between scans"
+            )
+
+
+def _differ(one, other, options):
+    try:
+        return facts.read(one, options) != facts.read(other, options)
+    except ValueError:  # which `render` refuses
+        return False
+
+
 def render(recording, windows, options) -> Rows:
     """The fact of the windows of one recording.
 

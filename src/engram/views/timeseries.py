@@ -14,12 +14,13 @@ import numpy as np
 from scipy import signal as filters
 
 from engram.errors import InputError
-from engram.readers import atlases
+from engram.readers import atlases, region_names
 from engram.signals.series import resampled, standardized
 from engram.store import Rows
 
 DEVICE = "cpu"
 GIVES = "timeseries"
+FILES = ("regions",)
 
 SETTLED = 0.01  # of its largest value, below which a filter's response is over
 
@@ -30,8 +31,8 @@ class Options:
 
     Attributes:
         signal: which signal of the recording.
-        regions: names of regions, or of atlases (schaefer400_7n, schaefer400_17n, tian_s3,
-            buckner7) in place of all of theirs, in the order of the rows; null takes those of the
+        regions: names of regions, or in place of them atlases (schaefer400_7n, schaefer400_17n,
+            tian_s3, buckner7) or files of names, in the order of the rows; null takes those of the
             recording. Regions are found by name, parcels of Schaefer by those of either order.
         coverage: share of `regions` that a recording has to have; those that it lacks are zero,
             and `missing` in the header names them.
@@ -96,7 +97,7 @@ def _render(recording, windows, options):
         )
     names, at = _arranged(series.channels, options)
     present = at >= 0
-    data, reach = _filtered(series.data[at[present]].astype(np.float64), series.sfreq, options)
+    data, reach = _filtered(series.data[at[present]], series.sfreq, options)
     data, sfreq = resampled(data, series.sfreq, options.tr, options.resampling)
     if options.standardize == "scan":
         data = standardized(data)
@@ -129,7 +130,7 @@ def _arranged(present, options):
     """Names of the rows, and the position of each in the recording, -1 where it is missing."""
     if options.regions is None:
         return present, _but_for(options.without, present, np.arange(len(present)))
-    names = atlases.named(options.regions)
+    names = region_names.named(options.regions)
     known = {atlases.same(name): i for i, name in enumerate(present)}
     if len(known) < len(present):
         raise InputError("two of the regions of the recording are one parcel; leave one out")
@@ -150,8 +151,10 @@ def _arranged(present, options):
 
 def _but_for(without, names, at):
     """Positions of regions, -1 for those that no row shall hold."""
+    if not without:
+        return at
     held = [atlases.same(name) for name in names]
-    left_out = {atlases.same(name): name for name in without or ()}
+    left_out = {atlases.same(name): name for name in without}
     if unknown := [name for one, name in left_out.items() if one not in held]:
         raise InputError(
             f"without: {unknown[0]!r} is none of the regions of the view; leave it out there"
