@@ -174,8 +174,12 @@ class Plan(RawFiles, Comparisons, Pretraining):
         return [p for source in self.targets(experiment) for p in self.stores(experiment, source)]
 
     def probed(self, experiment) -> list[str]:
-        """The inputs, where scores ask what else they know."""
-        return self.x(experiment) if self.of_task(experiment, "PROBED") else []
+        """The stores of the side that scores read beside predictions, if they do."""
+        return [p for one in self._probed(experiment) for p in self.stores(experiment, one)]
+
+    def _probed(self, experiment):
+        sides = {"x": self.sources, "y": self.targets, None: lambda _: []}
+        return sides[self.of_task(experiment, "PROBED")](experiment)
 
     def pictures(self, experiment) -> list[str]:
         """The view stores, behind the first source or target, whose rows a person can look at."""
@@ -358,14 +362,14 @@ class Plan(RawFiles, Comparisons, Pretraining):
         return [[source, len(self.stores(experiment, source))] for source in sources]
 
     def _evaluate_spec(self, experiment):
-        probed = self.of_task(experiment, "PROBED")
+        probed = self._probed(experiment)
         settings = {"evaluation": self.config.get("evaluation", {})} if probed else {}
         return {
             "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
             "generalises_to": self.of_task(experiment, "FOLDS")[self.folds(experiment)],
-            "sources": self._counted(experiment, self.sources(experiment) if probed else []),
+            "sources": self._counted(experiment, probed),
             **settings,
         }
 
@@ -477,21 +481,21 @@ def task_of(experiment, config) -> str:
             return task
     raise InputError(
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
-        'pairs need features of pictures as y ("view/backbone"), classes a view of labels, '
-        "values a view of numbers"
+        'pairs and vectors need features as y ("view/backbone", or a view of responses), classes '
+        "a view of labels, values a view of numbers"
     )
 
 
 def _holds(source, views):
     """What a source is on the y side: "features", "numbers" or "labels".
 
-    A view whose kind declares `TARGETS = "numbers"` holds these unless its `classes` are named.
+    A view holds what its kind declares as `TARGETS`, unless its `classes` are named.
     """
     view, _, backbone = source.partition("/")
     if backbone:
         return "features"
-    numbers = components.constant(f"engram.views.{views[view]['kind']}", "TARGETS")
-    return "labels" if views[view].get("classes") else numbers or "labels"
+    declared = components.constant(f"engram.views.{views[view]['kind']}", "TARGETS")
+    return "labels" if views[view].get("classes") else declared or "labels"
 
 
 def _canonical(value):

@@ -162,7 +162,7 @@ def summed(weights, y, rows, size=BLOCK_BYTES):
         ]
         total = np.zeros((k, columns.stop - columns.start), dtype)
         offset = None
-        for part in _bunches(y, n):
+        for part in bunches(y, n):
             values = read(y, rows[part], dtype, columns)
             # Sums of what is near 0 round less.
             offset = values.mean(0, dtype=float).astype(dtype) if offset is None else offset
@@ -182,11 +182,28 @@ def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
     """
     width = int(np.prod(source.shape[1:], dtype=int))
     found = np.empty((len(rows), np.empty(width, bool)[columns].size), dtype)
-    for part in _bunches(source, len(rows)):
+    for part in bunches(source, len(rows)):
         found[part] = np.asarray(source[rows[part]]).reshape(-1, width)[:, columns]
         if not np.isfinite(found[part].sum(dtype=float)):
             raise InputError("ridge regression: a row holds NaN or infinite values")
     return found
+
+
+def moments(source, rows) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (n) of each column over some rows, float64.
+
+    Args:
+        source: as of `read`.
+        rows: int (n,); a row that comes twice counts twice.
+    """
+    total = squares = shift = 0
+    for part in bunches(source, len(rows)):
+        values = read(source, rows[part], np.float64)
+        shift = values[0].copy() if part.start == 0 else shift
+        values -= shift
+        total, squares = total + values.sum(0), squares + (values**2).sum(0)
+    mean = total / len(rows)
+    return shift + mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
 
 
 def spans(length, width) -> list[slice]:
@@ -210,7 +227,7 @@ def _centred(weights):
     return weights
 
 
-def _bunches(source, n):
+def bunches(source, n):
     width = int(np.prod(source.shape[1:], dtype=int))
     return spans(n, max(BUNCH_BYTES // (4 * max(width, 1)), 1))
 
