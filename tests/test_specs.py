@@ -53,9 +53,9 @@ SCENES = {
     "shared": {"stimuli": ["nsd_expdesign.mat", "nsd_stimuli.hdf5"]},
     "people": 1,
     "planned": 4,
-    "images": 24,
-    "shared_images": 8,
-    "voxels": 20,
+    "images": 60,
+    "shared_images": 20,
+    "voxels": 50,
     "size": 16,
 }  # fmt: skip
 CONFIG = {
