@@ -56,7 +56,10 @@ class Some:
         return self.source.path
 
     def __getitem__(self, rows) -> np.ndarray:
-        return self.source[self.at[rows]]
+        at = self.at[rows]
+        if (np.diff(at) == 1).all() and len(at):  # one after the other: read at once
+            return self.source[at[0] : at[-1] + 1]
+        return self.source[at]
 
 
 @dataclass(frozen=True)

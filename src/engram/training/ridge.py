@@ -13,6 +13,7 @@ Q_FF^-1 (Q Y)_F, Q being what maps Y to its residuals (An, Liu & Venkatesh, Patt
 
 import numpy as np
 from scipy.linalg import cho_solve, get_blas_funcs, lapack
+from threadpoolctl import threadpool_limits
 
 from engram.errors import InputError
 
@@ -80,7 +81,8 @@ class Design:
         factor = _factor(self._gram.copy(order="F"), alpha)
         if self._dual:  # I - K (K + alpha I)^-1
             (potri,) = lapack.get_lapack_funcs(("potri",), (factor,))
-            found = potri(factor, lower=1, overwrite_c=1)[0]
+            with _one_thread():
+                found = potri(factor, lower=1, overwrite_c=1)[0]
             found *= self.dtype.type(alpha)
         else:
             (trtrs,) = lapack.get_lapack_funcs(("trtrs",), (factor,))
@@ -184,7 +186,7 @@ def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
     found = np.empty((len(rows), np.empty(width, bool)[columns].size), dtype)
     for part in bunches(source, len(rows)):
         found[part] = np.asarray(source[rows[part]]).reshape(-1, width)[:, columns]
-        if not np.isfinite(found[part].sum(dtype=float)):
+        if not np.isfinite(found[part].sum()):
             raise InputError("ridge regression: a row holds NaN or infinite values")
     return found
 
@@ -242,13 +244,19 @@ def _factor(gram, alpha):
     """Cholesky factor of the lower triangle of a matrix, alpha added to its diagonal, in place."""
     gram[np.diag_indices(len(gram))] += gram.dtype.type(alpha)
     (potrf,) = lapack.get_lapack_funcs(("potrf",), (gram,))
-    factor, info = potrf(gram, lower=1, clean=0, overwrite_a=1)
+    with _one_thread():
+        factor, info = potrf(gram, lower=1, clean=0, overwrite_a=1)
     if info:
         raise InputError(
             f"ridge regression with alpha {alpha:g} cannot be solved in {gram.dtype}; raise alpha, "
             "or set `precision: float64`"
         )
     return factor
+
+
+def _one_thread():
+    """Threads of LAPACK wait for each other without rest: on a busy machine two cost ten times."""
+    return threadpool_limits(1, user_api="blas")
 
 
 def _mirror(a):
