@@ -156,6 +156,27 @@ def test_latents_scaled_by_the_test_set_are_labelled(study, tmp_path):
     assert_array_equal(store.open(raw)[:], told.array[:40, 0])
 
 
+def test_layers_can_have_penalties_of_their_own(study, tmp_path):
+    def layered(rows):
+        return Rows(rows.array, rows.table, rows.header | {"latents": [[2, 2], [8]]})
+
+    copy = rewritten(study, tmp_path, "photograph/pixels", layered)
+    made, _ = trained(copy, tmp_path / "e", alpha=[1.0, 30.0, 300.0, 3000.0], alpha_for="layer")
+    told, latents = (store.open(path).load() for path in made[1:])
+    x, y, new, _, names = sides(study, "subj02")
+    alphas = told.header["chosen"]["alpha"]["subj02"]
+    assert np.shape(alphas) == (2, 2)
+    of_target = np.repeat(alphas[0], [4, 8])
+    expected = Ridge(alpha=of_target).fit(x, y).predict(new)
+    close(told.array[told.table.index.get_indexer(names), 0], expected)
+    known = left_out(x, y, of_target)
+    expected = (expected - known.mean(0)) / known.std(0) * y.std(0) + y.mean(0)
+    close(latents.array[latents.table.index.get_indexer(names)], expected)
+    for i, columns in enumerate((slice(4), slice(4, None))):
+        r2 = [r2_score(y[:, columns], left_out(x, y[:, columns], a)) for a in (1, 30, 300, 3000)]
+        assert alphas[0][i] == (1, 30, 300, 3000)[int(np.argmax(r2))]
+
+
 def test_voxels_are_predicted_from_features_likewise(study, tmp_path):
     """Subjects have voxels of their own number: rows of the second end with zeros."""
     (_, predictions, _), y = trained(study, tmp_path, "photograph/pixels", "betas")

@@ -200,59 +200,68 @@ class _Fold:
 
     def predict(self, outputs, latent):
         """Fill in the predictions of the tested rows, and those that are rescaled."""
-        at = np.searchsorted(self.task.tested, self.fold.test)
+        at, m = np.searchsorted(self.task.tested, self.fold.test), len(self.fold.test)
         if self.width < outputs.shape[2]:
             outputs[at, :, self.width :] = 0
             latent[at, self.width :] = 0
-        mean, sd = ridge.moments(self.y, self.at[0])
         self.state = {"alpha": self.alphas, "mean": self.design.mean}
-        self.state |= {"target_mean": mean, "target_sd": sd}
-        told = {"predicted_mean": np.zeros(self.width), "predicted_sd": np.ones(self.width)}
-        m, k = len(self.fold.test), len(self.at)
-        for columns, total in self._summed(self._weights(), SUMS):
-            runs, held = total[: m * k].reshape(k, m, -1), total[m * k :]
-            for r, kind in enumerate(self.kinds):
-                outputs[at, r, columns] = runs[self._told.index(kind)]
-            by = held if self.options.rescale == "training" else runs[0]
-            moved = runs[0]
-            if self.options.rescale != "none":
-                told["predicted_mean"][columns] = by.mean(0, dtype=float)
-                told["predicted_sd"][columns] = by.std(0, dtype=float)
-                spread = told["predicted_sd"][columns]
-                scale = np.divide(sd[columns], spread, out=np.zeros(len(spread)), where=spread > 0)
-                moved = mean[columns] + (runs[0] - told["predicted_mean"][columns]) * scale
-            latent[at, columns] = moved
-            scratch.forget(outputs)
-            scratch.forget(latent)
+        self.state |= dict(
+            zip(("target_mean", "target_sd"), ridge.moments(self.y, self.at[0]), strict=True)
+        )
         if self.options.rescale != "none":
-            self.state |= told
+            self.state |= {"predicted_mean": np.zeros(self.width)}
+            self.state |= {"predicted_sd": np.ones(self.width)}
+        for i, kind in enumerate(self._told):
+            runs = [r for r, other in enumerate(self.kinds) if other == kind]
+            for alpha in np.unique(self.alphas[i]):
+                weights = self._weights(alpha, i)
+                for columns, told in self._summed(weights, self._columns(alpha, i)):
+                    for row, values in zip(at, told[:m], strict=True):
+                        for r in runs:
+                            outputs[row, r, columns] = values
+                    if i == 0:
+                        moved = self._rescaled(columns, told[:m], told[m:])
+                        for row, values in zip(at, moved, strict=True):
+                            latent[row, columns] = values
+                    scratch.forget(outputs)
+                    scratch.forget(latent)
         if self.options.coefficients:
             self.state |= self._coefficients()
         self.design = None
 
-    def _weights(self):
-        """Weights of what was shown, by first column: see `ridge.summed`.
+    def _weights(self, alpha, i):
+        """Weights of what was shown in the predictions of the tested rows by one kind of run.
 
-        They make the predictions of the tested rows by each kind of run, then, where these rescale,
-        those of training rows by models without them.
+        Behind them, where these rescale the first, in those of training rows by models without
+        them.
         """
-        rescales, held = self.options.rescale == "training", None
-        if rescales:
+        rows = [self._by_target(self.design.weights(alpha), self.at[i])]
+        if i == 0 and self.options.rescale == "training":
             rng = np.random.default_rng(0)
             held = np.sort(rng.choice(self.n, min(HELD_OUT, self.n), replace=False))
-        new = {alpha: self.design.weights(alpha) for alpha in np.unique(self.alphas)}
-        without = {
-            alpha: ridge.weights_without(self.design.residuals(alpha), self.groups, held)
-            for alpha in np.unique(self.alphas[0])
-            if rescales
-        }
-        parts = []
-        for alphas, start in zip(self.alphas.T, self.starts, strict=True):
-            both = zip(alphas, self.at, strict=True)
-            rows = [self._by_target(new[alpha], at) for alpha, at in both]
-            rows += [self._by_target(without[alphas[0]], self.at[0])] if rescales else []
-            parts.append((start, np.concatenate(rows)))
-        return parts
+            left = self.design.residuals(alpha)
+            without = ridge.weights_without(left, self.groups, held)
+            rows.append(self._by_target(without, self.at[0]))
+        return np.concatenate(rows)
+
+    def _columns(self, alpha, i):
+        """The targets that have a penalty in one kind of run; None: all."""
+        if len(self.starts) == 1:
+            return None
+        ends = [*self.starts[1:], self.width]
+        spans = zip(self.alphas[i], self.starts, ends, strict=True)
+        return np.concatenate([np.arange(a, b) for other, a, b in spans if other == alpha])
+
+    def _rescaled(self, columns, told, held):
+        """Predictions with the mean and the spread that targets have over the training rows."""
+        if self.options.rescale == "none":
+            return told
+        by = held if self.options.rescale == "training" else told
+        mean, sd = by.mean(0, dtype=float), by.std(0, dtype=float)
+        self.state["predicted_mean"][columns] = mean
+        self.state["predicted_sd"][columns] = sd
+        scale = np.divide(self.state["target_sd"][columns], sd, out=np.zeros_like(sd), where=sd > 0)
+        return self.state["target_mean"][columns] + (told - mean) * scale
 
     def _by_target(self, weights, at):
         """Weights (m, rows) as those (m, shown): several rows may have shown the same."""
@@ -263,10 +272,10 @@ class _Fold:
             np.add.at(found, (slice(None), at), weights)
         return found
 
-    def _summed(self, weights, size):
+    def _summed(self, weights, columns=None):
         every = np.arange(len(self.shown))
         try:
-            yield from ridge.summed(weights, self.y, every, size)
+            yield from ridge.summed(weights, self.y, every, columns, SUMS)
         except InputError as error:
             raise InputError(f"{self.y.path}: {error}") from None
 
@@ -278,7 +287,7 @@ class _Fold:
         weights = self.design.coefficients(self.alphas[0, 0], self.rows, every)
         weights = self._by_target(weights, self.at[0])
         found = scratch.empty((len(weights), self.width), np.float32, SUMS)
-        for columns, total in self._summed(weights, SUMS):
+        for columns, total in self._summed(weights):
             found[:, columns] = total
             scratch.forget(found)
         intercept = self.state["target_mean"] - self.design.mean @ found

@@ -141,39 +141,33 @@ def weights_without(residuals, folds, chosen) -> np.ndarray:
     return found
 
 
-def summed(weights, y, rows, size=BLOCK_BYTES):
-    """Weighted sums of the rows of Y, block of columns by block: (slice, (k, columns)).
+def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
+    """Weighted sums of the rows of Y, block of columns by block: (columns, (k, columns)).
 
     Args:
-        weights: (k, n); or, where columns differ in them, [(first column, weights), ...], each up
-            to the next.
+        weights: (k, n).
         y: (m, ...) of any float format, an array or an object with `shape` that reads the rows
             asked for; read as often as there are blocks.
         rows: int (n,), the rows of `y` that are summed.
+        columns: int (c,), those that are summed; by default all, and then blocks are slices.
         size: bytes of the sums that are held.
     """
-    parts = weights if isinstance(weights, list) else [(0, weights)]
-    dtype, (k, n) = parts[0][1].dtype, parts[0][1].shape
-    width = int(np.prod(y.shape[1:], dtype=int))
-    ends = [first for first, _ in parts[1:]] + [width]
-    for columns in spans(width, max(size // (k * dtype.itemsize), 1)):
-        tiles = [
-            (slice(a - columns.start, min(a + TILE, end, columns.stop) - columns.start), own)
-            for (first, own), end in zip(parts, ends, strict=True)
-            for a in range(max(first, columns.start), min(end, columns.stop), TILE)
-        ]
-        total = np.zeros((k, columns.stop - columns.start), dtype)
-        offset = None
-        for part in bunches(y, n):
-            values = read(y, rows[part], dtype, columns)
+    k, dtype = len(weights), weights.dtype
+    total = weights.sum(1, dtype=float).astype(dtype)[:, None]
+    length = int(np.prod(y.shape[1:], dtype=int)) if columns is None else len(columns)
+    for block in spans(length, max(size // (k * dtype.itemsize), 1)):
+        own = block if columns is None else columns[block]
+        found, offset = np.zeros((k, block.stop - block.start), dtype), None
+        for part in bunches(y, len(rows)):
+            values = read(y, rows[part], dtype, own)
             # Sums of what is near 0 round less.
             offset = values.mean(0, dtype=float).astype(dtype) if offset is None else offset
             values -= offset
-            for tile, own in tiles:
-                total[:, tile] += own[:, part] @ values[:, tile]
-        for tile, own in tiles:
-            total[:, tile] += own.sum(1, dtype=float).astype(dtype)[:, None] * offset[tile]
-        yield columns, total
+            for tile in spans(values.shape[1], TILE):
+                found[:, tile] += weights[:, part] @ values[:, tile]
+        for tile in spans(len(offset), TILE):
+            found[:, tile] += total * offset[tile]
+        yield own, found
 
 
 def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
