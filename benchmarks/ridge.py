@@ -34,6 +34,7 @@ ROWS, TEST, VOXELS = 8859, 982, 15724
 TARGETS = {"vdvae": 91168, "text": 59136, "vision": 197376}
 ALPHA, FEW = 50_000.0, (500, 2000)
 CHECKED = 200
+SUMS = 256 << 20  # bytes of predictions at a time, as of the head
 
 
 def write(folder, sizes, name, format_):
@@ -55,20 +56,21 @@ def write(folder, sizes, name, format_):
 
 
 def engram(folder, name, sizes, dtype):
-    from engram import store
+    from engram import scratch, store
     from engram.tasks import linked
     from engram.training import ridge
 
     n, m, _, targets = sizes
     x, y = (linked.Some(store.open(folder / f"{key}.h5"), np.arange(n + m)) for key in ("x", name))
-    found = np.empty((m, targets), dtype)
+    found = scratch.empty((m, targets), dtype, SUMS)
 
     def run():
         design = ridge.Design(x, np.arange(n), np.arange(n, n + m), dtype)
         weights = design.weights(ALPHA)
         del design
-        for columns, values in ridge.summed(weights, y, np.arange(n)):
+        for columns, values in ridge.summed(weights, y, np.arange(n), size=SUMS):
             found[:, columns] = values
+            scratch.forget(found)
 
     return measured(run) | {"told": found[:, :CHECKED].copy()}
 
