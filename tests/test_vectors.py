@@ -15,6 +15,8 @@ from sklearn.metrics import r2_score
 
 from engram import store
 from engram.errors import InputError
+from engram.figures.plot import plot
+from engram.figures.report import report
 from engram.scores.evaluation import COLUMNS, evaluate
 from engram.store import Rows
 from engram.tasks import train
@@ -372,6 +374,48 @@ def test_a_simulation_says_what_can_be_reached(decoded, tmp_path):
     assert found["warnings"] == [
         "Fewer than five subjects: intervals over subjects are wide and rough."
     ]
+
+
+# ---- figures and page ---------------------------------------------------------------------
+
+
+def test_the_page_shows_every_score_of_every_subject(drawn, decoded, tmp_path):
+    """With layers and without, in two groups."""
+    (_, predictions, _), y = decoded
+    figures, made, layered = [], {}, drawn[0]
+    (tmp_path / "predictions").mkdir()
+    for name, found in (("decoded", scores(tmp_path, predictions, y)), ("layered", layered)):
+        made[name] = tmp_path / f"{name}.json"
+        made[name].write_text(json.dumps(found))
+        paths = {f: tmp_path / f"figures/{name}/{f}.svg" for f in ("subjects", "targets")}
+        events = tmp_path / f"figures/{name}/events.out.tfevents.0.engram"
+        events.parent.mkdir(parents=True)
+        told = store.open(predictions).load()
+        named = tmp_path / f"predictions/{name}.h5"
+        made_by = {"spec": {"head": {"kind": "ridge"}}, "versions": {}, "device": "cpu"}
+        store.write(named, Rows(told.array, told.table, told.header | {"made_by": made_by}))
+        plot(made[name], named, [], [], paths | {"events": events}, {"task": "vectors"})
+        figures += paths.values()
+        assert b"Test/2_way" in events.read_bytes()
+    assert "layer, coarsest first" in figures[-1].read_text("utf-8")
+    this = {"x": "betas", "y": "photograph/pixels", "head": "ridge", "dataset": "nsd"}
+    experiments = {
+        name: this | {"dataset_title": "Simulated NSD", "title": name, "y": f"photograph/{name}"}
+        for name in made
+    }
+    stores = [tmp_path / f"predictions/{name}.h5" for name in made]
+    spec = {"title": "Vectors", "experiments": experiments}
+    report(made.values(), stores, figures, tmp_path / "report.html", spec)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    for found in (json.loads(path.read_text()) for path in made.values()):
+        for row in found["metrics"]:
+            for value in (row["value"], *row["subjects"].values()):
+                assert f"{value:.3f}".replace("-", "−") in text
+    assert "1 experiment on Simulated NSD, 2 subjects: R² of photograph/decoded" in text
+    assert "Protocol <code>nsd40</code>: scores of another one do not compare" in text
+    assert "1 never change" in text
+    assert text.count("predicted 0.") == 1
+    assert "simulated data" in text
 
 
 # ---- what is refused ----------------------------------------------------------------------
