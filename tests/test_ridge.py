@@ -22,7 +22,6 @@ def blocks(monkeypatch):
     """Blocks so small that every kind of edge occurs."""
     monkeypatch.setattr(ridge, "BLOCK_BYTES", 50_000)
     monkeypatch.setattr(ridge, "BUNCH_BYTES", 7 * 4 * 70)
-    monkeypatch.setattr(ridge, "TILE", 16)
 
 
 def drawn(features, format_="float64"):

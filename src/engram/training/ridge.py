@@ -18,8 +18,7 @@ from threadpoolctl import threadpool_limits
 from engram.errors import InputError
 
 BLOCK_BYTES = 640 << 20  # of a block of columns of X, or of sums over rows of Y
-BUNCH_BYTES = 64 << 20  # of rows that are read at a time
-TILE = 4096  # columns of a product
+BUNCH_BYTES = 128 << 20  # of rows that are read at a time
 
 
 class Design:
@@ -153,7 +152,7 @@ def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
         size: bytes of the sums that are held.
     """
     k, dtype = len(weights), weights.dtype
-    total = weights.sum(1, dtype=float).astype(dtype)[:, None]
+    total = weights.sum(1, dtype=float).astype(dtype)
     length = int(np.prod(y.shape[1:], dtype=int)) if columns is None else len(columns)
     for block in spans(length, max(size // (k * dtype.itemsize), 1)):
         own = block if columns is None else columns[block]
@@ -163,10 +162,12 @@ def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
             # Sums of what is near 0 round less.
             offset = values.mean(0, dtype=float).astype(dtype) if offset is None else offset
             values -= offset
-            for tile in spans(values.shape[1], TILE):
-                found[:, tile] += weights[:, part] @ values[:, tile]
-        for tile in spans(len(offset), TILE):
-            found[:, tile] += total * offset[tile]
+            (gemm,) = get_blas_funcs(("gemm",), (values,))
+            some = np.ascontiguousarray(weights[:, part])
+            # found += some @ values, in place: its transpose is what BLAS takes for a matrix
+            found = gemm(1, values.T, some.T, beta=1, c=found.T, overwrite_c=1).T
+        for one, times in zip(found, total, strict=True):
+            one += times * offset
         yield own, found
 
 
