@@ -8,7 +8,12 @@ from engram.planning.specs import OF_TASK
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 PUBLISHERS = components.PUBLISHERS
-TARGETS = {"classes": "vigall", "pairs": "picture/clip", "values": "fact"}
+TARGETS = {
+    "classes": "vigall",
+    "pairs": "picture/clip",
+    "values": "fact",
+    "vectors": "picture/clip",
+}
 TABLE = Path(__file__).parent / "data" / "reruns.txt"
 
 

@@ -42,13 +42,30 @@ PEOPLE = VIGILANCE | {
     "duration": 60,
     "trait_r2": 0.9,
 }
+SCENES = {
+    "kind": "simulated_nsd",
+    "title": "Simulated",
+    "units": ["subj01"],
+    "subjects": ["subj01"],
+    "sessions": ["1", "2", "3", "4"],
+    "files": ["nsd_expdesign.mat", "{unit}/roi/nsdgeneral.nii.gz",
+              "{unit}/betas_session{sessions}.hdf5"],
+    "shared": {"stimuli": ["nsd_expdesign.mat", "nsd_stimuli.hdf5"]},
+    "people": 1,
+    "planned": 4,
+    "images": 60,
+    "shared_images": 20,
+    "voxels": 50,
+    "size": 16,
+}  # fmt: skip
 CONFIG = {
-    "datasets": {"tiny": VIGILANCE, "people": PEOPLE, "things": THINGS},
+    "datasets": {"tiny": VIGILANCE, "people": PEOPLE, "things": THINGS, "scenes": SCENES},
     "views": {
         "spectrogram": {"kind": "multitaper", "signal": "eeg", "fmax": 30},
         "state": {"kind": "annotations", "classes": ["drowsy", "alert"]},
         "trait": {"kind": "fact", "column": "trait", "measured_in": "points"},
         "epochs": {"kind": "epochs", "clip": 20},
+        "betas": {"kind": "betas", "protocol": "nsd40"},
         "picture": {"kind": "photograph", "unit": "stimuli", "size": [32, 32]},
     },
     "backbones": {
@@ -57,6 +74,7 @@ CONFIG = {
     },
     "heads": {
         "linear": {"kind": "linear", "c": [1.0]},
+        "ridge": {"kind": "ridge", "alpha": [100.0]},
         "nice": {"kind": "nice", "encoder": "mlp", "epochs": 1, "batch_size": 8},
     },
     "experiments": {
@@ -71,6 +89,10 @@ CONFIG = {
         "pairs": {
             "title": "Pairs", "dataset": "things", "x": "epochs", "y": "picture/pixels",
             "head": "nice", "folds": "within", "seeds": 1, "baseline": "none",
+        },
+        "vectors": {
+            "title": "Vectors", "dataset": "scenes", "x": "betas", "y": "picture/pixels",
+            "head": "ridge", "folds": "within", "seeds": 1, "baseline": "none",
         },
     },
     "evaluation": {"bootstrap": 20, "permutations": 20},
@@ -225,6 +247,13 @@ def run_pairs(study):
     study.evaluate("pairs", predictions)
 
 
+def run_vectors(study):
+    study.render("scenes", "subj01", "betas")
+    study.render("scenes", "stimuli", "picture")
+    study.extract("scenes", "stimuli", "picture/pixels")
+    study.evaluate("vectors", study.train("vectors")[1])
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Keys that nobody read, by stage."""
@@ -232,6 +261,7 @@ def found(tmp_path_factory):
     run_classes(study)
     run_values(study)
     run_pairs(study)
+    run_vectors(study)
     return study.unread
 
 

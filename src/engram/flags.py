@@ -20,6 +20,7 @@ class Flag(NamedTuple):
 #: By name, in the order in which they are shown.
 FLAGS = {
     "published_protocol": Flag("protocol: published, epoch chosen on test data", "bad", True),
+    "test_statistics": Flag("protocol: published, latents scaled by the test set", "bad", True),
     "leaks": Flag("LEAKS: random windows", "bad", True),
     "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),

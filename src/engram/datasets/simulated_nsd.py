@@ -193,6 +193,7 @@ def read(unit, rows, options):
     (found,) = nsd.read(unit, rows, chosen, sizes(options))
     origin = {"simulated": True, "simulation": dataclasses.asdict(options)}
     if unit in options.subjects:
+        origin["code"] = {"kind": "pixels", "grid": CELLS}  # features that hold it
         origin["attainable"] = {
             protocol: predicted(unit, sessions, options)
             for protocol, sessions in found.protocols.items()

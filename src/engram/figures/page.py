@@ -7,7 +7,7 @@ import jinja2
 
 import engram
 from engram.errors import InputError
-from engram.figures import classes_page, pairs_page, values_page
+from engram.figures import classes_page, pairs_page, values_page, vectors_page
 from engram.figures.subjects import number, title
 from engram.flags import FLAGS, inflated, ordered
 
@@ -16,7 +16,12 @@ POINTS = 3000  # most points of all maps together, so that the page stays small
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 
 #: How experiments of each task are shown.
-PAGES = {"classes": classes_page, "pairs": pairs_page, "values": values_page}
+PAGES = {
+    "classes": classes_page,
+    "pairs": pairs_page,
+    "values": values_page,
+    "vectors": vectors_page,
+}
 
 
 def render(scored, headers, figures, spec, compared=None) -> str:

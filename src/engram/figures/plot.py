@@ -13,6 +13,7 @@ def plot(scores, predictions, view, importance, figures, spec):
 
     The module of the task in `engram.figures` does it: `draw(scored, predicted, view,
     importance, figures)` writes the files, `scalars(scored, predicted)` yields tag, step, value.
+    Predictions are loaded, unless it says `LOADS = False`: then they are an open store.
 
     Args:
         scores: JSON file of `evaluate`.
@@ -27,9 +28,9 @@ def plot(scores, predictions, view, importance, figures, spec):
         InputError: the view is no picture, or does not suit the predictions.
     """
     scored = json.loads(Path(scores).read_text("utf-8"))
-    predicted = store.open(predictions).load()
     looked = [json.loads(Path(path).read_text("utf-8")) for path in importance]
-    this = components.module("figures", spec["task"])
+    this, predicted = components.module("figures", spec["task"]), store.open(predictions)
+    predicted = predicted.load() if getattr(this, "LOADS", True) else predicted
     with style.styled():
         this.draw(scored, predicted, view, looked[0] if looked else None, figures)
     settings = components.hyperparameters(predicted.header["made_by"]["spec"])

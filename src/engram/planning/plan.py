@@ -157,8 +157,12 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
         return [p for source in self.targets(experiment) for p in self.stores(experiment, source)]
 
     def probed(self, experiment) -> list[str]:
-        """The inputs, where scores ask what else they know."""
-        return self.x(experiment) if self.of_task(experiment, "PROBED") else []
+        """The stores of the side that scores read beside predictions, if they do."""
+        return [p for one in self._probed(experiment) for p in self.stores(experiment, one)]
+
+    def _probed(self, experiment):
+        sides = {"x": self.sources, "y": self.targets, None: lambda _: []}
+        return sides[self.of_task(experiment, "PROBED")](experiment)
 
     def pictures(self, experiment) -> list[str]:
         """The view stores, behind the first source or target that a person can look at."""
@@ -291,15 +295,15 @@ def task_of(experiment, config) -> str:
             return task
     raise InputError(
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
-        'pairs need features of pictures as y ("view/backbone"), classes a view of labels, '
-        "values a view of numbers"
+        'pairs and vectors need features as y ("view/backbone", or a view of responses), classes '
+        "a view of labels, values a view of numbers"
     )
 
 
 def _holds(source, views):
     """What a source is on the y side: "features", "numbers" or "labels".
 
-    A view whose kind declares `TARGETS = "numbers"` holds these unless its `classes` are named.
+    A view holds what its kind declares as `TARGETS`, unless its `classes` are named.
     """
     view, _, backbone = source.partition("/")
     if backbone:

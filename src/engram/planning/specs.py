@@ -118,14 +118,14 @@ class Specs:
         return [[source, len(self.stores(experiment, source))] for source in sources]
 
     def _evaluate_spec(self, experiment):
-        probed = self.of_task(experiment, "PROBED")
+        probed = self._probed(experiment)
         settings = {"evaluation": self.config.get("evaluation", {})} if probed else {}
         return {
             "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
             "generalises_to": self.of_task(experiment, "FOLDS")[self.folds(experiment)],
-            "sources": self._counted(experiment, self.sources(experiment) if probed else []),
+            "sources": self._counted(experiment, probed),
             **settings,
         }
 

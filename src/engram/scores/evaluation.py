@@ -25,7 +25,8 @@ def evaluate(predictions, baseline, x, scores, spec):
     Args:
         predictions: path of the store that training wrote.
         baseline: paths of the predictions to compare with: one or none.
-        x: {source: paths} of the input stores, where the task asks what they know.
+        x: {source: paths} of the stores of the side that scores of the task read (`PROBED`): the
+            inputs, to ask what they know, or the targets, for what is true.
         scores: path to write: experiment, task, generalises_to, flags, sources, inputs (what is
             missing in the rows of a source or was converted, in words), targets, runs, baseline
             (its name), sample, metrics, warnings, and what is particular to the task.

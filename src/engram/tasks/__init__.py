@@ -1,14 +1,15 @@
 """Tasks: the questions that an experiment asks, a module each; and stage `train`, which asks them.
 
 A task has two doors, `load(x, y, experiment)`, the rows with their folds and runs, and
-`predictions(outputs, task, header)`, what is written of the rows that were tested. What else is
-known of it stands in constants that the plan reads without importing the module:
+`predictions(outputs, task, header)`, what is written: a list of Rows, first those that were tested.
+What else is known of it stands in constants that the plan reads without importing the module:
 
 - `TARGETS`: what y is, "labels" or "numbers" (a view) or "features" (a view under a backbone);
 - `FOLDS`: ways to split, the default first, each with what it generalises to;
 - `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y"
   or None;
-- `PROBED`: scores ask what else the inputs know; `MAPPED`: the latents can be mapped;
+- `PROBED`: the side that scores read beside predictions: "x", to ask what else the inputs know,
+  "y", where predictions do not hold what is true, or None; `MAPPED`: the latents can be mapped;
   `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
 - `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
 """
@@ -66,9 +67,10 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "made_by": made_by,
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
-    store.write(latents, _latents(fits[best[0]], task, predicted.header, candidates[best[0]]))
-    _write_model(model, fits, predicted.header, [fold.name for fold in task.folds])
-    store.write(predictions, predicted)
+    header = predicted[0].header
+    store.write(latents, _latents(fits[best[0]], task, header, candidates[best[0]]))
+    _write_model(model, fits, header, [fold.name for fold in task.folds])
+    store.write(predictions, *predicted)
 
 
 def only(task, sources):
@@ -158,6 +160,8 @@ def _of_split(spec):
 
 def _outputs(fits, best, task):
     """Outputs of the tested rows, each fold by its candidate."""
+    if len(fits) == 1:
+        return fits[0].outputs
     outputs = np.zeros_like(fits[0].outputs)
     for fold, i in zip(task.folds, best, strict=True):
         at = np.searchsorted(task.tested, fold.test)
@@ -172,7 +176,7 @@ def _latents(fit, task, header, sources):
         part[getattr(task.folds[0], name)] = name
     if len(fit.latent) != len(rows):
         rows, part = task.tested, np.full(len(task.table), "test", object)
-    kept = ("classes", "flags", "made_by")
+    kept = ("classes", "widths", "target", "flags", "made_by")
     facts = {"what": "latents", "sources": list(sources), "fold": task.folds[0].name}
     return Rows(
         np.asarray(fit.latent, np.float32),

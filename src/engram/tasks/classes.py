@@ -25,7 +25,7 @@ FIGURES = {
     "examples": "examples.svg",
 }
 SHOWS = "x"
-PROBED = True
+PROBED = "x"
 MAPPED = True
 COMPARED = True
 OCCLUDED = False
@@ -59,7 +59,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
     return replace(task, folds=folds, runs=_runs(task, experiment.get("seeds", 3))), excluded
 
 
-def predictions(outputs, task, header) -> Rows:
+def predictions(outputs, task, header) -> list[Rows]:
     """Out-of-fold probabilities (n, runs, classes).
 
     The table says of each row its class, its class in the control run, and its fold.
@@ -71,7 +71,7 @@ def predictions(outputs, task, header) -> Rows:
     """
     moved = next(run.y for run in task.runs if run.shuffled)
     facts = task.table.assign(y=task.y, y_shuffled=moved).iloc[task.tested]
-    return Rows(outputs, facts.assign(fold=task.tested_by), header | {"classes": task.classes})
+    return [Rows(outputs, facts.assign(fold=task.tested_by), header | {"classes": task.classes})]
 
 
 def _runs(task, seeds):

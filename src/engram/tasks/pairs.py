@@ -27,7 +27,7 @@ FIGURES = {
     "gallery": "gallery.png",
 }
 SHOWS = "y"
-PROBED = False
+PROBED = None
 MAPPED = False
 COMPARED = False
 OCCLUDED = True
@@ -92,7 +92,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
     return task, first.excluded
 
 
-def predictions(outputs, task, header) -> Rows:
+def predictions(outputs, task, header) -> list[Rows]:
     """Similarity of every test row to every candidate, float32 (n, runs, candidates).
 
     Args:
@@ -103,7 +103,7 @@ def predictions(outputs, task, header) -> Rows:
     columns = ["subject", "concept", "stimulus", "fewer"]
     table = task.table.iloc[task.tested][columns].assign(fold=task.tested_by)
     candidates = [task.classes[i] for i in task.choices]
-    return Rows(outputs, table, header | {"candidates": candidates})
+    return [Rows(outputs, table, header | {"candidates": candidates})]
 
 
 # ---- rows -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ FOLDS = {
 }
 FIGURES = {"predicted": "predicted.svg", "residuals": "residuals.svg"}
 SHOWS = None
-PROBED = True
+PROBED = "x"
 MAPPED = False
 COMPARED = True
 OCCLUDED = False
@@ -75,7 +75,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
     return task, excluded
 
 
-def predictions(outputs, task, header) -> Rows:
+def predictions(outputs, task, header) -> list[Rows]:
     """Out-of-fold numbers, float64 (n, runs, 1).
 
     The table says of each row its number and its fold, and the mean of the fold's training and
@@ -94,7 +94,7 @@ def predictions(outputs, task, header) -> Rows:
         expected=_expected(task, task.y),
         expected_shuffled=_expected(task, moved),
     )
-    return Rows(outputs, facts.iloc[task.tested].assign(fold=task.tested_by), header)
+    return [Rows(outputs, facts.iloc[task.tested].assign(fold=task.tested_by), header)]
 
 
 def _expected(task, y):

@@ -19,6 +19,7 @@ from engram.store import Rows
 DEVICE = "cpu"
 GIVES = "betas"
 OF = Responses
+TARGETS = "features"  # as y: a vector a row, like those of a backbone
 
 BLOCK = 256  # rows at a time in double precision
 

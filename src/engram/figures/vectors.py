@@ -1,0 +1,56 @@
+"""Figures of experiments whose y is vectors, and their scalars for TensorBoard."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from engram.figures import style
+from engram.figures.subjects import number, subjects_figure
+
+LOADS = False  # predictions are large, and what is drawn stands in the scores
+UNLIKE = "mean_rank"  # has an axis of its own
+
+
+def draw(scored, predicted, view, importance, figures):
+    """Draw `subjects`, every score of every subject, and `targets`, r over all targets.
+
+    Args: as for `engram.figures.plot.plot`, read; of these only `scored` is needed.
+    """
+    shown = [row for row in scored["metrics"] if row["metric"] != UNLIKE]
+    style.save(subjects_figure({**scored, "metrics": shown}), figures["subjects"])
+    style.save(targets_figure(scored), figures["targets"])
+
+
+def targets_figure(scored):
+    """How many targets of each subject are predicted how well, and R2 of each layer, if known."""
+    layers = scored["layers"]
+    made = style.figure(6.4, 3)
+    panels = np.atleast_1d(made.subplots(1, 2 if layers else 1))
+    bins, counts = scored["distribution"]["bins"], scored["distribution"]["counts"]
+    shades = style.colours(counts)
+    for subject, values in counts.items():
+        panels[0].stairs(values, bins, color=shades[subject], label=subject, linewidth=1.4)
+    panels[0].axvline(0, color=style.INK, linewidth=1, linestyle="--")
+    panels[0].set(xlabel="Pearson r over test images", ylabel="targets")
+    panels[0].legend()
+    if layers:
+        at = [layer["layer"] for layer in layers]
+        for subject in counts:
+            each = [layer["subjects"][subject][0] for layer in layers]
+            values = [value if number(value) else np.nan for value in each]
+            panels[1].plot(at, values, color=shades[subject], marker=".", linewidth=1)
+        panels[1].axhline(0, color=style.INK, linewidth=1, linestyle="--")
+        panels[1].set(xlabel="layer, coarsest first", ylabel="R²")
+    return made
+
+
+def scalars(scored, predicted) -> Iterator[tuple[str, int, float]]:
+    """(tag, step, value) of the scores, at step 0: nothing is iterated.
+
+    Args:
+        scored: the scores of the experiment.
+        predicted: not needed.
+    """
+    for row in scored["metrics"]:
+        if number(row["value"]):
+            yield f"Test/{row['metric']}", 0, float(row["value"])

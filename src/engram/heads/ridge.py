@@ -1,0 +1,336 @@
+"""Head "ridge": exact ridge regression of vectors, however many numbers they have.
+
+See `engram.training.ridge`. Predicted latents are rescaled, as Ozcelik & VanRullen (2023,
+Brain-Diffuser, arXiv:2303.05334) do, because ridge regression shrinks what a generator expects at
+its natural spread; but with the statistics of training images that models had not seen.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from engram import scratch, training
+from engram.errors import InputError
+from engram.progress import progress
+from engram.training import ridge
+
+DEVICE = "cpu"
+TASKS = ("vectors",)
+
+SAMPLE = 2048  # targets by which the penalty is chosen
+HELD_OUT = 1000  # training rows by whose predictions the others are rescaled
+SUMS = 256 << 20  # bytes of predictions at a time
+FEWEST = 50  # test rows that say what the spread of all is
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the head.
+
+    Attributes:
+        alpha: strengths of the L2 penalty. Of several the one is kept with the highest R2 on
+            average over 2048 targets, drawn at random, when each fold of training images in turn
+            is left out.
+        alpha_for: whether `all` targets share a penalty, or those of a `layer` do, where the
+            features say which numbers are of which layer.
+        folds: of the training images, for `alpha` and for `rescale`.
+        rescale: of the latents alone, not of the predictions that are scored. `training`: what is
+            predicted of 1000 training images by models without them gets the mean and the standard
+            deviation that targets have over all training images. `test`: so does what is predicted
+            of the test images, as published; the statistics are then those of the test set, and
+            every result is labelled. `none`: as predicted.
+        coefficients: write them into the model too, (features, targets) of each subject.
+        precision: of all that is computed.
+    """
+
+    alpha: list[float] = field(
+        default_factory=lambda: [
+            1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 50000.0, 100000.0, 200000.0, 500000.0,
+            1000000.0,
+        ]
+    )  # fmt: skip
+    alpha_for: Literal["all", "layer"] = "all"
+    folds: int = 5
+    rescale: Literal["training", "test", "none"] = "training"
+    coefficients: bool = False
+    precision: Literal["float32", "float64"] = "float32"
+
+
+def fit(task, options, device) -> training.Fit:
+    """Fit a model a fold on its training and validation rows; nothing is drawn at random.
+
+    Outputs are predictions as they are; `latent` is those of the first run, rescaled. Runs that
+    see the same targets are the same.
+
+    Raises:
+        InputError: there is more than one source, an option does not suit the rows, a row is not
+            finite, no feature changes, or the disk is too small for what will be written.
+    """
+    _check(task, options)
+    width = max(task.targets[0].widths)
+    shape = (len(task.tested), len(task.runs), width)
+    _check_room(task, options, shape)
+    outputs = scratch.empty(shape, np.float32, SUMS)
+    latent = scratch.empty((shape[0], width), np.float32, SUMS)
+    found = []
+    for fold in progress(task.folds, "fit every subject", "subjects"):
+        this = _Fold(task, fold, options)
+        this.predict(outputs, latent)
+        found.append(this)
+    return training.Fit(
+        outputs=outputs,
+        validation=np.stack([this.scores for this in found]),
+        state={
+            f"{this.fold.name}/{name}": values
+            for this in found
+            for name, values in this.state.items()
+        },
+        latent=latent,
+        facts={"alpha": [this.chosen for this in found]},
+        flags=("test_statistics",) * (options.rescale == "test"),
+    )
+
+
+def _check(task, options):
+    if len(task.x) > 1:
+        raise InputError(
+            f"head: ridge regression takes one source, not {', '.join(task.sources)}; name one "
+            "`x`, or let it choose between them (x: {choose: [...]})"
+        )
+    if not options.alpha or min(options.alpha) <= 0:
+        raise InputError("heads: `alpha` of a ridge head must list positive numbers")
+    if options.folds < 2:
+        raise InputError(f"heads: folds is {options.folds}; it must be at least 2")
+    if options.alpha_for == "layer" and not task.facts["target"].get("latents"):
+        raise InputError(
+            "heads: `alpha_for: layer` needs features that say which numbers are of which layer; "
+            "leave it out"
+        )
+    few = [fold.name for fold in task.folds if len(fold.test) < FEWEST]
+    if options.rescale == "test" and few:
+        raise InputError(
+            f"heads: `rescale: test` needs {FEWEST} test rows to know their spread, and "
+            f"{few[0]} has fewer; use `rescale: training`"
+        )
+
+
+def _check_room(task, options, shape):
+    tested, runs, width = shape
+    values = tested * (runs + 1) * width
+    if options.coefficients:
+        widths = zip(task.x[0].widths * len(task.folds), task.folds, strict=False)
+        values += sum(features * width for features, _ in widths)
+    scratch.check_room(4 * values)
+
+
+class _Fold:
+    """The model of one subject.
+
+    Attributes:
+        fold: Fold; chosen: alpha of every run, or of every layer of every run.
+        scores: (runs,), mean R2 of the training rows by models without them.
+        state: arrays by name.
+    """
+
+    def __init__(self, task, fold, options):
+        self.task, self.fold, self.options = task, fold, options
+        known = fold.known
+        self.n, self.dtype = len(known), np.dtype(options.precision)
+        self.rows = task.x[0].of(np.concatenate([known, fold.test]))
+        every = np.arange(len(known) + len(fold.test))
+        self.design = _named(
+            self.rows.path,
+            lambda: ridge.Design(self.rows, every[: self.n], every[self.n :], options.precision),
+        )
+        self.groups = _folds(task.table["stimulus"].iloc[known], options.folds)
+        # The first run and the control; other seeds are the first again.
+        self.kinds = [run.shuffled for run in task.runs]
+        seen = [next(r.y for r in task.runs if r.shuffled == one)[known] for one in self._told]
+        self.shown, at = np.unique(np.concatenate(seen), return_inverse=True)
+        self.at = np.split(at, len(seen))
+        self.y = task.targets[0].of(self.shown)
+        self.width = int(np.prod(self.y.shape[1:], dtype=int))
+        self.starts = _starts(task, self.width, options)
+        self._choose()
+
+    @property
+    def _told(self):
+        return list(dict.fromkeys(self.kinds))
+
+    # ---- the penalty ----------------------------------------------------------------------
+
+    def _choose(self):
+        """The penalty of every run and layer, by models that leave out a fold of training rows."""
+        ends = [*self.starts[1:], self.width]
+        rng, columns = np.random.default_rng(0), []
+        for start, end in zip(self.starts, ends, strict=True):
+            some = min(max(SAMPLE // len(ends), 1), end - start)
+            columns.append(start + np.sort(rng.choice(end - start, some, replace=False)))
+        y = self._read(np.concatenate(columns))
+        y = np.concatenate([y[at] for at in self.at], axis=1)
+        layer = np.tile(np.repeat(np.arange(len(columns)), [*map(len, columns)]), len(self.at))
+        run = np.repeat(np.arange(len(self.at)), sum(map(len, columns)))
+        found = []
+        for alpha in self.options.alpha:
+            told = ridge.without(self.design.residuals(alpha), self.groups, y)
+            explained = _explained(y, told)
+            means = [
+                [_mean(explained[(run == r) & (layer == i)]) for i in range(len(columns))]
+                for r in range(len(self.at))
+            ]
+            found.append(means)
+        found = np.array(found)
+        best = found.argmax(0)
+        self.alphas = np.asarray(self.options.alpha, float)[best]
+        kinds = [self._told.index(kind) for kind in self.kinds]
+        self.scores = np.take_along_axis(found, best[None], 0)[0].mean(1)[kinds]
+        self.chosen = [
+            row[0] if self.options.alpha_for == "all" else row
+            for row in self.alphas[kinds].tolist()
+        ]
+
+    def _read(self, columns):
+        return _named(
+            self.y.path,
+            lambda: ridge.read(self.y, np.arange(len(self.shown)), self.dtype, columns),
+        )
+
+    # ---- predictions ----------------------------------------------------------------------
+
+    def predict(self, outputs, latent):
+        """Fill in the predictions of the tested rows, and those that are rescaled."""
+        at, m = np.searchsorted(self.task.tested, self.fold.test), len(self.fold.test)
+        if self.width < outputs.shape[2]:
+            outputs[at, :, self.width :] = 0
+            latent[at, self.width :] = 0
+        self.state = {"alpha": self.alphas, "mean": self.design.mean}
+        self.state |= dict(
+            zip(("target_mean", "target_sd"), ridge.moments(self.y, self.at[0]), strict=True)
+        )
+        if self.options.rescale != "none":
+            self.state |= {"predicted_mean": np.zeros(self.width)}
+            self.state |= {"predicted_sd": np.ones(self.width)}
+        for i, kind in enumerate(self._told):
+            runs = [r for r, other in enumerate(self.kinds) if other == kind]
+            for alpha in np.unique(self.alphas[i]):
+                weights = self._weights(alpha, i)
+                for columns, told in self._summed(weights, self._columns(alpha, i)):
+                    for row, values in zip(at, told[:m], strict=True):
+                        for r in runs:
+                            outputs[row, r, columns] = values
+                    if i == 0:
+                        moved = self._rescaled(columns, told[:m], told[m:])
+                        for row, values in zip(at, moved, strict=True):
+                            latent[row, columns] = values
+                    scratch.forget(outputs)
+                    scratch.forget(latent)
+        if self.options.coefficients:
+            self.state |= self._coefficients()
+        self.design = None
+
+    def _weights(self, alpha, i):
+        """Weights of what was shown in the predictions of the tested rows by one kind of run.
+
+        Behind them, where these rescale the first, in those of training rows by models without
+        them.
+        """
+        rows = [self._by_target(self.design.weights(alpha), self.at[i])]
+        if i == 0 and self.options.rescale == "training":
+            rng = np.random.default_rng(0)
+            held = np.sort(rng.choice(self.n, min(HELD_OUT, self.n), replace=False))
+            left = self.design.residuals(alpha)
+            without = ridge.weights_without(left, self.groups, held)
+            rows.append(self._by_target(without, self.at[0]))
+        return np.concatenate(rows)
+
+    def _columns(self, alpha, i):
+        """The targets that have a penalty in one kind of run; None: all."""
+        if len(self.starts) == 1:
+            return None
+        ends = [*self.starts[1:], self.width]
+        spans = zip(self.alphas[i], self.starts, ends, strict=True)
+        return np.concatenate([np.arange(a, b) for other, a, b in spans if other == alpha])
+
+    def _rescaled(self, columns, told, held):
+        """Predictions with the mean and the spread that targets have over the training rows."""
+        if self.options.rescale == "none":
+            return told
+        by = held if self.options.rescale == "training" else told
+        mean, sd = by.mean(0, dtype=float), by.std(0, dtype=float)
+        self.state["predicted_mean"][columns] = mean
+        self.state["predicted_sd"][columns] = sd
+        scale = np.divide(self.state["target_sd"][columns], sd, out=np.zeros_like(sd), where=sd > 0)
+        return self.state["target_mean"][columns] + (told - mean) * scale
+
+    def _by_target(self, weights, at):
+        """Weights (m, rows) as those (m, shown): several rows may have shown the same."""
+        found = np.zeros((len(weights), len(self.shown)), weights.dtype)
+        if len(np.unique(at)) == len(at):
+            found[:, at] = weights
+        else:
+            np.add.at(found, (slice(None), at), weights)
+        return found
+
+    def _summed(self, weights, columns=None):
+        every = np.arange(len(self.shown))
+        try:
+            yield from ridge.summed(weights, self.y, every, columns, SUMS)
+        except InputError as error:
+            raise InputError(f"{self.y.path}: {error}") from None
+
+    def _coefficients(self):
+        """Coefficients (features, targets) of the first run, and the intercept."""
+        if len(set(self.alphas[0])) > 1:
+            raise InputError("heads: `coefficients` need one alpha for all targets")
+        every = np.arange(self.n)
+        weights = self.design.coefficients(self.alphas[0, 0], self.rows, every)
+        weights = self._by_target(weights, self.at[0])
+        found = scratch.empty((len(weights), self.width), np.float32, SUMS)
+        for columns, total in self._summed(weights):
+            found[:, columns] = total
+            scratch.forget(found)
+        intercept = self.state["target_mean"] - self.design.mean @ found
+        return {"coefficients": found, "intercept": intercept}
+
+
+# ---- small ----------------------------------------------------------------------------------
+
+
+def _folds(stimuli, folds):
+    """Rows of each fold; all rows of a stimulus are in one."""
+    of_row = stimuli.factorize()[0]
+    n = of_row.max() + 1
+    if n < folds:
+        raise InputError(f"heads: {n} training images, fewer than `folds`; set fewer folds")
+    order = np.random.default_rng(0).permutation(n)
+    return [np.flatnonzero(np.isin(of_row, some)) for some in np.array_split(order, folds)]
+
+
+def _starts(task, width, options):
+    """First column of each layer."""
+    if options.alpha_for == "all":
+        return [0]
+    sizes = [int(np.prod(shape)) for shape in task.facts["target"]["latents"]]
+    if sum(sizes) != width:
+        raise InputError(f"heads: the layers have {sum(sizes)} numbers and the features {width}")
+    return np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
+
+
+def _explained(y, told):
+    """R2 of every column; NaN where it does not change."""
+    around = ((y - y.mean(0, dtype=float)) ** 2).sum(0)
+    left = ((y - told) ** 2).sum(0, dtype=float)
+    return 1 - np.divide(left, around, out=np.full(len(around), np.nan), where=around > 0)
+
+
+def _mean(values):
+    return np.nanmean(values) if np.isfinite(values).any() else 0.0
+
+
+def _named(path, made):
+    """What `made` gives; an error says which store it is of."""
+    try:
+        return made()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,480 @@
+"""Vectors of stimuli from responses, from stores to scores: scikit-learn, SciPy and brute force."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+from nsd_study import Study
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+
+from engram import store
+from engram.errors import InputError
+from engram.figures.plot import plot
+from engram.figures.report import report
+from engram.scores.evaluation import COLUMNS, evaluate
+from engram.store import Rows
+from engram.tasks import train
+
+SMALL = {
+    "people": 2, "planned": 4, "images": 60, "shared_images": 20, "voxels": 50, "size": 16,
+    "sessions": ["1", "2", "3", "4"], "snr": 0.5,
+}  # fmt: skip
+ALPHA = [10.0, 100.0, 1000.0]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Stores of two subjects and of what they saw."""
+    this = Study(tmp_path_factory.mktemp("nsd"), **SMALL)
+    for unit in ("subj01", "subj02"):
+        this.render(unit, "betas")
+    this.extract("photograph/pixels")
+    return this
+
+
+def trained(study, folder, x="betas", y="photograph/pixels", **head):
+    """Model, predictions and latents of an experiment."""
+    paths = {
+        source: sorted({
+            str(study.folder / study.plan.store("nsd", unit, source))
+            for unit in ("subj01", "subj02")
+        })
+        for source in (x, y)
+    }  # fmt: skip
+    spec = {
+        "task": "vectors",
+        "experiment": {},
+        "candidates": [[x]],
+        "head": {"kind": "ridge", "alpha": ALPHA} | head,
+    }
+    folder.mkdir(exist_ok=True)
+    names = ("model.safetensors", "predictions.h5", "latents.h5")
+    made = [folder / name for name in names]
+    train({x: paths[x]}, {y: paths[y]}, *made, spec, {}, "cpu")
+    return made, {y: paths[y]}
+
+
+@pytest.fixture(scope="module")
+def decoded(study, tmp_path_factory):
+    return trained(study, tmp_path_factory.mktemp("decoded"), coefficients=True)
+
+
+def sides(study, subject, y="photograph/pixels"):
+    """(x, y of training rows, x, y of test rows, names of the test rows), joined by pandas."""
+    betas, features = (
+        store.open(study.folder / study.plan.store("nsd", subject, one)).load()
+        for one in ("betas", y)
+    )
+    x = pd.DataFrame(betas.array.astype(float), betas.table["stimulus"])
+    f = pd.DataFrame(features.array.reshape(len(features.array), -1), features.table.index)
+    train = x.index.str.startswith("train/")
+    f = f.loc[x.index].to_numpy(float)
+    return x[train].to_numpy(), f[train], x[~train].to_numpy(), f[~train], betas.table.index[~train]
+
+
+def folds_of(n, folds=5):
+    return np.array_split(np.random.default_rng(0).permutation(n), folds)
+
+
+def left_out(x, y, alpha):
+    told = np.empty_like(y)
+    for rows in folds_of(len(x)):
+        others = np.setdiff1d(np.arange(len(x)), rows)
+        told[rows] = Ridge(alpha=alpha).fit(x[others], y[others]).predict(x[rows])
+    return told
+
+
+def close(found, expected):
+    assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_predictions_are_those_of_scikit_learn_with_the_best_penalty(study, decoded):
+    (model, predictions, _), _ = decoded
+    told = store.open(predictions).load()
+    assert (told.array.dtype, told.array.shape) == (np.float32, (40 + 4, 2, 12))
+    for subject in ("subj01", "subj02"):
+        x, y, new, _, names = sides(study, subject)
+        r2 = [r2_score(y, left_out(x, y, alpha)) for alpha in ALPHA]
+        best = ALPHA[int(np.argmax(r2))]
+        assert told.header["chosen"]["alpha"][subject][0] == best
+        rows = told.table.index.get_indexer(names)
+        close(told.array[rows, 0], Ridge(alpha=best).fit(x, y).predict(new))
+        assert_array_equal(told.table["fold"].iloc[rows], subject)
+        tensors = safetensors.numpy.load_file(model)
+        coefficients, intercept = (
+            tensors[f"{subject}/{name}"] for name in ("coefficients", "intercept")
+        )
+        close(new @ coefficients + intercept, told.array[rows, 0])
+        for name, expected in (("mean", y.mean(0)), ("sd", y.std(0))):
+            close(told.array[told.table.index.get_loc(f"{subject}/{name}"), 1], expected)
+
+
+def test_the_control_is_trained_on_exchanged_images(study, decoded):
+    told = store.open(decoded[0][1]).load()
+    x, y, new, _, names = sides(study, "subj01")
+    own = told.array[told.table.index.get_indexer(names), 1]
+    alpha = told.header["chosen"]["alpha"]["subj01"][1]
+    # Nobody but the intercept, which no exchange moves, tells the mean of the predictions
+    assert np.abs(own - Ridge(alpha=alpha).fit(x, y).predict(new)).max() > 0.01
+    weights = np.linalg.lstsq(y - y.mean(0), np.eye(len(y)) - 1 / len(y), rcond=None)[0]
+    assert weights.shape == (12, len(y))
+    assert_allclose(own.mean(0), y.mean(0), atol=0.05)
+
+
+def test_latents_have_the_spread_of_training_targets(study, decoded):
+    """By predictions of training images that models had not seen, refitted by scikit-learn."""
+    told, latents = (store.open(path).load() for path in decoded[0][1:])
+    assert latents.header["target"]["kind"] == "pixels"
+    for subject in ("subj01", "subj02"):
+        x, y, *_, names = sides(study, subject)
+        alpha = told.header["chosen"]["alpha"][subject][0]
+        known = left_out(x, y, alpha)
+        raw = told.array[told.table.index.get_indexer(names), 0]
+        expected = (raw - known.mean(0)) / known.std(0) * y.std(0) + y.mean(0)
+        close(latents.array[latents.table.index.get_indexer(names)], expected)
+
+
+def test_latents_scaled_by_the_test_set_are_labelled(study, tmp_path):
+    with pytest.raises(InputError, match="needs 50 test rows"):
+        trained(study, tmp_path / "few", rescale="test")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        patched.setattr("engram.heads.ridge.FEWEST", 20)
+        (_, predictions, latents), _ = trained(study, tmp_path / "a", rescale="test")
+    told, latents = store.open(predictions).load(), store.open(latents).load()
+    assert told.header["flags"] == latents.header["flags"] == ["test_statistics", "simulated"]
+    _, y, *_, names = sides(study, "subj02")
+    own = latents.array[latents.table.index.get_indexer(names)]
+    close(own.mean(0), y.mean(0))
+    close(own.std(0), y.std(0))
+    (_, same, raw), _ = trained(study, tmp_path / "b", rescale="none")
+    assert_array_equal(store.open(same)[:], told.array)
+    assert_array_equal(store.open(raw)[:], told.array[:40, 0])
+
+
+def test_layers_can_have_penalties_of_their_own(study, tmp_path):
+    def layered(rows):
+        return Rows(rows.array, rows.table, rows.header | {"latents": [[2, 2], [8]]})
+
+    copy = rewritten(study, tmp_path, "photograph/pixels", layered)
+    made, _ = trained(copy, tmp_path / "e", alpha=[1.0, 30.0, 300.0, 3000.0], alpha_for="layer")
+    told, latents = (store.open(path).load() for path in made[1:])
+    x, y, new, _, names = sides(study, "subj02")
+    alphas = told.header["chosen"]["alpha"]["subj02"]
+    assert np.shape(alphas) == (2, 2)
+    of_target = np.repeat(alphas[0], [4, 8])
+    expected = Ridge(alpha=of_target).fit(x, y).predict(new)
+    close(told.array[told.table.index.get_indexer(names), 0], expected)
+    known = left_out(x, y, of_target)
+    expected = (expected - known.mean(0)) / known.std(0) * y.std(0) + y.mean(0)
+    close(latents.array[latents.table.index.get_indexer(names)], expected)
+    for i, columns in enumerate((slice(4), slice(4, None))):
+        r2 = [r2_score(y[:, columns], left_out(x, y[:, columns], a)) for a in (1, 30, 300, 3000)]
+        assert alphas[0][i] == (1, 30, 300, 3000)[int(np.argmax(r2))]
+
+
+def test_voxels_are_predicted_from_features_likewise(study, tmp_path):
+    """Subjects have voxels of their own number: rows of the second end with zeros."""
+    (_, predictions, _), y = trained(study, tmp_path, "photograph/pixels", "betas")
+    told = store.open(predictions).load()
+    assert told.header["widths"] == {"subj01": 50, "subj02": 47}
+    voxels, features, _, new, names = sides(study, "subj02")
+    alpha = told.header["chosen"]["alpha"]["subj02"][0]
+    rows = told.table.index.get_indexer(names)
+    close(told.array[rows, 0, :47], Ridge(alpha=alpha).fit(features, voxels).predict(new))
+    assert not told.array[rows, :, 47:].any()
+    scored = scores(tmp_path, predictions, y)
+    true = sides(study, "subj02")[2]
+    expected = r2_against_training(true, told.array[rows, 0, :47], voxels.mean(0)).mean()
+    assert scored["metrics"][0]["subjects"]["subj02"] == pytest.approx(expected, abs=1e-5)
+    assert not scored["decodes"]
+    assert scored["widths"] == {"subj01": [50, 50], "subj02": [47, 47]}
+
+
+def test_single_trials_are_rows_and_their_image_is_in_one_fold(study, tmp_path):
+    single = Study(study.folder, **SMALL)
+    views = single.plan.config["views"]
+    views = views | {"trials": {"kind": "betas", "protocol": "nsd40", "average": False,
+                                "zscore": "none"}}  # fmt: skip
+    single.plan = dataclasses.replace(single.plan, config=single.plan.config | {"views": views})
+    for unit in ("subj01", "subj02"):
+        single.render(unit, "trials")
+    (_, predictions, _), _ = trained(single, tmp_path, "trials", alpha=[1e5])
+    told = store.open(predictions).load()
+    betas = store.open(single.folder / single.plan.store("nsd", "subj01", "trials")).load()
+    features = store.open(single.folder / single.plan.store("nsd", "subj01", "photograph/pixels"))
+    at = features.table.index.get_indexer(betas.table["stimulus"])
+    y, train_rows = features[:][at], (betas.table["split"] == "train").to_numpy()
+    expected = Ridge(alpha=1e5).fit(betas.array[train_rows].astype(float), y[train_rows])
+    rows = told.table.index.get_indexer(betas.table.index[~train_rows])
+    assert len(rows) == 60
+    close(told.array[rows, 0], expected.predict(betas.array[~train_rows].astype(float)))
+
+
+# ---- scores -------------------------------------------------------------------------------
+
+
+def scores(folder, predictions, y, baseline=(), **settings):
+    spec = {
+        "task": "vectors",
+        "experiment": "e",
+        "baseline": "b" if baseline else None,
+        "generalises_to": "new pictures, a known subject",
+        "evaluation": {"permutations": 50, "bootstrap": 500} | settings,
+    }
+    evaluate(predictions, list(baseline), y, folder / "scores.json", spec)
+    return json.loads((folder / "scores.json").read_text())
+
+
+def r2_against_training(true, told, mean):
+    return 1 - ((true - told) ** 2).sum(0) / ((true - mean) ** 2).sum(0)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Predictions of two subjects drawn at random, with constant targets; 40 images."""
+    folder, rng = tmp_path_factory.mktemp("drawn"), np.random.default_rng(0)
+    images = [f"test/nsd-{i:05d}" for i in range(40)]
+    y = rng.normal(size=(40, 30)).astype(np.float32)
+    y[:, 7] = 2
+    target = {"latents": [[2, 5], [20]]}
+    table = pd.DataFrame({"exclude": ""}, index=images)
+    store.write(folder / "y.h5", Rows(y, table, {}))
+    subjects = ("a", "b")
+    told = y + rng.normal(size=(2, 2, 40, 30)).astype(np.float32)  # subject, run
+    told[:, 1] = rng.normal(size=(2, 40, 30))
+    told[0, 0, :, 3] = 1  # says nothing
+    mean, sd = rng.normal(size=(2, 30)), rng.uniform(1, 2, (2, 30))
+    behind = np.stack([mean, sd], 1).reshape(4, 1, 30).repeat(2, 1)
+    array = np.concatenate([told.transpose(0, 2, 1, 3).reshape(80, 2, 30), behind])
+    facts = [{"subject": s, "split": "test", "concept": i, "stimulus": i, "fold": s,
+              "statistic": ""} for s in subjects for i in images]  # fmt: skip
+    names = [f"{one['subject']}/{one['stimulus']}" for one in facts]
+    facts += [{"subject": s, "split": "", "concept": "", "stimulus": "", "fold": s,
+               "statistic": k} for s in subjects for k in ("mean", "sd")]  # fmt: skip
+    names += [f"{one['subject']}/{one['statistic']}" for one in facts[80:]]
+    header = {
+        "runs": [{"seed": 0, "shuffled": False}, {"seed": 0, "shuffled": True}],
+        "widths": {"a": 30, "b": 30}, "target": target, "attainable": None, "decodes": True,
+        "protocol": "nsd40", "zscore": "z", "excluded": {}, "flags": [], "sources": ["betas"],
+        "inputs": {}, "targets": ["view/backbone"],
+    }  # fmt: skip
+    facts = pd.DataFrame(facts, index=names)
+    store.write(folder / "p.h5", Rows(array.astype(np.float32), facts, header))
+    found = scores(folder, folder / "p.h5", {"view/backbone": [folder / "y.h5"]}, permutations=400)
+    used = np.arange(30) != 7
+    z = [(v - m)[:, used] / d[used] for v, m, d in zip((y, y), mean, sd, strict=True)]
+    p = [[(r - m)[:, used] / d[used] for r in of] for of, m, d in zip(told, mean, sd, strict=True)]
+    return found, np.array(z), np.array(p)
+
+
+def correlated(z, p):
+    """Pearson's r of every column; 0 where nothing changes."""
+    with np.errstate(invalid="ignore"):
+        one, other = (v - v.mean(0) for v in (z, p))
+        return np.nan_to_num((one * other).sum(0) / np.sqrt((one**2).sum(0) * (other**2).sum(0)))
+
+
+def by_brute_force(z, p):
+    """Every score of one subject and run."""
+    n, similarity = len(z), np.corrcoef(p, z)[: len(z), len(z) :]
+    own = similarity.diagonal()[:, None]
+    ranks = 1 + (similarity > own).sum(1)
+    return {
+        "r2": r2_against_training(z, p, 0).mean(),
+        "pearson_r": correlated(z, p).mean(),
+        "2_way": ((similarity < own).sum(1) / (n - 1)).mean(),
+        "top1": (ranks == 1).mean(),
+        "top5": (ranks <= 5).mean(),
+        "mean_rank": ranks.mean(),
+    }
+
+
+def test_scores_are_those_of_brute_force(drawn):
+    found, z, p = drawn
+    assert [row["metric"] for row in found["metrics"]] == [*by_brute_force(z[0], p[0][0])]
+    for row in found["metrics"]:
+        assert set(row) == set(COLUMNS)
+        own, control = (
+            [by_brute_force(z[s], p[s][r])[row["metric"]] for s in range(2)] for r in range(2)
+        )
+        assert row["subjects"] == pytest.approx(dict(zip("ab", own, strict=True)), abs=1e-5)
+        assert row["value"] == pytest.approx(np.mean(own), abs=1e-5)
+        assert row["control"] == pytest.approx(np.mean(control), abs=1e-5)
+    assert found["candidates"] == 40
+    assert found["widths"] == {"a": [30, 29], "b": [30, 29]}
+
+
+def test_layers_average_their_own_targets(drawn):
+    found, z, p = drawn
+    first = [np.mean(r2_against_training(z[s], p[s][0], 0)[:9]) for s in range(2)]
+    assert [layer["shape"] for layer in found["layers"]] == [[2, 5], [20]]
+    assert found["layers"][0]["r2"] == pytest.approx(np.mean(first), abs=1e-5)
+    assert sum(found["distribution"]["counts"]["b"]) == 29
+
+
+def test_the_null_exchanges_images(drawn):
+    """Against exchanging the rows of what is true and scoring again."""
+    found, z, p = drawn
+    rng = np.random.default_rng(5)
+    null = []
+    for _ in range(120):
+        told = [by_brute_force(z[s][rng.permutation(40)], p[s][0]) for s in range(2)]
+        null.append({name: np.mean([one[name] for one in told]) for name in told[0]})
+    for row in found["metrics"]:
+        values = np.array([one[row["metric"]] for one in null])
+        less = row["metric"] == "mean_rank"
+        better = (values <= row["value"]) if less else (values >= row["value"])
+        assert row["p"] == pytest.approx((1 + better.sum()) / 121, abs=0.1)
+        if row["metric"] != "r2":  # of which chance is the training mean
+            assert row["chance"] == pytest.approx(values.mean(), abs=4 * values.std() / 120**0.5)
+
+
+def test_intervals_are_those_of_drawing_subjects_and_images_anew(drawn):
+    """Scores of drawn images computed again, where the interval uses their influence."""
+    found, z, p = drawn
+    rng, again = np.random.default_rng(1), []
+    for _ in range(400):
+        images, subjects = rng.integers(40, size=40), rng.integers(2, size=2)
+        each = []
+        for s in subjects:
+            true, told = z[s][images], p[s][0][images]
+            each.append([r2_against_training(true, told, 0).mean(), correlated(true, told).mean()])
+        again.append(np.mean(each, 0))
+    for row, values in zip(found["metrics"], np.transpose(again), strict=False):
+        spread = row["high"] - row["low"]
+        expected = np.subtract(*np.quantile(values, [0.975, 0.025]))
+        assert 0.75 < spread / expected < 1.3, row["metric"]
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_a_gain_is_that_over_the_baseline_on_the_same_images(study, decoded, tmp_path):
+    (_, predictions, _), y = decoded
+    (_, worse, _), _ = trained(study, tmp_path, alpha=[1e5])
+    alone, beside = scores(tmp_path, worse, y), scores(tmp_path, predictions, y, [worse])
+    for own, other in zip(beside["metrics"], alone["metrics"], strict=True):
+        assert own["baseline"] == pytest.approx(other["value"], abs=1e-6)
+        assert own["difference"] == pytest.approx(own["value"] - other["value"], abs=1e-6)
+        assert own["difference_low"] <= own["difference"] <= own["difference_high"]
+
+
+def test_a_simulation_says_what_can_be_reached(decoded, tmp_path):
+    (_, predictions, _), y = decoded
+    found = scores(tmp_path, predictions, y)
+    by_name = {row["metric"]: row["value"] for row in found["metrics"]}
+    assert set(found["predicted"]) == {"r2", "2_way"}
+    for name, (low, high) in found["predicted"].items():
+        assert low <= by_name[name] <= high
+    assert found["warnings"] == [
+        "Fewer than five subjects: intervals over subjects are wide and rough."
+    ]
+
+
+# ---- figures and page ---------------------------------------------------------------------
+
+
+def test_the_page_shows_every_score_of_every_subject(drawn, decoded, tmp_path):
+    """With layers and without, in two groups."""
+    (_, predictions, _), y = decoded
+    figures, made, layered = [], {}, drawn[0]
+    (tmp_path / "predictions").mkdir()
+    for name, found in (("decoded", scores(tmp_path, predictions, y)), ("layered", layered)):
+        made[name] = tmp_path / f"{name}.json"
+        made[name].write_text(json.dumps(found))
+        paths = {f: tmp_path / f"figures/{name}/{f}.svg" for f in ("subjects", "targets")}
+        events = tmp_path / f"figures/{name}/events.out.tfevents.0.engram"
+        events.parent.mkdir(parents=True)
+        told = store.open(predictions).load()
+        named = tmp_path / f"predictions/{name}.h5"
+        made_by = {"spec": {"head": {"kind": "ridge"}}, "versions": {}, "device": "cpu"}
+        store.write(named, Rows(told.array, told.table, told.header | {"made_by": made_by}))
+        plot(made[name], named, [], [], paths | {"events": events}, {"task": "vectors"})
+        figures += paths.values()
+        assert b"Test/2_way" in events.read_bytes()
+    assert "layer, coarsest first" in figures[-1].read_text("utf-8")
+    this = {"x": "betas", "y": "photograph/pixels", "head": "ridge", "dataset": "nsd"}
+    experiments = {
+        name: this | {"dataset_title": "Simulated NSD", "title": name, "y": f"photograph/{name}"}
+        for name in made
+    }
+    stores = [tmp_path / f"predictions/{name}.h5" for name in made]
+    spec = {"title": "Vectors", "experiments": experiments}
+    report(made.values(), stores, figures, tmp_path / "report.html", spec)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    for found in (json.loads(path.read_text()) for path in made.values()):
+        for row in found["metrics"]:
+            for value in (row["value"], *row["subjects"].values()):
+                assert f"{value:.3f}".replace("-", "−") in text
+    assert "1 experiment on Simulated NSD, 2 subjects: R² of photograph/decoded" in text
+    assert "Protocol <code>nsd40</code>: scores of another one do not compare" in text
+    assert "1 never change" in text
+    assert text.count("predicted 0.") == 1
+    assert "simulated data" in text
+
+
+# ---- what is refused ----------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused(study, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="one side has to be responses"):
+        trained(study, tmp_path, "photograph/pixels", "photograph/pixels")
+    with pytest.raises(InputError, match="must list positive numbers"):
+        trained(study, tmp_path, alpha=[0.0])
+    with pytest.raises(InputError, match="alpha_for: layer"):
+        trained(study, tmp_path, alpha_for="layer")
+    with pytest.raises(InputError, match="40 training images, fewer than `folds`"):
+        trained(study, tmp_path, folds=41)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="are free; twice the size is needed: make room"):
+        trained(study, tmp_path)
+
+
+def rewritten(study, folder, source, change):
+    """A copy of the stores in which one is changed."""
+    copy = Study(folder, **SMALL)
+    for unit, one in (("subj01", "betas"), ("subj02", "betas"), ("x", "photograph/pixels")):
+        name = copy.plan.store("nsd", unit, one)
+        rows = store.open(study.folder / name).load()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        changes = (unit if one == "betas" else one) == source
+        store.write(folder / name, change(rows) if changes else rows)
+    return copy
+
+
+def test_stores_that_do_not_suit_each_other_are_refused(study, tmp_path):
+    def lacks(rows):
+        keep = rows.table.index != "test/nsd-00005"
+        shared = rows.table.index[rows.table["split"] == "test"][0]
+        keep = rows.table.index != shared
+        return Rows(rows.array[keep], rows.table[keep], rows.header)
+
+    copy = rewritten(study, tmp_path / "a", "photograph/pixels", lacks)
+    with pytest.raises(InputError, match=r"lacks a usable row of test/nsd-.* 2 responses of betas"):
+        trained(copy, tmp_path / "a/e")
+
+    def other(rows):
+        return Rows(rows.array, rows.table, rows.header | {"protocol": "nsd37"})
+
+    copy = rewritten(study, tmp_path / "b", "subj02", other)
+    with pytest.raises(InputError, match="differ in protocol: nsd40 and nsd37"):
+        trained(copy, tmp_path / "b/e")
+
+    def untested(rows):
+        return Rows(rows.array, rows.table.assign(split="train"), rows.header)
+
+    copy = rewritten(study, tmp_path / "c", "subj02", untested)
+    with pytest.raises(InputError, match="subject subj02: no usable row of split 'test'"):
+        trained(copy, tmp_path / "c/e")
+
+    def constant(rows):
+        return Rows(np.ones_like(rows.array), rows.table, rows.header)
+
+    copy = rewritten(study, tmp_path / "d", "subj01", constant)
+    with pytest.raises(InputError, match=r"subj01/betas.h5: none of 50 features changes"):
+        trained(copy, tmp_path / "d/e")
