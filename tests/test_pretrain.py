@@ -223,6 +223,13 @@ def test_features_that_collapse_stop_it(tmp_path, views):
     assert facts(weights)["curves"]["spread"][-1] < 0.05
 
 
+def test_a_target_that_follows_too_fast_collapses_in_fact(tmp_path, parcels):
+    """The loss falls all the while, because there is less and less to predict."""
+    says = r"have collapsed in epoch 1\d, where the loss is 0.1.*the last good checkpoint"
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, parcels, "fast", "brain_jepa", ema=[0.9, 0.9], lr=3e-3, epochs=30)
+
+
 def test_going_on_with_another_configuration_is_refused(tmp_path, views):
     with pytest.raises(InputError, match="not finite"):
         pretrain(tmp_path, views, not_finite=7)
