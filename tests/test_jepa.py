@@ -234,6 +234,23 @@ def test_gradients_of_a_file_are_those_of_the_file(tmp_path):
     np.testing.assert_allclose(found.weights()["gradients"], numbers, atol=1e-6)
 
 
+def test_it_begins_as_the_backbone_with_random_weights(tmp_path):
+    """But for its gradients, unless the random twin is given them."""
+    found = built(model={"seed": 3})
+    begun = found.weights()
+    places = begun.pop("gradients")
+    twin = backbone("brain_jepa", None, VIEW, seed=3, **SMALL).model
+    assert twin.state_dict().keys() == begun.keys()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in twin.state_dict().items())
+    assert not torch.allclose(twin.pos_embed_proj.gradients, places)
+    path, scan = tmp_path / "jepa.safetensors", scans(1, frames=48)
+    save_file(found.weights(), path, {"engram": json.dumps({"view": VIEW})})
+    keys = SMALL | {"seed": 3, "gradients": str(path), "layer": "norm", "pooling": "mean"}
+    twin = backbone("brain_jepa", None, VIEW, **keys)
+    features = found.features(found.batch(scan, generator()))
+    torch.testing.assert_close(twin(np.stack(scan)), features)
+
+
 @pytest.mark.parametrize("normalisation", ["view", "global", "robust"])
 def test_what_it_learns_loads_as_the_backbone(normalisation, tmp_path):
     found = built(model={"normalisation": normalisation})

@@ -96,6 +96,12 @@ def test_what_published_weights_have_seen_is_looked_up_by_name(config):
     assert spec["seen"] == "UK Biobank"
     assert "seen" not in this.spec("extract", backbone="theirs", dataset="one")
     assert this.spec("extract", backbone="own", dataset="group")["dataset"] == "group"
+    for file, seen in (
+        ("jepa-ep300.pth.tar", {"seen": "UK Biobank"}),
+        ("own.pth", {"dataset": "group"}),
+    ):
+        config["backbones"]["drawn"]["weights"] = f"/data/{file}"
+        assert plan.Plan(config).seen_before("drawn", "group") == seen
     assert "dataset" not in this.spec("extract", backbone="own", dataset="one")
 
 

@@ -18,7 +18,8 @@ PRETRAIN_KEYS = ("objective", "view", "datasets", "subjects", "keep", "processes
 #: Options of every backbone that say how it is used, not what it learns; a kind may name more.
 OF_USE = ("weights", "prefix", "layer", "pooling", "dim", "batch", "precision", "dtype")
 
-#: What published weights were pretrained on: checkpoint, name of the data, where that is said.
+#: What published weights were pretrained on: checkpoint or name of a file, name of the data, where
+#: that is said, and whether it is stated there, second-hand or only likely.
 REGISTRY = Path("config/pretrained_on.csv")
 
 
@@ -62,12 +63,15 @@ class Pretraining:
         weights = self.backbone(backbone).get("weights", "none")
         if dataset is None or weights in ("none", "random"):
             return {}
-        if weights != "published":  # a file, perhaps of a pretraining elsewhere
-            return {"dataset": dataset}
+        published = weights == "published"
+        file = self.backbone(backbone)["checkpoint"] if published else Path(weights).name
         names = [dataset, *self.config["datasets"][dataset].get("published_as", [])]
-        listed = _registry().get(self.backbone(backbone)["checkpoint"], [])
-        found = [data for data in listed if _plain(data) in map(_plain, names)]
-        return {"seen": found[0]} if found else {}
+        found = [data for data in _registry().get(file, []) if _plain(data) in map(_plain, names)]
+        if found:
+            return {"seen": found[0]}
+        return (
+            {} if published else {"dataset": dataset}
+        )  # a file, perhaps of a pretraining elsewhere
 
     def _learns(self, backbone):
         return self.backbone(backbone).get("weights") == "pretrained"
@@ -156,7 +160,7 @@ def _plain(name):
 
 @cache
 def _registry():
-    """Names of the data that each checkpoint was pretrained on."""
+    """Names of the data that each checkpoint, or file, was pretrained on."""
     found = {}
     for path in dict.fromkeys([provenance.ROOT.parents[1] / REGISTRY, REGISTRY.absolute()]):
         if path.is_file():
