@@ -76,6 +76,15 @@ def test_a_head_that_trains_a_backbone_is_told_of_its_weights(config):
     assert this.gpus("train", experiment="tuned") == 1
 
 
+def test_files_that_options_name_are_inputs(config):
+    given = {"kind": "brain_jepa", "weights": "random", "gradients": "mine.csv"}
+    config["backbones"]["early"] = given
+    this = plan.Plan(config)
+    assert this.named_files("early") == ["mine.csv"]
+    assert this.head_weights("tuned") == ["mine.csv"]
+    assert this.named_files("own") == []
+
+
 def test_subjects_to_learn_from_are_listed_or_stand_in_a_column(config):
     asked = config["backbones"]["own"]["pretrain"]
     asked |= {"datasets": ["one"], "subjects": {"split": "train"}}
