@@ -202,12 +202,12 @@ def spec(keep=(), subjects=None, processes=1, launch="", **options):
     }
 
 
-def real(kind, processes=1, launch="", **options):
+def real(kind, processes=1, launch="", model=None, **options):
     """The spec of a small real backbone, for views of `PARCELS`."""
     backbone, objective = REAL[kind]
     few = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1.0, "lr": 1e-3, "precision": "fp32"}
     return {
-        "backbone": {"kind": kind, "weights": "random", "seed": 3, **backbone},
+        "backbone": {"kind": kind, "weights": "random", "seed": 3, **backbone, **(model or {})},
         "takes": {"channels": None, "coverage": None, "band": None, "normalisation": None},
         "objective": few | objective | options,
         "subjects": None,

@@ -245,6 +245,31 @@ def test_a_scan_that_is_too_short_is_named(tmp_path, views):
         pretrain(tmp_path, views, crop=55)
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "says"),
+    [
+        ("semantoks", {"frames": 55, "patch": 11}, "50 frames is shorter than a crop of 55; leave"),
+        ("brain_jepa", {"windows": 4}, "a scan has 50 frames, a crop 64; leave it out"),
+        ("semantoks", {"width": 9}, "width: 9 is no multiple of 2"),
+        ("brain_jepa", {"width": 10}, "the width divides by 4 and by the heads"),
+        ("brain_jepa", {"components": 12}, "12 components of 12 regions"),
+        ("brain_jepa", {"gradients": "none.csv"}, "none.csv: gradients are missing"),
+    ],
+)
+def test_what_real_backbones_cannot_learn_from_is_refused(tmp_path, parcels, kind, model, says):
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, parcels, kind=kind, model=model)
+
+
+def test_gradients_of_another_atlas_or_order_are_refused(tmp_path, parcels):
+    names, path = pretraining.PARCELS, tmp_path / "gradients.csv"
+    cases = {"in another order, first": names[::-1], "other regions than the 12": names[1:]}
+    for says, listed in cases.items():
+        path.write_text("\n".join(["region,1", *(f"{n},{i}" for i, n in enumerate(listed))]))
+        with pytest.raises(InputError, match=says):
+            pretrain(tmp_path, parcels, kind="brain_jepa", model={"gradients": str(path)})
+
+
 def test_views_that_do_not_go_together_are_refused(tmp_path, views):
     other = cohort(tmp_path / "other.h5", ["sub-50"], tr=0.8)
     with pytest.raises(InputError, match=r"a.h5 and .*other.h5 differ in `tr` \(2.0 and 0.8\)"):
