@@ -196,6 +196,24 @@ def series_task(n=12, frames=60):
     return Task([x], ["rois"], [header], y, ["a", "b"], facts, [fold], [Run(0, False, y)])
 
 
+def test_every_fold_begins_with_the_backbone_as_it_was():
+    this = series_task()
+    this = replace(this, folds=this.folds * 2)
+    state = fit("finetune", this, backbone=CROPPED, epochs=1, keep_backbone=True).state
+    for name, value in state.items():
+        np.testing.assert_array_equal(value[0], value[1], err_msg=name)
+
+
+def test_subjects_weigh_the_same_in_what_is_learnt_of_numbers():
+    """Nothing is learnt at a rate of 0, and the error of the mean is the variance, which is 1."""
+    this = series_task()
+    subjects = ["a"] * 5 + ["b", "c", "d", *map(str, range(4))]
+    facts, y = this.table.assign(subject=subjects), np.arange(12.0) ** 2
+    this = replace(this, table=facts, y=y, classes=[], runs=[Run(0, False, y)])
+    curves = fit("finetune", this, backbone=CROPPED, epochs=1, lr=0.0, head_lr=0.0).curves
+    assert curves["train_loss"][0] == pytest.approx(1, abs=1e-3)
+
+
 CROPPED = {
     "backbone": {"kind": "semantoks", **SHORT, "crops": 3},
     "takes": dict.fromkeys(("channels", "coverage", "band", "normalisation")),
@@ -204,10 +222,16 @@ CROPPED = {
 
 
 def test_one_crop_is_trained_on_and_all_of_a_row_are_predicted_from():
-    """Statistics of the batch norm are those of crops, outputs the mean over those of a row."""
+    """Statistics of the batch norm are those of crops, outputs the mean over those of a row.
+
+    Labels of validation rows are exchanged, so that the first epoch is the best.
+    """
     this = series_task()
+    y = np.concatenate([this.y[:8], 1 - this.y[8:10], this.y[10:]])
+    this = replace(this, y=y, runs=[Run(0, False, y)])
     given = {"backbone": CROPPED, "epochs": 3, "keep_backbone": True, "batch_size": 4}
     found = fit("finetune", this, **given)
+    assert found.facts["epoch"] == [[0]]
     model = backbone("semantoks", None, this.headers[0], **SHORT, crops=3, average=False)
     state = {name: torch.as_tensor(value[0, 0]) for name, value in found.state.items()}
     inside = {n.removeprefix("backbone."): v for n, v in state.items() if "backbone." in n}

@@ -81,7 +81,7 @@ def test_weights_say_what_they_have_seen_and_epochs_are_kept(tmp_path, views, ca
     assert {"spread", "rank", "alike", "matrices_lr"} <= found["curves"].keys()
     said = capfd.readouterr().out
     assert re.search(
-        r"21 subjects, 12 steps of at most 8; 152 parameters, fp32.*in all about", said
+        r"21 subjects, 12 steps of at most 8; 154 parameters, fp32.*in all about", said
     )
 
 
@@ -91,6 +91,33 @@ def test_what_is_trained_follows_from_rates_and_teacher_alone(tmp_path, views):
     drawn = pretraining.encoder(pretraining.BackboneOptions(seed=3), 6).state_dict()
     for name, value in load_file(weights).items():
         torch.testing.assert_close(value, drawn[name], rtol=1e-6, atol=0)
+
+
+def test_rates_and_decays_are_warmed_up_and_follow_half_cosines(tmp_path, views):
+    """A weight without gradient shrinks by rate times decay alone, and the teacher follows it."""
+    weights, _ = pretrain(tmp_path, views, lr=0.1, final_lr=0.02, start_lr=0.01)
+    student, teacher = 1.0, 1.0
+    for step in range(12):
+        n = step + 1  # of 12 steps, of which 3 warm up
+        rate = 0.01 + 0.09 * n / 3 if n < 3 else 0.06 + 0.04 * np.cos(np.pi * (n - 3) / 9)
+        student *= 1 - rate * (0.175 - 0.125 * np.cos(np.pi * n / 12))
+        keeps = 0.95 - 0.05 * np.cos(np.pi * step / 12)
+        teacher = keeps * teacher + (1 - keeps) * student
+    found = load_file(weights)
+    np.testing.assert_allclose(found["idle"], teacher, rtol=1e-5)
+    assert found["shift"] == 1
+    rates = facts(weights)["curves"]["matrices_lr"]
+    np.testing.assert_allclose(rates[0::3], [0.1, 0.02], rtol=1e-6)
+
+
+def test_every_batch_is_drawn_anew_and_alike_in_another_run(tmp_path, views, monkeypatch):
+    runs = []
+    for name in ("one", "two"):
+        monkeypatch.setattr(pretraining, "drawn", [])
+        pretrain(tmp_path, views, name, epochs=2)
+        runs.append({*pretraining.drawn})
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 6 + 3  # two that are timed, one that is watched
 
 
 @pytest.mark.parametrize("every", [1, 2, 0])

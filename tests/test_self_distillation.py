@@ -147,6 +147,8 @@ def test_the_teacher_follows_the_student():
     found.update(STEPS // 2)
     for old, new in zip(before, found.teacher.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.005)
+    held = found.teacher.encoder.state_dict()
+    assert all(torch.equal(held[name], tensor) for name, tensor in found.weights().items())
 
 
 def test_student_and_teacher_begin_as_the_backbone_with_random_weights():
