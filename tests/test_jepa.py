@@ -155,6 +155,9 @@ def plain_loss(found, batch, row):
 
 def test_the_loss_is_the_smooth_distance_to_the_target_alike_in_parts():
     found = built(masks_batch=2)
+    with torch.no_grad():  # else its tokens have mean 0 and variance 1 already
+        found.network["target_encoder"].norm.weight.fill_(3.0)
+        found.network["target_encoder"].norm.bias.uniform_(-1, 1, generator=generator())
     batch = found.batch(scans(6), generator())
     assert len({int((row >= 0).sum()) for row in batch["seen"]}) > 1
     loss, means = found.loss(batch, 0)
