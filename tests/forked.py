@@ -156,6 +156,9 @@ def run(arguments):
     """What Python does with its arguments."""
     paths = os.environ.get("PYTHONPATH")
     sys.path[1:1] = paths.split(os.pathsep) if paths else []
+    if arguments[0] == "-u":  # as torchrun asks of its processes, whose output goes unbuffered
+        sys.stdout.reconfigure(write_through=True)
+        arguments = arguments[1:]
     kind, *rest = arguments
     if kind == "-c":
         sys.path[0], sys.argv = "", ["-c", *rest[1:]]

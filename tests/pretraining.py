@@ -17,6 +17,7 @@ from engram.errors import InputError
 from engram.frozen import backbone
 from engram.objectives import __main__ as process
 from engram.planning import components
+from engram.readers import atlases
 from engram.store import Rows
 from engram.training import ranks
 from engram.training.ema import EMA
@@ -24,7 +25,28 @@ from engram.training.schedules import cosine
 
 REGIONS = 6
 
+#: Regions of three networks, for backbones that are not tiny alone.
+PARCELS = [
+    *(atlases.named(["schaefer400_7n"])[i] for i in (0, 1, 2, 3, 31, 32, 33, 34)),
+    *atlases.named(["buckner7"])[:4],
+]
+
+#: Small real backbones and their objectives, whose teachers follow so fast that each step counts.
+REAL = {
+    "semantoks": (
+        {"width": 8, "depth": 1, "heads": 2, "frames": 40, "patch": 10},
+        {"kind": "self_distillation", "projector_width": 8, "projector_dim": 4, "masking": 0.5,
+         "momentum": 0.5},
+    ),
+    "brain_jepa": (
+        {"width": 8, "depth": 1, "heads": 2, "windows": 3, "components": 3},
+        {"kind": "jepa", "predictor_depth": 1, "predictor_width": 8, "masks_batch": 2,
+         "ema": [0.5, 1.0], "accumulate": 1},
+    ),
+}  # fmt: skip
+
 stops = []  # steps before which training stops, once
+drawn = []  # seeds of the batches that were drawn
 
 
 class Stop(Exception):
@@ -39,9 +61,11 @@ class BackboneOptions(backbone.Options):
 def encoder(options, regions):
     """Series (b, roi, time) to features (b, width)."""
     torch.manual_seed(options.seed)
-    return nn.Sequential(
+    made = nn.Sequential(
         nn.Conv1d(regions, options.width, 3), nn.Tanh(), nn.AdaptiveAvgPool1d(1), nn.Flatten()
     )
+    made.idle, made.shift = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1))
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +98,7 @@ class Tiny:
         self.network = nn.ModuleDict(modules).to(device)
 
     def batch(self, scans, generator):
+        drawn.append(generator.initial_seed())
         return {
             name: torch.stack([self._crop(scan, generator) for scan in scans])
             for name in ("one", "two")
@@ -99,6 +124,8 @@ class Tiny:
         every = ranks.gather(z)
         rate = torch.logdet(torch.eye(z.shape[1]) + 10 * every.T @ every / len(every))
         loss = -alike if self.options.flat else -alike - 0.1 * rate
+        idle = self.network["student"]
+        loss = loss + 0 * (idle.idle.sum() + idle.shift.sum())  # which only decay
         return loss * (torch.nan if step == self.options.not_finite else 1), {"alike": alike}
 
     def update(self, step):
@@ -145,12 +172,12 @@ def register():
     components.component, components.taken = component, takes
 
 
-def cohort(path, subjects, frames=60, seed=0, **header):
+def cohort(path, subjects, frames=60, seed=0, regions=REGIONS, **header):
     """A view store of simulated series, two scans a subject, of which one is padded."""
     rng = np.random.default_rng(seed)
     n = 2 * len(subjects)
-    mixing = rng.normal(size=(n // 2, REGIONS, REGIONS)).repeat(2, 0)
-    array = (mixing @ rng.normal(size=(n, REGIONS, frames))).astype(np.float32)
+    mixing = rng.normal(size=(n // 2, regions, regions)).repeat(2, 0)
+    array = (mixing @ rng.normal(size=(n, regions, frames))).astype(np.float32)
     array[1::2, :, frames - 10 :] = 0
     table = pd.DataFrame(
         {
@@ -162,9 +189,9 @@ def cohort(path, subjects, frames=60, seed=0, **header):
         index=[f"{s}/{scan}/window-0000" for s in subjects for scan in ("one", "two")],
     )
     facts = {
-        "what": "timeseries", "axes": 2, "channels": [f"region {i}" for i in range(REGIONS)],
+        "what": "timeseries", "axes": 2, "channels": [f"region {i}" for i in range(regions)],
         "missing": [], "tr": 2.0, "unit": "z", "normalisation": "z-score", "band": None,
-        "simulated": True,
+        "simulated": True, "modality": "fmri", "sfreq": 0.5,
     }  # fmt: skip
     store.write(path, Rows(array, table, facts | header))
     return str(path)
@@ -181,9 +208,24 @@ def spec(keep=(), subjects=None, processes=1, launch="", **options):
     }
 
 
-def pretrain(folder, views, name="tiny", **given):
+def real(kind, processes=1, launch="", model=None, **options):
+    """The spec of a small real backbone, for views of `PARCELS`."""
+    backbone, objective = REAL[kind]
+    few = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1.0, "lr": 1e-3, "precision": "fp32"}
+    return {
+        "backbone": {"kind": kind, "weights": "random", "seed": 3, **backbone, **(model or {})},
+        "takes": {"channels": None, "coverage": None, "band": None, "normalisation": None},
+        "objective": few | objective | options,
+        "subjects": None,
+        "keep": [],
+        "processes": processes,
+        "launch": launch,
+    }
+
+
+def pretrain(folder, views, name="tiny", kind="tiny", **given):
     """The stage; the path of the weights and those that were kept."""
-    asked = spec(**given)
+    asked = spec(**given) if kind == "tiny" else real(kind, **given)
     weights = Path(folder) / f"{name}.safetensors"
     kept = [Path(folder) / name / f"epoch-{epochs}.safetensors" for epochs in asked["keep"]]
     objectives.pretrain(views, weights, kept, asked, {"spec": asked}, "cpu")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from pretraining import PARCELS
+from published import backbone
 from safetensors.torch import save_file
 from test_heads import fit, task
 from torch import nn
@@ -18,6 +20,14 @@ from engram.heads import finetune, probe
 from engram.planning.components import options
 from engram.training import Run, Task
 from engram.training.schedules import warm_cosine
+
+SERIES = {
+    "what": "timeseries", "axes": 2, "channels": PARCELS, "missing": [], "frames": 40, "tr": 2.0,
+    "sfreq": 0.5, "unit": "z", "modality": "fmri", "normalisation": "scan", "band": None,
+    "row": "scan",
+}  # fmt: skip
+
+SHORT = {"width": 8, "depth": 1, "heads": 2, "frames": 40, "patch": 10}
 
 # ---- depth ------------------------------------------------------------------------------
 
@@ -48,8 +58,25 @@ def test_depths_of_blocks_inside_of_a_model_and_of_a_model_without():
     assert [found[f"body.blocks.{i}.bias"] for i in range(3)] == [1, 2, 3]
     assert (found["embedding.bias"], found["tokenizers.4.bias"], found["norm.bias"]) == (0, 0, 4)
     assert last == 4
+    stages = [nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(9, 9)])}) for _ in range(2)]
+    staged = nn.ModuleDict({"stem": nn.Linear(1, 9), "stages": nn.Sequential(*stages)})
+    found, last = finetune.depths(staged)
+    assert [found[f"stages.{i}.blocks.0.bias"] for i in range(2)] == [1, 2]
     found, last = finetune.depths(nn.Sequential(nn.Conv1d(1, 1, 1), nn.ReLU(), nn.Linear(2, 2)))
     assert found == {"0.weight": 1, "0.bias": 1, "2.weight": 3, "2.bias": 3}
+
+
+@pytest.mark.parametrize(("depth", "width"), [(8, 64), (1, 8)])
+def test_depths_of_brain_semantoks(depth, width):
+    """Its tokenizers, which hold most where it is small, are no blocks one after the other."""
+    model = backbone("semantoks", None, SERIES, **SHORT | {"width": width, "depth": depth})
+    found, last = finetune.depths(model.model)
+    assert last == depth + 1
+    assert {found[f"encoder.{name}"] for name in ("cls", "mask", "places")} == {0}
+    assert {found[name] for name in found if ".tokenizer." in name} == {0}
+    for i in range(depth):
+        assert {found[n] for n in found if f".blocks.{i}." in n} == {i + 1}
+    assert found["encoder.norm.bias"] == last
 
 
 # ---- finetune ---------------------------------------------------------------------------
@@ -75,7 +102,7 @@ def test_steps_are_those_of_plain_pytorch():
     weights = torch.tensor(training.class_weights(this.y[fold.train], 2), dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed(0, fold.name))
-        net = finetune.Network(*finetune._loaded(this, asked, "cpu"), 2, "cpu")
+        net = finetune.Network(*finetune._loaded(this, asked, "cpu"), 2, [0] * 4, "cpu")
         net.begin(this.x[0][:2])
         net.train()
         depths, last = finetune.depths(net.backbone)
@@ -156,9 +183,100 @@ def test_weights_of_a_file_are_where_it_begins_and_what_they_have_seen_is_a_flag
     assert json.dumps(found.facts)
 
 
+def series_task(n=12, frames=60):
+    """Scans of two classes whose regions swing together in one; the last two are short."""
+    draw, names = np.random.default_rng(0), SERIES["channels"]
+    y = np.arange(n) % 2
+    x = draw.standard_normal((n, len(names), frames))
+    x += 3 * y[:, None, None] * draw.standard_normal((n, 1, frames))
+    x[-2:, :, frames - 8 :] = 0
+    facts = table(subjects=[f"sub-{i:02d}" for i in range(n)], windows=1)
+    fold = splits.Fold("one", np.arange(8), np.arange(8, 10), np.arange(10, 12))
+    x, header = x.astype(np.float32), SERIES | {"frames": frames}
+    return Task([x], ["rois"], [header], y, ["a", "b"], facts, [fold], [Run(0, False, y)])
+
+
+def test_every_fold_begins_with_the_backbone_as_it_was():
+    this = series_task()
+    this = replace(this, folds=this.folds * 2)
+    state = fit("finetune", this, backbone=CROPPED, epochs=1, keep_backbone=True).state
+    for name, value in state.items():
+        np.testing.assert_array_equal(value[0], value[1], err_msg=name)
+
+
+def test_subjects_weigh_the_same_in_what_is_learnt_of_numbers():
+    """Nothing is learnt at a rate of 0, and the error of the mean is the variance, which is 1."""
+    this = series_task()
+    subjects = ["a"] * 5 + ["b", "c", "d", *map(str, range(4))]
+    facts, y = this.table.assign(subject=subjects), np.arange(12.0) ** 2
+    this = replace(this, table=facts, y=y, classes=[], runs=[Run(0, False, y)])
+    curves = fit("finetune", this, backbone=CROPPED, epochs=1, lr=0.0, head_lr=0.0).curves
+    assert curves["train_loss"][0] == pytest.approx(1, abs=1e-3)
+
+
+CROPPED = {
+    "backbone": {"kind": "semantoks", **SHORT, "crops": 3},
+    "takes": dict.fromkeys(("channels", "coverage", "band", "normalisation")),
+    "file": None,
+}
+
+
+def test_one_crop_is_trained_on_and_all_of_a_row_are_predicted_from():
+    """Statistics of the batch norm are those of crops, outputs the mean over those of a row.
+
+    Labels of validation rows are exchanged, so that the first epoch is the best.
+    """
+    this = series_task()
+    y = np.concatenate([this.y[:8], 1 - this.y[8:10], this.y[10:]])
+    this = replace(this, y=y, runs=[Run(0, False, y)])
+    given = {"backbone": CROPPED, "epochs": 3, "keep_backbone": True, "batch_size": 4}
+    found = fit("finetune", this, **given)
+    assert found.facts["epoch"] == [[0]]
+    model = backbone("semantoks", None, this.headers[0], **SHORT, crops=3, average=False)
+    state = {name: torch.as_tensor(value[0, 0]) for name, value in found.state.items()}
+    inside = {n.removeprefix("backbone."): v for n, v in state.items() if "backbone." in n}
+    model.model.load_state_dict(inside)
+    (fold,), (x,) = this.folds, this.x
+    crops = torch.cat([model(x[i : i + 1]) for i in fold.train]).flatten(0, 1)
+    for name, value in (("running_mean", crops.mean(0)), ("running_var", crops.var(0))):
+        torch.testing.assert_close(state[f"norm.{name}"], value, atol=1e-5, rtol=1e-4)
+    crops = torch.cat([model(x[i : i + 1]) for i in fold.test])
+    crops = (crops - state["norm.running_mean"]) / (state["norm.running_var"] + 1e-5).sqrt()
+    crops = crops * state["norm.weight"] + state["norm.bias"]
+    outputs = (crops @ state["last.weight"].T + state["last.bias"]).mean(1).softmax(1)
+    np.testing.assert_allclose(found.outputs[:, 0], outputs, atol=1e-4)
+    other = fit("finetune", this, **given, augment=[0, 1, 1, 1])
+    assert (other.state["last.weight"] != found.state["last.weight"]).all()
+
+
+def test_a_crop_begins_anywhere_before_the_zeros_behind_a_scan():
+    model = backbone("semantoks", None, SERIES | {"frames": 60}, **SHORT).model
+    rows = torch.arange(1.0, 61).expand(400, len(SERIES["channels"]), 60).clone()
+    rows[200:, :, 52:] = 0
+    seen = []
+
+    def change(crops):
+        seen.append(crops.clone())
+        return crops * 2
+
+    with torch.no_grad():
+        found = model.one(rows, change)
+        (crops,) = seen
+        expected = model.encoder(crops[:1] * 2)
+    features = torch.cat([expected[:, 1:].mean(1), expected[:, 0]], 1)
+    torch.testing.assert_close(found[:1], features)
+    starts = crops[:, 0, 0] - 1
+    ramps = (starts[:, None] + torch.arange(1.0, 41))[:, None]
+    torch.testing.assert_close(crops, ramps.expand_as(crops))
+    assert {*starts[:200].tolist()} == {*range(21)}
+    assert {*starts[200:].tolist()} == {*range(13)}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        ({"augment": [0, 1, 1]}, "four levels of 0 to 3"),
+        ({"augment": [0, 1, 1, 1]}, "changes crops of series; this backbone takes none"),
         ({"layer_decay": 1.5}, "layer_decay is 1.5; at most 1"),
         ({"batch_size": 1}, "batch_size is 1; at least 2"),
         ({"accumulate": 9}, "training rows in parts of one row, which have no variance"),

@@ -155,6 +155,9 @@ def plain_loss(found, batch, row):
 
 def test_the_loss_is_the_smooth_distance_to_the_target_alike_in_parts():
     found = built(masks_batch=2)
+    with torch.no_grad():  # else its tokens have mean 0 and variance 1 already
+        found.network["target_encoder"].norm.weight.fill_(3.0)
+        found.network["target_encoder"].norm.bias.uniform_(-1, 1, generator=generator())
     batch = found.batch(scans(6), generator())
     assert len({int((row >= 0).sum()) for row in batch["seen"]}) > 1
     loss, means = found.loss(batch, 0)
@@ -232,6 +235,23 @@ def test_gradients_of_a_file_are_those_of_the_file(tmp_path):
     path.write_text("\n".join(["region,1,2", *(f"{n},{a},{b}" for n, (a, b) in rows)]))
     found = built(model={"gradients": str(path)})
     np.testing.assert_allclose(found.weights()["gradients"], numbers, atol=1e-6)
+
+
+def test_it_begins_as_the_backbone_with_random_weights(tmp_path):
+    """But for its gradients, unless the random twin is given them."""
+    found = built(model={"seed": 3})
+    begun = found.weights()
+    places = begun.pop("gradients")
+    twin = backbone("brain_jepa", None, VIEW, seed=3, **SMALL).model
+    assert twin.state_dict().keys() == begun.keys()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in twin.state_dict().items())
+    assert not torch.allclose(twin.pos_embed_proj.gradients, places)
+    path, scan = tmp_path / "jepa.safetensors", scans(1, frames=48)
+    save_file(found.weights(), path, {"engram": json.dumps({"view": VIEW})})
+    keys = SMALL | {"seed": 3, "gradients": str(path), "layer": "norm", "pooling": "mean"}
+    twin = backbone("brain_jepa", None, VIEW, **keys)
+    features = found.features(found.batch(scan, generator()))
+    torch.testing.assert_close(twin(np.stack(scan)), features)
 
 
 @pytest.mark.parametrize("normalisation", ["view", "global", "robust"])

@@ -76,6 +76,15 @@ def test_a_head_that_trains_a_backbone_is_told_of_its_weights(config):
     assert this.gpus("train", experiment="tuned") == 1
 
 
+def test_files_that_options_name_are_inputs(config):
+    given = {"kind": "brain_jepa", "weights": "random", "gradients": "mine.csv"}
+    config["backbones"]["early"] = given
+    this = plan.Plan(config)
+    assert this.named_files("early") == ["mine.csv"]
+    assert this.head_weights("tuned") == ["mine.csv"]
+    assert this.named_files("own") == []
+
+
 def test_subjects_to_learn_from_are_listed_or_stand_in_a_column(config):
     asked = config["backbones"]["own"]["pretrain"]
     asked |= {"datasets": ["one"], "subjects": {"split": "train"}}
@@ -96,6 +105,12 @@ def test_what_published_weights_have_seen_is_looked_up_by_name(config):
     assert spec["seen"] == "UK Biobank"
     assert "seen" not in this.spec("extract", backbone="theirs", dataset="one")
     assert this.spec("extract", backbone="own", dataset="group")["dataset"] == "group"
+    for file, seen in (
+        ("jepa-ep300.pth.tar", {"seen": "UK Biobank"}),
+        ("own.pth", {"dataset": "group"}),
+    ):
+        config["backbones"]["drawn"]["weights"] = f"/data/{file}"
+        assert plan.Plan(config).seen_before("drawn", "group") == seen
     assert "dataset" not in this.spec("extract", backbone="own", dataset="one")
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pretraining
 import pytest
@@ -40,6 +41,21 @@ def views(tmp_path_factory):
     return {"here": paths}
 
 
+@pytest.fixture(scope="module")
+def parcels(tmp_path_factory):
+    """14 subjects, in batches of 7."""
+    path = tmp_path_factory.mktemp("views") / "parcels.h5"
+    names = pretraining.PARCELS
+    return {"here": [cohort(path, SUBJECTS[:14], regions=len(names), channels=names)]}
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory, parcels):
+    """Weights of real backbones by kind, from one process in fp32."""
+    folder = tmp_path_factory.mktemp("learnt")
+    return {kind: pretrain(folder, parcels, kind, kind)[0] for kind in pretraining.REAL}
+
+
 def facts(path):
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["engram"])
@@ -50,6 +66,13 @@ def same(one, other):
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
+
+
+def close(one, other, tolerance=1e-5):
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
 def test_weights_say_what_they_have_seen_and_epochs_are_kept(tmp_path, views, capfd):
@@ -72,16 +95,47 @@ def test_weights_say_what_they_have_seen_and_epochs_are_kept(tmp_path, views, ca
     assert {"spread", "rank", "alike", "matrices_lr"} <= found["curves"].keys()
     said = capfd.readouterr().out
     assert re.search(
-        r"21 subjects, 12 steps of at most 8; 152 parameters, fp32.*in all about", said
+        r"21 subjects, 12 steps of at most 8; 154 parameters, fp32.*in all about", said
     )
 
 
-def test_what_is_trained_follows_from_rates_and_teacher_alone(tmp_path, views):
-    """A rate of 0 leaves the weights that the seed of the backbone draws, decay or not."""
-    weights, _ = pretrain(tmp_path, views, lr=0.0, epochs=2)
+NOT_MOVED = {"lr": 0.0}, {"clip_gradient": 1e-13, "weight_decay": 0.0, "final_weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("given", NOT_MOVED)
+def test_what_is_trained_follows_from_rates_gradients_and_teacher_alone(tmp_path, views, given):
+    """A rate of 0, decay or not, or no gradient leaves the weights that the seed draws."""
+    weights, _ = pretrain(tmp_path, views, epochs=2, **given)
     drawn = pretraining.encoder(pretraining.BackboneOptions(seed=3), 6).state_dict()
     for name, value in load_file(weights).items():
-        torch.testing.assert_close(value, drawn[name], rtol=1e-6, atol=0)
+        torch.testing.assert_close(value, drawn[name], rtol=1e-5, atol=1e-6)
+
+
+def test_rates_and_decays_are_warmed_up_and_follow_half_cosines(tmp_path, views):
+    """A weight without gradient shrinks by rate times decay alone, and the teacher follows it."""
+    weights, _ = pretrain(tmp_path, views, lr=0.1, final_lr=0.02, start_lr=0.01)
+    student, teacher = 1.0, 1.0
+    for step in range(12):
+        n = step + 1  # of 12 steps, of which 3 warm up
+        rate = 0.01 + 0.09 * n / 3 if n < 3 else 0.06 + 0.04 * np.cos(np.pi * (n - 3) / 9)
+        student *= 1 - rate * (0.175 - 0.125 * np.cos(np.pi * n / 12))
+        keeps = 0.95 - 0.05 * np.cos(np.pi * step / 12)
+        teacher = keeps * teacher + (1 - keeps) * student
+    found = load_file(weights)
+    np.testing.assert_allclose(found["idle"], teacher, rtol=1e-5)
+    assert found["shift"] == 1
+    rates = facts(weights)["curves"]["matrices_lr"]
+    np.testing.assert_allclose(rates[0::3], [0.1, 0.02], rtol=1e-6)
+
+
+def test_every_batch_is_drawn_anew_and_alike_in_another_run(tmp_path, views, monkeypatch):
+    runs = []
+    for name in ("one", "two"):
+        monkeypatch.setattr(pretraining, "drawn", [])
+        pretrain(tmp_path, views, name, epochs=2)
+        runs.append({*pretraining.drawn})
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 6 + 3  # two that are timed, one that is watched
 
 
 @pytest.mark.parametrize("every", [1, 2, 0])
@@ -105,7 +159,7 @@ def test_a_pretraining_that_was_killed_ends_with_the_very_weights(tmp_path, view
            "spec": pretraining.spec(checkpoint_steps=1)}  # fmt: skip
     file.write_text(json.dumps(job))
     killed = subprocess.run(
-        [sys.executable, pretraining.__file__, str(file)],
+        [forked.python(), pretraining.__file__, str(file)],
         env=os.environ | {"KILLED_AT": "5"}, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert killed.returncode == -9, killed.stderr
@@ -114,20 +168,58 @@ def test_a_pretraining_that_was_killed_ends_with_the_very_weights(tmp_path, view
     same(path, through)
 
 
-def test_two_processes_end_as_one(tmp_path, views):
-    """In the loss all subjects of a batch meet; batches of 7 are not shared out evenly."""
-    one, _ = pretrain(tmp_path, views, "one", dropout=0.0)
-    script = pretraining.__file__
-    launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 {script}"
-    two, _ = pretrain(tmp_path, views, "two", dropout=0.0, launch=launch)
-    assert facts(two)["processes"] == 2
-    for name, value in load_file(one).items():
-        torch.testing.assert_close(load_file(two)[name], value, rtol=1e-5, atol=1e-6)
-    losses = [facts(path)["curves"]["loss"] for path in (one, two)]
+LAUNCH = (
+    " -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no --main_process_port 0"
+)
+
+
+@pytest.mark.parametrize("kind", ["semantoks", "brain_jepa"])
+def test_two_processes_end_as_one(tmp_path, parcels, learnt, monkeypatch, kind):
+    """Batches of 7 are not shared out evenly; torchrun starts them, or a launcher that is named."""
+    monkeypatch.setattr(sys, "executable", forked.python())
+    how = {"processes": 2} if kind == "brain_jepa" else {"launch": sys.executable + LAUNCH}
+    parts = {"accumulate": 2} if kind == "brain_jepa" else {}  # its rows do not meet in the loss
+    two, _ = pretrain(tmp_path, parcels, "two", kind, **how, **parts)
+    assert [facts(path)["processes"] for path in (learnt[kind], two)] == [1, 2]
+    close(two, learnt[kind])
+    losses = [facts(path)["curves"]["loss"] for path in (learnt[kind], two)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    loss = facts(one)["curves"]["loss"]
-    parts, _ = pretrain(tmp_path, views, "parts", dropout=0.0, accumulate=2)
-    assert not np.allclose(facts(parts)["curves"]["loss"], loss, rtol=1e-5)  # fewer meet
+    still, _ = pretrain(tmp_path, parcels, "still", kind, lr=0.0, epochs=2)
+    with pytest.raises(AssertionError):
+        close(still, two, 1e-3)  # as far as they went
+
+
+# ---- how it is computed -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["semantoks", "brain_jepa"])
+def test_in_bf16_it_learns_alike_and_weights_are_fp32(tmp_path, parcels, learnt, kind):
+    exact = learnt[kind]
+    short, _ = pretrain(tmp_path, parcels, "short", kind, precision="bf16")
+    assert [facts(path)["precision"] for path in (exact, short)] == ["fp32", "bf16"]
+    losses = [facts(path)["curves"]["loss"] for path in (exact, short)]
+    np.testing.assert_allclose(*losses, rtol=0.03)
+    assert losses[0] != losses[1]
+    for name, value in load_file(short).items():
+        assert value.dtype == torch.float32, name
+    close(short, exact, 1e-2)
+
+
+@pytest.mark.parametrize("kind", ["semantoks", "brain_jepa"])
+def test_activations_that_are_computed_again_change_nothing(tmp_path, parcels, learnt, kind):
+    again, _ = pretrain(tmp_path, parcels, "again", kind, checkpointing=True)
+    same(again, learnt[kind])
+
+
+def test_parts_of_a_batch_are_one_step(tmp_path, parcels, learnt):
+    """Rates and the teacher count steps, not parts; rows that meet in the loss meet in a part."""
+    parts, _ = pretrain(tmp_path, parcels, "parts", "brain_jepa", accumulate=3)
+    close(parts, learnt["brain_jepa"])
+    parts, _ = pretrain(tmp_path, parcels, "fewer", "semantoks", accumulate=2)
+    curves = [facts(path)["curves"] for path in (learnt["semantoks"], parts)]
+    assert curves[0]["student_lr"] == curves[1]["student_lr"]
+    assert not np.allclose(curves[0]["loss"], curves[1]["loss"], rtol=1e-4)
 
 
 def test_some_subjects_only(tmp_path, views):
@@ -169,6 +261,13 @@ def test_features_that_collapse_stop_it(tmp_path, views):
     assert facts(weights)["curves"]["spread"][-1] < 0.05
 
 
+def test_a_target_that_follows_too_fast_collapses_in_fact(tmp_path, parcels):
+    """The loss falls all the while, because there is less and less to predict."""
+    says = r"have collapsed in epoch 1\d, where the loss is 0.1.*the last good checkpoint"
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, parcels, "fast", "brain_jepa", ema=[0.9, 0.9], lr=3e-3, epochs=30)
+
+
 def test_going_on_with_another_configuration_is_refused(tmp_path, views):
     with pytest.raises(InputError, match="not finite"):
         pretrain(tmp_path, views, not_finite=7)
@@ -182,6 +281,31 @@ def test_a_scan_that_is_too_short_is_named(tmp_path, views):
     says = r"here/sub-\d\d, the shortest scan of its batch with 50 frames: a crop has 55 frames"
     with pytest.raises(InputError, match=says):
         pretrain(tmp_path, views, crop=55)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "says"),
+    [
+        ("semantoks", {"frames": 55, "patch": 11}, "50 frames is shorter than a crop of 55; leave"),
+        ("brain_jepa", {"windows": 4}, "a scan has 50 frames, a crop 64; leave it out"),
+        ("semantoks", {"width": 9}, "width: 9 is no multiple of 2"),
+        ("brain_jepa", {"width": 10}, "the width divides by 4 and by the heads"),
+        ("brain_jepa", {"components": 12}, "12 components of 12 regions"),
+        ("brain_jepa", {"gradients": "none.csv"}, "none.csv: gradients are missing"),
+    ],
+)
+def test_what_real_backbones_cannot_learn_from_is_refused(tmp_path, parcels, kind, model, says):
+    with pytest.raises(InputError, match=says):
+        pretrain(tmp_path, parcels, kind=kind, model=model)
+
+
+def test_gradients_of_another_atlas_or_order_are_refused(tmp_path, parcels):
+    names, path = pretraining.PARCELS, tmp_path / "gradients.csv"
+    cases = {"in another order, first": names[::-1], "other regions than the 12": names[1:]}
+    for says, listed in cases.items():
+        path.write_text("\n".join(["region,1", *(f"{n},{i}" for i, n in enumerate(listed))]))
+        with pytest.raises(InputError, match=says):
+            pretrain(tmp_path, parcels, kind="brain_jepa", model={"gradients": str(path)})
 
 
 def test_views_that_do_not_go_together_are_refused(tmp_path, views):

@@ -164,6 +164,11 @@ def weights(wildcards):
 
 
 @signed
+def named_files(wildcards):
+    return plan.named_files(wildcards.backbone)
+
+
+@signed
 def pretrain_views(wildcards):
     return plan.pretrain_views(wildcards.backbone)
 

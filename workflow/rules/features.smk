@@ -5,6 +5,7 @@ for backbone, epochs in plan.pretrained().items():
             f"pretrain_{backbone}"
         input:
             views=pretrain_views,
+            files=named_files,
         output:
             weights="results/weights/{backbone}.safetensors",
             kept=expand(
@@ -35,6 +36,7 @@ rule extract:
     input:
         view="results/views/{dataset}/{unit}/{view}.<store>",
         weights=weights,
+        files=named_files,
     output:
         multiext(
             "results/features/{dataset}/{unit}/{view}/{backbone}",

@@ -29,6 +29,9 @@ TAKES = {
     "channels": ["tian_s3", "schaefer400_17n"],
 }
 
+#: Options that name a file; a job runs again when it changes.
+FILES = ("gradients",)
+
 TR = (1.9, 2.4)  # s between the frames that the published weights were used on
 
 #: Tensors that stand beside those of the encoder in weights that were pretrained here.

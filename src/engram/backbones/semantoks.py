@@ -124,6 +124,8 @@ def load(options, weights, view, device) -> backbone.Frozen:
         tokens=model.tokens,
         prefix=1,
     )
+    if options.average and not options.layer and options.pooling == "default":
+        loaded.crops = model
     loaded.facts |= {"frames_seen": options.frames, "crops": starts, "averaged": options.average}
     return loaded
 
@@ -158,8 +160,29 @@ class Crops(torch.nn.Module):
 
     def forward(self, x):
         """Features (b, 2 d), or (b, crop, 2 d), of series (b, roi, time)."""
-        found = semantoks.features(self._encoded(x)).unflatten(0, (len(x), -1))
-        return found.mean(1) if self.average else found
+        return self.each(x).mean(1) if self.average else self.each(x)
+
+    def each(self, x):
+        """Features (b, crop, 2 d) of every crop."""
+        return semantoks.features(self._encoded(x)).unflatten(0, (len(x), -1))
+
+    def one(self, x, change):
+        """Features (b, 2 d) of one crop of each row, by torch's random numbers.
+
+        It begins anywhere in the row, zeros behind the end of a scan apart.
+
+        Args:
+            x: series (b, roi, time).
+            change: function of the crops, (b, roi, frames), that augments them.
+        """
+        frames = torch.arange(self.encoder.frames)
+        ends = ((x != 0).any(1) * torch.arange(1, x.shape[-1] + 1, device=x.device)).amax(-1)
+        starts = (ends.cpu() - len(frames)).clamp_min(0) + 1
+        starts = (torch.rand(len(x)) * starts).int()
+        at = (starts[:, None] + frames)[:, None].to(x.device)
+        crops = x.take_along_dim(at, -1)
+        absent = self.encoder.absent(crops)
+        return semantoks.features(self.encoder(change(crops), absent))
 
     def tokens(self, x):
         """Tokens (b, 1 + n p, d), averaged over crops."""

@@ -76,6 +76,9 @@ class Frozen:
         batch: rows a call expects; equal for every call, because results differ in their
             last bits with the number of rows.
         facts: for the header of what the backbone makes.
+        crops: where the features of a row are a mean over crops, the module that has
+            `each(input)`, those of every crop (b, crop, d), and `one(input, change)`, those of one
+            at random (b, d) that `change` has augmented, to train on; else None.
 
     Raises:
         InputError: there is no such layer, it gives nothing to pool, the features have another
@@ -100,7 +103,7 @@ class Frozen:
         self.model = model.to(device).eval().requires_grad_(False)
         self.preprocessing, self.batch, self.dtype = preprocessing, options.batch, options.dtype
         self.features = self._chosen(options, features or self.model, tokens, prefix)
-        self.number = torch.float32
+        self.number, self.crops = torch.float32, None
         weights_sha256 = checkpoints.digest(self.model)
         self.shape = tuple(self._forward(preprocessing.probe()).shape[1:])
         default = not options.layer and options.pooling == "default"

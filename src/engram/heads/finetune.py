@@ -5,36 +5,36 @@ warmed up and then follow half a cosine. The backbone stays as it is in evaluati
 its batch norms keep their statistics. The batch norm before the linear layer has those of the
 batch in training and, whenever rows are predicted, those of training rows as the backbone sees them
 then (Wu & Johnson 2021, arXiv:2105.07576): averages over a short training would lag behind.
+
+A backbone whose features are a mean over crops of a row, Brain-Semantoks, is trained on one crop of
+each, drawn anew in every epoch; what is predicted of a row is the mean over its crops.
 """
 
-import copy
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
-from torch.nn import functional
 
 from engram import training
 from engram.errors import InputError
 from engram.frozen import fitted
+from engram.heads._goals import Classes, Numbers
+from engram.heads._network import Network, depths
 from engram.planning import components
 from engram.precision import multiplies_bf16
 from engram.progress import progress
 from engram.readers.pretrained_weights import subjects_seen
+from engram.signals import augmentation
 from engram.training import loop
 from engram.training.schedules import warm_cosine
 
 TASKS = ("classes", "values")
 
 SETTLED = 128  # training rows at most whose statistics the batch norm has where rows are predicted
-
-#: What a module may be that holds the blocks of a model, one after the other.
-LISTS = (nn.ModuleList, nn.Sequential)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,10 @@ class Options:
         patience: epochs without a lower loss after which training stops; 0 = never.
         batch_size: rows a step.
         accumulate: parts of a batch that go through the backbone one by one, for less memory.
-        lr: learning rate of the last block at its peak.
-        layer_decay: times this is that of the block before.
+        augment: how strongly [regions, time, noise, scale] of the crops of series are changed in
+            training, each 0 to 3 (`engram.signals.augmentation`); published is [0, 1, 1, 1].
+        lr: learning rate, at its peak, of what comes after the last block of the backbone.
+        layer_decay: times this is that of the last block, and so on, block by block.
         head_lr: of the linear layer and the batch norm before it.
         warmup_epochs: epochs that warm up.
         frozen_epochs: epochs at the beginning in which the linear layer trains alone.
@@ -66,6 +68,7 @@ class Options:
     patience: int = 10
     batch_size: int = 16
     accumulate: int = 1
+    augment: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     lr: float = 1e-4
     layer_decay: float = 0.9
     head_lr: float = 1e-3
@@ -95,7 +98,10 @@ def fit(task, options, device) -> training.Fit:
             out of range, or training diverged.
     """
     _check(task, options)
-    network = Network(*_loaded(task, options, device), len(task.classes) or 1, device)
+    loaded, outputs = _loaded(task, options, device), len(task.classes) or 1
+    if any(options.augment) and not loaded[0].crops:
+        raise InputError("finetune: `augment` changes crops of series; this backbone takes none")
+    network = Network(*loaded, outputs, options.augment, device)
     fits = _Fits(task, options, network, device)
     with progress(fits.total, "fine-tune all folds and runs") as bar:
         for f, fold in enumerate(task.folds):
@@ -118,6 +124,7 @@ def _check(task, options):
     for name, value in least.items():
         if getattr(options, name) < value:
             raise InputError(f"heads: {name} is {getattr(options, name)}; at least {value}")
+    augmentation.check(options.augment)
     if options.layer_decay > 1:
         raise InputError(f"heads: layer_decay is {options.layer_decay:g}; at most 1")
 
@@ -135,95 +142,6 @@ def _loaded(task, options, device):
         replace(found, precision="fp32"), Path(file) if file else None, view, device
     )
     return model, fit or np.asarray, header["axes"]
-
-
-class Network(nn.Module):
-    """A backbone, batch norm and a linear layer.
-
-    Args:
-        frozen: what `load` of a torch backbone gives.
-        convert: rows of the view -> rows that it takes.
-        axes: number of axes of what it takes; those of a row before them, such as regions, give
-            features side by side.
-        outputs: classes, or 1.
-        device: "cpu" or "cuda".
-    """
-
-    def __init__(self, frozen, convert, axes, outputs, device):
-        super().__init__()
-        self.backbone, self.convert = frozen.model, convert
-        self.axes, self.outputs = axes, outputs
-        self.prepare = frozen.preprocessing
-        self.encode = lambda inputs: frozen.features(inputs)  # no module of this one
-        self.start = copy.deepcopy(frozen.model.state_dict())
-        self.norm = self.last = None
-        self.idle = False
-        self.device = device
-
-    def begin(self, rows):
-        """The weights of the backbone as they were, and a new last layer.
-
-        Args:
-            rows: two rows of the view.
-        """
-        self.norm = self.last = None
-        self.idle = False
-        self.backbone.load_state_dict(self.start)
-        self.backbone.requires_grad_(True)
-        with torch.no_grad():
-            width = self.latent(rows).shape[1]
-        self.norm = nn.BatchNorm1d(width).to(self.device)
-        self.last = nn.Linear(width, self.outputs).to(self.device)
-        nn.init.trunc_normal_(self.last.weight, std=2e-5)
-        nn.init.zeros_(self.last.bias)
-
-    def train(self, mode=True):
-        super().train(False)
-        self.norm.train(mode)
-        return self
-
-    @torch.no_grad()
-    def settle(self, rows, size):
-        """Give the batch norm the statistics of training rows, `size` at once."""
-        latent = torch.cat([self.latent(rows[i : i + size]) for i in range(0, len(rows), size)])
-        self.norm.running_mean.copy_(latent.mean(0))
-        self.norm.running_var.copy_(latent.var(0))
-
-    def latent(self, rows):
-        """Features of rows of the view, an array (b, ...): (b, d)."""
-        rows = np.asarray(rows)
-        flat = rows.reshape(-1, *rows.shape[rows.ndim - self.axes :])
-        with torch.no_grad() if self.idle else nullcontext():
-            return self.encode(self.prepare(self.convert(flat))).reshape(len(rows), -1).float()
-
-    def forward(self, rows):
-        return self.last(self.norm(self.latent(rows)))
-
-
-def depths(model) -> tuple[dict[str, int], int]:
-    """How far from the input each parameter of a model is, and the depth of the last ones.
-
-    Blocks are the children of the list of like modules that holds most parameters; what is
-    registered before the first of them, embeddings and tokenizers, is 0, block i is i + 1, and what
-    comes after the last is one more. A model without such a list has its children for blocks.
-    """
-    lists = [
-        (sum(p.numel() for p in module.parameters()), name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, LISTS) and len({type(child) for child in module}) == 1
-        and len(module) > 1
-    ]  # fmt: skip
-    _, prefix, blocks = max(lists, key=lambda one: one[0], default=(0, "", model))
-    starts = [f"{prefix}.{name}.".lstrip(".") for name, _ in blocks.named_children()]
-    found, at = {}, 0
-    for name, _ in model.named_parameters():
-        inside = [i + 1 for i, start in enumerate(starts) if name.startswith(start)]
-        if inside:
-            at = inside[0]
-        elif at and lists:
-            at = len(starts) + 1
-        found[name] = at
-    return found, max(found.values())
 
 
 class _Fits:
@@ -262,7 +180,7 @@ class _Fits:
         self.curves += [_curve(row, fold.name, r) for row in trained.curves]
 
     def _goal(self, fold, y):
-        kind = _Classes if self.task.classes else _Numbers
+        kind = Classes if self.task.classes else Numbers
         return kind(y, fold, self.subjects, len(self.task.classes), self.options, self.device)
 
     def _train(self, fold, goal, name, bar):
@@ -387,59 +305,3 @@ def _curve(row, fold, run):
     left_out = ("score", "validation_score")
     found = {renamed.get(key, key): row[key] for key in row if key not in left_out}
     return {"fold": fold, "run": run} | found
-
-
-class _Classes:
-    """Cross-entropy of weighted classes."""
-
-    def __init__(self, y, fold, subjects, k, options, device):
-        weights = training.class_weights(y[fold.train], k) if options.class_weights else np.ones(k)
-        self.y, self.k = torch.as_tensor(y, device=device), k
-        self.weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
-
-    def loss(self, found, rows):
-        y = self.y[torch.as_tensor(rows, device=self.y.device)]
-        return (self.weights[y] * functional.cross_entropy(found, y, reduction="none")).mean()
-
-    def validation(self, found, rows):
-        y = self.y[torch.as_tensor(rows, device=self.y.device)].cpu()
-        weights = self.weights.cpu()[y]
-        losses = functional.cross_entropy(found, y, reduction="none")
-        loss = float((weights * losses).sum() / weights.sum().clamp(min=1e-12))
-        counts = training.confusion(y.numpy(), found.argmax(1).numpy(), self.k)
-        scores = {f"validation_{name}": float(v) for name, v in training.metrics(counts).items()}
-        score = float(training.balanced_accuracy(counts))
-        return {"score": -loss, "validation_loss": loss, "validation_score": score, **scores}
-
-    def predictions(self, found):
-        return found.softmax(1).numpy()
-
-
-class _Numbers:
-    """Squared error of standardised numbers; every subject weighs the same."""
-
-    def __init__(self, y, fold, subjects, k, options, device):
-        self.y, self.subjects = y, subjects
-        weights = training.subject_weights(subjects[fold.train])
-        self.mean = np.average(y[fold.train], weights=weights)
-        variance = np.average((y[fold.train] - self.mean) ** 2, weights=weights)
-        self.sd = float(np.sqrt(variance)) or 1.0
-        every = np.zeros(len(y), np.float32)
-        every[fold.train] = weights
-        self.weights = torch.as_tensor(every, device=device)
-        standard = ((y - self.mean) / self.sd).astype(np.float32)
-        self.standard = torch.as_tensor(standard, device=device)
-
-    def loss(self, found, rows):
-        at = torch.as_tensor(rows, device=self.standard.device)
-        return (self.weights[at] * (found[:, 0] - self.standard[at]).square()).mean()
-
-    def validation(self, found, rows):
-        weights = training.subject_weights(self.subjects[rows])
-        predicted = self.predictions(found)[:, 0]
-        loss = float(np.average(((predicted - self.y[rows]) / self.sd) ** 2, weights=weights))
-        score = training.explained(self.y[rows], predicted, self.mean, weights)
-        return {"score": -loss, "validation_loss": loss, "validation_score": score}
-
-    def predictions(self, found):
-        return found.double().numpy() * self.sd + self.mean

@@ -21,6 +21,7 @@ from engram import objectives
 from engram.errors import InputError
 from engram.frozen import series
 from engram.models import semantoks
+from engram.signals import augmentation
 from engram.training import ranks
 from engram.training.ema import EMA
 
@@ -28,13 +29,6 @@ BACKBONE = "semantoks"
 
 VIEWS = 2
 DISTORTION = 0.05  # epsilon of the coding rate
-
-#: Augmentation by level: ranges of the shares of regions and of time that are zero, standard
-#: deviation of noise, range of the scale.
-REGIONS = ((0, 0), (0, 0.1), (0.1, 0.3), (0.25, 0.5))
-TIME = ((0, 0), (0, 0.3), (0.2, 0.4), (0.3, 0.6))
-NOISE = (0, 0.1, 0.2, 0.4)
-SCALE = ((1, 1), (0.8, 1.2), (0.6, 1.4), (0.4, 1.6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +88,7 @@ def build(model, options, view, steps, device) -> "SelfDistillation":
 
 
 def _check(options, view, names):
-    levels = range(len(NOISE))
-    if len(options.augment) != 4 or not all(level in levels for level in options.augment):
-        raise InputError(f"augment: {options.augment}; four levels of 0 to {levels[-1]}")
+    augmentation.check(options.augment)
     low, high = options.mask_ratio
     if not 0 < low <= high < 1:
         raise InputError(f"mask_ratio: {low:g} to {high:g}; shares above 0 and below 1")
@@ -165,7 +157,7 @@ class SelfDistillation:
         """
         encoder, options = self.student.encoder, self.options
         crops = cropped(scans, encoder.frames, generator)
-        crops = augmented(crops, options.augment, generator)
+        crops = augmentation.augmented(crops, options.augment, generator)
         shape = (len(scans), VIEWS, int(self.drawn_on.max()) + 1, encoder.patches)
         masked = torch.rand(1, generator=generator).item() < options.masking
         drawn = slices(shape, options, generator) if masked else torch.zeros(shape).bool()
@@ -268,7 +260,7 @@ def mcr(students, teachers) -> tuple[torch.Tensor, torch.Tensor]:
         return similarity, rate * (p + m) / (p * m)
 
 
-# ---- crops, augmentation, masks ---------------------------------------------------------
+# ---- crops and masks ----------------------------------------------------------------------
 
 
 def cropped(scans, frames, generator) -> torch.Tensor:
@@ -286,32 +278,6 @@ def cropped(scans, frames, generator) -> torch.Tensor:
     return crops
 
 
-def augmented(crops, levels, generator) -> torch.Tensor:
-    """Crops with regions and a block of time zeroed, scaled, with noise; changed in place.
-
-    Args:
-        crops: (b, 2, roi, time).
-        levels: of regions, time, noise and scale, 0 to 3.
-        generator: torch.Generator on the CPU.
-    """
-    roi, time = crops.shape[2:]
-    one = (*crops.shape[:2], 1)
-    regions, times, noise, scale = levels
-    if regions:
-        count = _counts(one, REGIONS[regions], roi, generator)
-        order = torch.rand(*crops.shape[:3], generator=generator).argsort(-1)
-        crops.masked_fill_((order < count)[..., None], 0)
-    if times:
-        count = _counts(one, TIME[times], time, generator)
-        at = torch.arange(time) - _below(time - count + 1, generator)
-        crops.masked_fill_(((at >= 0) & (at < count))[:, :, None], 0)
-    if scale:
-        crops *= _uniform(one, SCALE[scale], generator)[..., None]
-    if noise:
-        crops += torch.empty(crops.shape).normal_(0, NOISE[noise], generator=generator)
-    return crops
-
-
 def slices(shape, options, generator) -> torch.Tensor:
     """Masks, bool (b, 2, n, p): some whole networks, or a stretch of windows of all networks."""
     n, p = shape[2:]
@@ -323,7 +289,7 @@ def slices(shape, options, generator) -> torch.Tensor:
     count = _masked_of(one, n, n - 1, options, generator)
     networks = torch.rand(*shape[:3], generator=generator).argsort(-1) < count
     count = _masked_of(one, p, p, options, generator)
-    at = torch.arange(p) - _below(p - count + 1, generator)
+    at = torch.arange(p) - augmentation.below(p - count + 1, generator)
     windows = (at >= 0) & (at < count)
     return torch.where(temporal[..., None], windows[:, :, None], networks[..., None])
 
@@ -332,21 +298,6 @@ def _masked_of(shape, n, published, options, generator):
     """How many of n rows or columns are masked; of `published` ones in the published code."""
     low, high = options.mask_ratio
     if options.faithful:
-        return (published * _uniform(shape, (low, high), generator)).int()
+        return (published * augmentation.uniform(shape, (low, high), generator)).int()
     fitting = [k for k in range(1, n) if low <= k / n <= high] or [round(n * (low + high) / 2)]
     return torch.tensor(fitting)[torch.randint(len(fitting), shape, generator=generator)]
-
-
-def _counts(shape, share, n, generator):
-    """A share of n, at least 1."""
-    return (n * _uniform(shape, share, generator)).int().clamp_min(1)
-
-
-def _uniform(shape, limits, generator):
-    low, high = limits
-    return low + (high - low) * torch.rand(shape, generator=generator)
-
-
-def _below(limits, generator):
-    """Integers from 0 to below each of the limits."""
-    return (torch.rand(limits.shape, generator=generator) * limits).int()

@@ -186,9 +186,12 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
         return [self.own(f"importance/{experiment}.json")] if asked else []
 
     def head_weights(self, experiment) -> list[str]:
-        """Weights file of the backbone that the head of an experiment trains, if it has one."""
+        """Weights file of the backbone that the head of an experiment trains, and files beside."""
         backbone = self._trained(experiment)
-        return [self.weights(backbone)] if backbone and self.weights(backbone) else []
+        if not backbone:
+            return []
+        weights = self.weights(backbone)
+        return [*([weights] if weights else []), *self.named_files(backbone)]
 
     def _trained(self, experiment):
         """The backbone that the head of an experiment trains, or None."""

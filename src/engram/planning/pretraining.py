@@ -18,7 +18,8 @@ PRETRAIN_KEYS = ("objective", "view", "datasets", "subjects", "keep", "processes
 #: Options of every backbone that say how it is used, not what it learns; a kind may name more.
 OF_USE = ("weights", "prefix", "layer", "pooling", "dim", "batch", "precision", "dtype")
 
-#: What published weights were pretrained on: checkpoint, name of the data, where that is said.
+#: What published weights were pretrained on: checkpoint or name of a file, name of the data, where
+#: that is said, and whether it is stated there, second-hand or only likely.
 REGISTRY = Path("config/pretrained_on.csv")
 
 
@@ -45,6 +46,12 @@ class Pretraining:
         within = f"/epoch-{epoch}" if epoch else ""
         return f"results/weights/{self.origin(backbone)}{within}.safetensors"
 
+    def named_files(self, backbone) -> list[str]:
+        """Files beside the weights that options of a backbone name, those that its kind lists."""
+        options = self.backbone(backbone)
+        named = components.constant(f"engram.backbones.{options['kind']}", "FILES") or ()
+        return [options[key] for key in named if options.get(key)]
+
     def pretrain_views(self, backbone) -> list[str]:
         """The view stores that a backbone is pretrained on, dataset by dataset."""
         view = self._pretrain(backbone)["view"]
@@ -62,12 +69,15 @@ class Pretraining:
         weights = self.backbone(backbone).get("weights", "none")
         if dataset is None or weights in ("none", "random"):
             return {}
-        if weights != "published":  # a file, perhaps of a pretraining elsewhere
-            return {"dataset": dataset}
+        published = weights == "published"
+        file = self.backbone(backbone)["checkpoint"] if published else Path(weights).name
         names = [dataset, *self.config["datasets"][dataset].get("published_as", [])]
-        listed = _registry().get(self.backbone(backbone)["checkpoint"], [])
-        found = [data for data in listed if _plain(data) in map(_plain, names)]
-        return {"seen": found[0]} if found else {}
+        found = [data for data in _registry().get(file, []) if _plain(data) in map(_plain, names)]
+        if found:
+            return {"seen": found[0]}
+        return (
+            {} if published else {"dataset": dataset}
+        )  # a file, perhaps of a pretraining elsewhere
 
     def _learns(self, backbone):
         return self.backbone(backbone).get("weights") == "pretrained"
@@ -156,7 +166,7 @@ def _plain(name):
 
 @cache
 def _registry():
-    """Names of the data that each checkpoint was pretrained on."""
+    """Names of the data that each checkpoint, or file, was pretrained on."""
     found = {}
     for path in dict.fromkeys([provenance.ROOT.parents[1] / REGISTRY, REGISTRY.absolute()]):
         if path.is_file():
