@@ -258,6 +258,12 @@ def test_rows_of_another_kind_are_refused_before_a_model_is_made(kind, tmp_path)
         extract(tmp_path / "view.h5", None, tmp_path / "features.h5", spec, {}, "cpu")
 
 
+@pytest.mark.parametrize("what", ["picture", "spectrogram", "features"])
+def test_rows_that_no_kind_names_are_refused_whatever_they_are(what):
+    with pytest.raises(InputError, match=f"connectome takes timeseries rows, .* holds {what} rows"):
+        fitted.fit({"backbone": {"kind": "connectome"}}, {"what": what, "channels": ["a"]})
+
+
 @pytest.mark.parametrize("stated", [{}, {"limits": None}, {"limits": []}])
 def test_a_fact_that_a_view_does_not_state_is_asked_for(stated):
     spec = {"backbone": {"kind": "identity"}, "takes": {"what": {"spectrogram": ["limits"]}}}

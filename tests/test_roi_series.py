@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from engram import datasets
 from engram.datasets import roi_cohort, roi_series, roi_tensors
 from engram.errors import InputError
+from engram.planning.plan import Plan
 from engram.readers import roi_series as reader
 from engram.readers.atlases import ATLASES, named, network, same
 from engram.recording import Windows
@@ -296,6 +298,30 @@ def test_a_folder_of_tables_is_one_scan(tmp_path):
     exchanged = roi_series.Options(tr=0.735, tables=files[::-1], atlas=atlases)
     with pytest.raises(InputError, match="names its regions 17Networks_LH_VisCent_ExStr_1"):
         roi_series.read("s1", [row(folder)], exchanged)
+
+
+def test_a_job_has_the_tables_of_a_folder_and_the_files_beside_a_scan_as_inputs(tmp_path):
+    """Each under the path of its own line, whichever lines name labels; an edit of any is felt."""
+    scans = [series(seed=seed) for seed in (0, 1)]
+    for scan, data in zip("ab", scans, strict=True):
+        (tmp_path / scan).mkdir()
+        csv(tmp_path / scan / "x.csv", data)
+    (tmp_path / "labels.csv").write_text("window,label\n0,1\n")
+    (tmp_path / "list.csv").write_text("subject,scan,fmri,labels\ns,a,a,labels.csv\ns,b,b,\n")
+    here = {
+        "kind": "roi_series", "folder": str(tmp_path), "manifest": "list.csv",
+        "tables": ["x.csv"], "tr": 2.0, "windows": "scan",
+    }  # fmt: skip
+    plan = Plan({"datasets": {"here": here}, "views": {"v": {"kind": "timeseries"}}})
+    raw = plan.raw("here", "s")
+    names = ["a", "labels.csv", "b", "a/x.csv", "b/x.csv"]
+    assert raw == [str(tmp_path / name) for name in names]
+    found = datasets.read(plan.spec("render", dataset="here", unit="s", view="v"), raw)
+    for one, data in zip(found, scans, strict=True):
+        np.testing.assert_allclose(one.signals["fmri"].data, data, rtol=1e-6)
+    (tmp_path / "b/x.csv").unlink()
+    with pytest.raises(InputError, match="datasets.here: .*b/x.csv is missing"):
+        plan.raw("here", "s")
 
 
 def test_bold_is_drawn_as_a_spectrogram_and_knows_no_microvolts(tmp_path):

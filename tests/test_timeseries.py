@@ -66,10 +66,12 @@ def test_a_window_begins_at_the_frame_nearest_to_its_onset():
 
 
 def test_the_last_window_ends_with_the_scan_however_its_frames_are_rounded():
-    found = recording(noise(frames=11), 0.7)
-    rows = timeseries.render(found, Windows(4.9, 1.4), timeseries.Options(standardize="off"))
-    assert rows.array.shape[-1] in (6, 7)
-    np.testing.assert_array_equal(rows.array[-1, :, 0], found.signals["fmri"].data[:, 4])
+    found = recording(noise(frames=299), 1.0)
+    options = timeseries.Options(tr=2.0, resampling="nearest", standardize="off")
+    rows = timeseries.render(found, Windows(20, 1), options)
+    assert rows.array.shape[-1] == 9  # the last begins at frame 140 of 149
+    expected = found.signals["fmri"].data[:, 280:298:2]
+    np.testing.assert_array_equal(rows.array[-1], expected)
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,20 @@ def test_folds_share_out_the_whole_range_of_the_numbers(tmp_path):
     assert counts.max() <= 2
 
 
+def test_folds_do_so_however_many_rows_a_subject_has(tmp_path):
+    study = Study(tmp_path, subjects=30, scans=1, windows=4)
+    lone = study.table["subject"].isin(study.table["subject"].unique()[::2])
+    kept = (~lone | (study.table["window"] == 0)).to_numpy()
+    study.table, study.x, study.y = study.table[kept], study.x[kept], study.y[kept]
+    task, _ = task_of_values.load(*study.write(), {})
+    of_subject = pd.Series(task.y).groupby(task.table["subject"].to_numpy(str)).first()
+    fifth = of_subject.rank(method="first").sub(1) // 6
+    for fold in task.folds:
+        counts = fifth[task.table["subject"].to_numpy(str)[fold.test]].groupby(level=0).first()
+        assert counts.value_counts().between(1, 2).all()
+        assert counts.nunique() == 5
+
+
 def test_the_control_has_the_numbers_of_other_subjects_which_say_little_of_the_true_ones(study):
     facts = study.opened(study.train())[1]
     of_subject = facts.groupby("subject")[["y", "y_shuffled"]]

@@ -26,6 +26,7 @@ COLUMNS = ("subject", "scan", "tr", "entry", "index")
 READS = ("file", "fmri")
 PARTS = ("entry", "index")
 FILES = ("atlas",)
+INSIDE = "tables"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class RawFiles:
         """Paths of the raw files of a unit: what `rows` name, each in the order of its `files`.
 
         Behind them come the companions of the recordings that are here, such as the data and
-        the markers of a BrainVision header.
+        the markers of a BrainVision header, or the tables in a folder that is a scan.
 
         Raises:
             InputError: a file is missing that is not fetched.
@@ -96,18 +96,22 @@ class RawFiles:
         this = self.config["datasets"][dataset]
         if "folder" not in this:
             self.check_terms(dataset)
+        inside = components.constant(f"engram.datasets.{this['kind']}", "INSIDE")
         paths, beside = [], []
         for row in self.rows(dataset, unit):
             for file in manifest.files(row):
                 path = self._folder(dataset, file) / file
                 local = "folder" in this or file in this.get("by_hand", [])
-                if local and not path.exists():
+                tables = this.get(inside) or [] if local and path.is_dir() else []
+                tables = [path / table for table in tables]
+                gone = next((one for one in (path, *tables) if local and not one.exists()), None)
+                if gone:
                     raise InputError(
-                        f"datasets.{dataset}: {path} is missing{_similar(path)}; put the data "
+                        f"datasets.{dataset}: {gone} is missing{_similar(gone)}; put the data "
                         f"there, or set datasets.{dataset}.folder to where it lies"
                     )
                 paths.append(str(path))
-                beside += map(str, companions(path) if local else [])
+                beside += map(str, [*tables, *companions(path)] if local else [])
         return paths + [path for path in dict.fromkeys(beside) if path not in paths]
 
     def beside(self, dataset, view) -> list[str]:

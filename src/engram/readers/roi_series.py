@@ -99,7 +99,7 @@ def checked(where, values, names) -> np.ndarray:
     if len(values) != len(names):
         hint = ""
         if values.shape[1] == len(names):
-            hint = "; the axes look exchanged: correct `axes` of the dataset"
+            hint = "; the axes look exchanged: correct them, or `axes` of the dataset"
         raise InputError(
             f"{where}: {len(values)} regions of {values.shape[1]} frames, but {len(names)} "
             f"names{hint or '; correct `names`, `atlas` or the file'}"
