@@ -315,9 +315,9 @@ def test_bad_stores_are_refused_in_one_sentence(study, spoil, message):
 
 def test_units_must_agree_between_stores(study):
     x, y = study.write()
-    rows = store.open(y["age"][3]).load()
-    store.write(y["age"][3], Rows(rows.array, rows.table, study.header | {"unit": "months"}))
-    with pytest.raises(InputError, match=r"sub-03/age.h5 differ in `unit` \(years and months\)"):
+    rows = store.open(y["age"][2]).load()
+    store.write(y["age"][2], Rows(rows.array, rows.table, study.header | {"unit": "months"}))
+    with pytest.raises(InputError, match=r"views/2/age.h5 differ in `unit` \(years and months\)"):
         task_of_values.load(x, y, {})
 
 
