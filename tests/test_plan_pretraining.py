@@ -76,13 +76,17 @@ def test_a_head_that_trains_a_backbone_is_told_of_its_weights(config):
     assert this.gpus("train", experiment="tuned") == 1
 
 
-def test_files_that_options_name_are_inputs(config):
+def test_files_that_options_name_are_inputs(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     given = {"kind": "brain_jepa", "weights": "random", "gradients": "mine.csv"}
     config["backbones"]["early"] = given
+    with pytest.raises(InputError, match=r"backbones.early.gradients: no file mine.csv; correct"):
+        plan.Plan(config).named_files("backbones", "early")
+    (tmp_path / "mine.csv").touch()
     this = plan.Plan(config)
-    assert this.named_files("early") == ["mine.csv"]
+    assert this.named_files("backbones", "early") == ["mine.csv"]
     assert this.head_weights("tuned") == ["mine.csv"]
-    assert this.named_files("own") == []
+    assert this.named_files("backbones", "own") == []
 
 
 def test_subjects_to_learn_from_are_listed_or_stand_in_a_column(config):

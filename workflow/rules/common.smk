@@ -154,7 +154,7 @@ def raw_files(wildcards):
 
 
 @signed
-def named_files(wildcards):
+def beside(wildcards):
     return plan.beside(wildcards.dataset, wildcards.view)
 
 
@@ -165,7 +165,7 @@ def weights(wildcards):
 
 @signed
 def named_files(wildcards):
-    return plan.named_files(wildcards.backbone)
+    return plan.named_files("backbones", wildcards.backbone)
 
 
 @signed

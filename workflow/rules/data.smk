@@ -38,7 +38,7 @@ rule download:
 rule render:
     input:
         raw=raw_files,
-        beside=named_files,
+        beside=beside,
     output:
         view="results/views/{dataset}/{unit}/{view}.<store>",
     log:

@@ -191,7 +191,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
         if not backbone:
             return []
         weights = self.weights(backbone)
-        return [*([weights] if weights else []), *self.named_files(backbone)]
+        return [*([weights] if weights else []), *self.named_files("backbones", backbone)]
 
     def _trained(self, experiment):
         """The backbone that the head of an experiment trains, or None."""

@@ -46,12 +46,6 @@ class Pretraining:
         within = f"/epoch-{epoch}" if epoch else ""
         return f"results/weights/{self.origin(backbone)}{within}.safetensors"
 
-    def named_files(self, backbone) -> list[str]:
-        """Files beside the weights that options of a backbone name, those that its kind lists."""
-        options = self.backbone(backbone)
-        named = components.constant(f"engram.backbones.{options['kind']}", "FILES") or ()
-        return [options[key] for key in named if options.get(key)]
-
     def pretrain_views(self, backbone) -> list[str]:
         """The view stores that a backbone is pretrained on, dataset by dataset."""
         view = self._pretrain(backbone)["view"]

@@ -120,17 +120,20 @@ class RawFiles:
         Raises:
             InputError: one is missing.
         """
-        return [*self._named("datasets", dataset), *self._named("views", view)]
+        return [*self.named_files("datasets", dataset), *self.named_files("views", view)]
 
     @kept
-    def _named(self, family, name):
-        this, found = self.config[family][name], []
+    def named_files(self, family, name) -> list[str]:
+        """Files that options of a dataset, a view or a backbone name, those that its kind lists.
+
+        Raises:
+            InputError: one is missing that no job writes.
+        """
+        this = self.backbone(name) if family == "backbones" else self.config[family][name]
+        found = []
         for option in components.constant(f"engram.{family}.{this['kind']}", "FILES") or ():
-            value = this.get(option) or []
-            for one in value.values() if isinstance(value, dict) else value:
-                if not one.lower().endswith(NAMED):
-                    continue
-                if not Path(one).is_file():
+            for one in _named(this.get(option)):
+                if not (one.startswith("results/") or Path(one).is_file()):
                     raise InputError(
                         f"{family}.{name}.{option}: no file {one}{_similar(Path(one))}; correct "
                         "its name, from where the workflow runs, or put it there"
@@ -173,6 +176,14 @@ class RawFiles:
 
 
 # ---- small ----------------------------------------------------------------------------
+
+
+def _named(value):
+    """The files among what an option names: its one value, or those of many that look like one."""
+    if isinstance(value, str):
+        return [value] if value else []
+    values = value.values() if isinstance(value, dict) else value or []
+    return [one for one in values if one.lower().endswith(NAMED)]
 
 
 def _check_column(path, listed, columns, dataset):
