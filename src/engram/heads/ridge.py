@@ -225,6 +225,7 @@ class _Fold:
                             latent[row, columns] = values
                     scratch.forget(outputs)
                     scratch.forget(latent)
+                    told = moved = None  # before there are others
         if self.options.coefficients:
             self.state |= self._coefficients()
         self.design = None

@@ -169,6 +169,7 @@ def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
         for one, times in zip(found, total, strict=True):
             one += times * offset
         yield own, found
+        found = None  # before there are others
 
 
 def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
