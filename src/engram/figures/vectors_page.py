@@ -2,7 +2,7 @@
 
 import json
 
-from engram.figures.groups import adjust, by_target
+from engram.figures.groups import adjust
 from engram.figures.subjects import number, title
 from engram.flags import inflated
 
@@ -29,9 +29,12 @@ def experiment(this, header, figures, points) -> dict:
 
 
 def groups(experiments) -> list[dict]:
-    """Experiments on the same data set and target, whose scores can be compared."""
-    found = by_target(experiments).items()
-    return [_group(f"vectors-{i}", *key, members) for i, (key, members) in enumerate(found, 1)]
+    """Experiments on the same data set, target and protocol, whose scores can be compared."""
+    found = {}
+    for this in experiments:
+        key = this["config"]["dataset_title"], this["target"], this["scores"]["protocol"]
+        found.setdefault(key, []).append(this)
+    return [_group(f"vectors-{i}", *key[:2], of) for i, (key, of) in enumerate(found.items(), 1)]
 
 
 def _group(anchor, dataset, target, members):

@@ -225,6 +225,7 @@ class _Fold:
                             latent[row, columns] = values
                     scratch.forget(outputs)
                     scratch.forget(latent)
+                    told = moved = None  # before there are others
         if self.options.coefficients:
             self.state |= self._coefficients()
         self.design = None
@@ -257,11 +258,15 @@ class _Fold:
         if self.options.rescale == "none":
             return told
         by = held if self.options.rescale == "training" else told
-        mean, sd = by.mean(0, dtype=float), by.std(0, dtype=float)
+        mean = by.mean(0, dtype=float)
+        sd = np.sqrt(((by - mean.astype(by.dtype)) ** 2).mean(0, dtype=float))
         self.state["predicted_mean"][columns] = mean
         self.state["predicted_sd"][columns] = sd
         scale = np.divide(self.state["target_sd"][columns], sd, out=np.zeros_like(sd), where=sd > 0)
-        return self.state["target_mean"][columns] + (told - mean) * scale
+        moved = told - mean.astype(told.dtype)
+        moved *= scale.astype(told.dtype)
+        moved += self.state["target_mean"][columns].astype(told.dtype)
+        return moved
 
     def _by_target(self, weights, at):
         """Weights (m, rows) as those (m, shown): several rows may have shown the same."""

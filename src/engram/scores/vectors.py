@@ -138,7 +138,9 @@ class _Read:
         names = images if self.header["decodes"] else self.table.index[rows[first]]
         true = self._true(names, width)
         column = np.flatnonzero((sd > 0) & (np.ptp(true, axis=0) > 0))
-        true = (true[:, column] - mean[column]) / sd[column]
+        true = true if len(column) == width else true[:, column]
+        true -= mean[column]
+        true /= sd[column]
 
         def read(run):
             size = max(BUNCH_BYTES // (4 * len(self.real) * width), 1)

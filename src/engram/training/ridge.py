@@ -169,6 +169,7 @@ def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
         for one, times in zip(found, total, strict=True):
             one += times * offset
         yield own, found
+        found = None  # before there are others
 
 
 def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
@@ -194,7 +195,7 @@ def moments(source, rows) -> tuple[np.ndarray, np.ndarray]:
         rows: int (n,); a row that comes twice counts twice.
     """
     total = squares = shift = 0
-    for part in bunches(source, len(rows)):
+    for part in bunches(source, len(rows), BUNCH_BYTES // 8):  # in double precision, twice
         values = read(source, rows[part], np.float64)
         shift = values[0].copy() if part.start == 0 else shift
         values -= shift
@@ -224,9 +225,10 @@ def _centred(weights):
     return weights
 
 
-def bunches(source, n):
+def bunches(source, n, size=None):
+    """Slices of `n` rows of a source, of about `size` bytes each in single precision."""
     width = int(np.prod(source.shape[1:], dtype=int))
-    return spans(n, max(BUNCH_BYTES // (4 * max(width, 1)), 1))
+    return spans(n, max((size or BUNCH_BYTES) // (4 * max(width, 1)), 1))
 
 
 def _syrk(a, c, of_columns):
