@@ -168,7 +168,7 @@ def test_numbers_are_learnt_end_to_end():
 def test_weights_of_a_file_are_where_it_begins_and_what_they_have_seen_is_a_flag(tmp_path):
     model = timm.create_model("test_vit.r160_in1k", num_classes=0)
     path = tmp_path / "weights.safetensors"
-    facts = {"datasets": {"here": ["sub-01", "sub-77"]}}
+    facts = {"datasets": {"here": ["sub-01", "sub-77"], "there": ["sub-77"]}}
     save_file(model.state_dict(), path, {"engram": store.canonical(facts)})
     this = one_fold(task("finetune", seeds=1))
     options = QUICK["finetune"]["backbone"]["backbone"] | {"weights": str(path)}

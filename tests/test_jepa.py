@@ -242,6 +242,8 @@ def test_it_begins_as_the_backbone_with_random_weights(tmp_path):
     found = built(model={"seed": 3})
     begun = found.weights()
     places = begun.pop("gradients")
+    token = found.network["predictor"].mask_token.detach()
+    assert 0.005 < token.std() < 0.04  # of 0.02, in eight draws
     twin = backbone("brain_jepa", None, VIEW, seed=3, **SMALL).model
     assert twin.state_dict().keys() == begun.keys()
     assert all(torch.equal(begun[name], tensor) for name, tensor in twin.state_dict().items())

@@ -228,6 +228,8 @@ def test_faithful_masks_hide_as_much_as_the_published_code():
 def test_masks_of_one_kind():
     assert drawn(masks="temporal")[1].all()
     assert not drawn(masks="network")[1].any()
+    masks, temporal = drawn(masks="temporal", mask_ratio=[0.6, 0.8])
+    assert counts(masks[temporal][:, 0]).keys() == {3, 4}  # both ends are in
 
 
 def test_half_of_the_steps_are_masked():
