@@ -1,10 +1,11 @@
-"""The browser that tests of the report look with, if this machine has one."""
+"""What all tests share: one Python to fork from, a quiet collector, the browser if there is one."""
 
 import gc
 import os
 import shutil
 import sys
 
+import forked
 import pytest
 
 #: UMAP compiles for 25 s what runs for 10 s on the few rows of a test. Read when it is imported.
@@ -33,6 +34,8 @@ def chromium() -> str | None:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "browser: needs Chromium")
+    if config.getoption("numprocesses", None):  # not in a worker
+        os.environ[forked.SHARED] = forked.start()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -18,12 +18,14 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -33,6 +35,9 @@ LIBRARIES = (
     *("h5py", "zarr", "pandas", "sklearn.linear_model", "sklearn.ensemble", "scipy.stats"),
     *("torch", "timm", "matplotlib.pyplot", "PIL.Image", "jinja2", "requests", "mne"),
 )
+#: The variable that names the command to the workers of one run.
+SHARED = "ENGRAM_TESTS_PYTHON"
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 COMMAND = """#!{python} -ISE
@@ -59,30 +64,39 @@ sys.exit(status)
 
 @functools.cache
 def python() -> str:
-    """Path of the command; the server starts with the first call and ends with this process."""
+    """Path of the command, when its server is ready; several workers share one."""
+    command, patience = os.environ.get(SHARED) or start(), time.monotonic() + 300
+    while not Path(command).with_name("socket").is_socket():
+        assert time.monotonic() < patience, "the server has not started"
+        time.sleep(0.05)
+    return command
+
+
+def start() -> str:
+    """Start a server, which ends with this process; the path of its command."""
     folder = tempfile.mkdtemp(prefix="forked-")
     address, command = f"{folder}/socket", Path(folder, "python")
     server = subprocess.Popen(
         [sys.executable, __file__, address, command],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     signals = [int(number) for number in SIGNALS]
     command.write_text(COMMAND.format(python=sys.executable, address=address, signals=signals))
     command.chmod(0o755)
-    assert server.stdout.readline(), "the server has ended"
-    atexit.register(server.communicate)  # its stdin ends, and so does the server
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(server.wait)
+    atexit.register(server.kill)  # first
     return str(command)
 
 
 def serve(address, command):
     """Fork for every command that calls; return what to run in the process of one."""
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(f"{address}.new")
     listener.listen()
+    os.rename(f"{address}.new", address)
     os.fsync = lambda descriptor: None  # as in conftest.py
-    print("ready", flush=True)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         with contextlib.suppress(ChildProcessError):
