@@ -156,7 +156,7 @@ def test_numbers_are_learnt_end_to_end():
     facts = table(windows=16)
     y = labels(facts) * 20.0 + 40
     base = task("finetune")
-    x = np.stack([base.x[0][np.flatnonzero(base.y == (v > 50))[i % 40]] for i, v in enumerate(y)])
+    x = np.stack([base.x[0][np.flatnonzero(base.y == (v > 50))[i % 30]] for i, v in enumerate(y)])
     folds = splits.make(facts, np.zeros(len(y), int), "leave_one_subject_out", seed=0)[:2]
     this = Task([x], ["a"], base.headers, y, [], facts, folds, [Run(0, False, y)])
     found = fit("finetune", this, epochs=8)

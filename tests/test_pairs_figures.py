@@ -386,8 +386,9 @@ def test_stores_that_do_not_fit_are_refused(tmp_path, change, message):
 CONFIG = {
     "datasets": {"things": {"units": ["sub-01", "sub-02"], "shared": {"stimuli": ["a.zip"]}}},
     "views": {
-        "epochs": {}, "state": {"kind": "annotations"},
-        "stimulus": {"unit": "stimuli"}, "caption": {"unit": "stimuli"},
+        "epochs": {"kind": "epochs"}, "spectrogram": {"kind": "multitaper"},
+        "state": {"kind": "annotations"}, "caption": {"kind": "captions", "unit": "stimuli"},
+        "stimulus": {"kind": "photograph", "unit": "stimuli"},
     },
     "heads": {"nice": {"kind": "nice"}, "linear": {"kind": "linear"}},
     "experiments": {
@@ -396,7 +397,7 @@ CONFIG = {
             "dataset": "things", "x": "epochs", "y": ["caption/dino", "stimulus/clip"],
             "head": "nice", "baseline": "found",
         },
-        "told": {"dataset": "things", "x": "epochs/bendr", "y": "state", "head": "linear"},
+        "told": {"dataset": "things", "x": "spectrogram/vit", "y": "state", "head": "linear"},
     },
     "run": ["both", "told"],
 }  # fmt: skip
@@ -406,8 +407,9 @@ def test_experiments_whose_target_is_features_look_for_pictures():
     plan = Plan(CONFIG)
     assert plan.tasks() == {"pairs": ["found", "both"], "classes": ["told"]}
     assert plan.pictures("found") == ["results/views/things/stimuli/stimulus.h5"]
-    assert plan.pictures("both") == ["results/views/things/stimuli/caption.h5"]
-    assert plan.pictures("told") == [f"results/views/things/sub-0{i}/epochs.h5" for i in (1, 2)]
+    assert plan.pictures("both") == plan.pictures("found")  # captions are nothing to look at
+    seen = [f"results/views/things/sub-0{i}/spectrogram.h5" for i in (1, 2)]
+    assert plan.pictures("told") == seen
     files = {
         name: [path.rpartition("/")[2] for path in plan.figures() if f"/{name}/" in path]
         for name in CONFIG["experiments"]

@@ -209,7 +209,7 @@ def test_in_bf16_it_learns_alike_and_weights_are_fp32(tmp_path, parcels, learnt,
 @pytest.mark.parametrize("kind", ["semantoks", "brain_jepa"])
 def test_activations_that_are_computed_again_change_nothing(tmp_path, parcels, learnt, kind):
     again, _ = pretrain(tmp_path, parcels, "again", kind, checkpointing=True)
-    same(again, learnt[kind])
+    close(again, learnt[kind], 1e-6)
 
 
 def test_parts_of_a_batch_are_one_step(tmp_path, parcels, learnt):
