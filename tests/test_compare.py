@@ -444,6 +444,47 @@ def test_members_that_predict_numbers_are_paired_by_the_error_of_each_subject(tm
     assert [w for w in ("r 0.660", "MAE 2.000", "MAE −0.400", "+1.000") if w not in line] == []
 
 
+def of_subjects(files, left=("accuracy",)):
+    """The files when every subject has one class: these metrics alone are of a subject."""
+    for path in files["scores"]:
+        scored = json.loads(path.read_text())
+        for row in scored["metrics"]:
+            row["subjects"] = row["subjects"] if row["metric"] in left else {}
+        path.write_text(json.dumps(scored))
+    return files
+
+
+def test_where_a_class_is_of_the_subject_twins_are_paired_by_accuracy(tmp_path, members):
+    members.append(comparing.member("dino_random", 0.7, weights="random", of="dino", d=12))
+    files = of_subjects(comparing.write(tmp_path, members))
+    compare(**files, **(paths := comparing.outputs(tmp_path)), drawn=True)
+    found = json.loads(paths["comparison"].read_text())
+    each = {}
+    for path in files["scores"]:
+        (row,) = [r for r in json.loads(path.read_text())["metrics"] if r["metric"] == "accuracy"]
+        each[path.stem] = row["subjects"]
+    gains = {m["experiment"]: m["gain"] for m in found["members"] if m["gain"]}
+    assert gains.keys() == {"vision-clip", "vision-dino"}
+    for name, gain in gains.items():
+        by_hand = [each[name][s] - each[f"{name}_random"][s] for s in each[name]]
+        assert gain["metric"] == "accuracy"
+        assert gain["difference"] == pytest.approx(np.mean(by_hand))
+    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
+    text = page.render({}, {}, {}, spec, {"vision": found})
+    assert "published minus random weights, in accuracy, " in text
+    assert text.count("<small>in accuracy</small>") == 2
+
+
+def test_a_gain_that_is_of_no_subject_is_left_out(tmp_path, members):
+    members.append(comparing.member("dino_random", 0.7, weights="random", of="dino", d=12))
+    files = of_subjects(comparing.write(tmp_path, members), left=())
+    compare(**files, **(paths := comparing.outputs(tmp_path)), drawn=True)
+    found = json.loads(paths["comparison"].read_text())
+    assert [m["gain"]["difference"] for m in found["members"] if m["gain"]] == [None, None]
+    spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
+    assert "published minus random" not in page.render({}, {}, {}, spec, {"vision": found})
+
+
 # ---- the report -------------------------------------------------------------------------
 
 

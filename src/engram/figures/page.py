@@ -138,6 +138,13 @@ def _joined(source):
     return source if isinstance(source, str) else " + ".join(source)
 
 
+#: What twins are compared by where it is not the score itself.
+GAINS = {
+    "mae": "error less than by random weights",
+    "accuracy": "published minus random weights, in accuracy,",
+}
+
+
 def _compared(comparison):
     members = [m for m in comparison["members"] if not m["is_baseline"]]
     values = [m["value"] for m in members if number(m["value"]) and not inflated(m["flags"])]
@@ -149,12 +156,11 @@ def _compared(comparison):
         text += f": {of} {' to '.join(f'{v:.2f}' for v in (min(values), max(values)))}".replace(
             " -", " −"
         )
-    gains = [m["gain"]["difference"] for m in members if m["gain"]]
-    gains = [_signed(gain) for gain in sorted(gains) if number(gain)]
+    gains = [m["gain"] for m in members if m["gain"] and number(m["gain"]["difference"])]
     if gains:
-        errors = any(m["gain"] and m["gain"]["metric"] == "mae" for m in members)
-        words = "error less than by random weights" if errors else "published minus random weights"
-        text += f"; {words} {' to '.join(dict.fromkeys([gains[0], gains[-1]]))}"
+        words = GAINS.get(gains[0]["metric"], "published minus random weights")
+        each = sorted(gain["difference"] for gain in gains)
+        text += f"; {words} {' to '.join(dict.fromkeys(map(_signed, (each[0], each[-1]))))}"
     return f"{text}."
 
 

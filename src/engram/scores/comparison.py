@@ -168,9 +168,13 @@ def _turned(gain):
 
 
 def _paired(scores):
-    """The metric by which subjects are paired: the first, or of numbers, the error of each."""
-    errors = [row for row in scores["metrics"] if row["metric"] == "mae"]
-    return [*errors, scores["metrics"][0]][0]
+    """The metric by which subjects are paired: the first, or what a subject of one row has.
+
+    That is the error of a number, and where a class is of the subject, accuracy.
+    """
+    rows = {row["metric"]: row for row in scores["metrics"]}
+    first = scores["metrics"][0]
+    return rows.get("mae") or (first if first["subjects"] else rows.get("accuracy", first))
 
 
 def paired_gain(mine, theirs, settings) -> dict:
