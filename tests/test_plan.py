@@ -102,6 +102,17 @@ def test_no_study_of_real_recordings_is_about_random_weights(study, name):
     configuration.check(this, SCHEMA)
 
 
+def test_studies_run_in_one_folder_without_overwriting_each_others_views_and_weights(config, study):
+    """Views, features and pretrained weights are shared by name, which so has to mean one thing."""
+    everything, meant = {"the vocabulary": config} | {name: study(name) for name in STUDIES}, {}
+    for where, this in everything.items():
+        for family in ("datasets", "backbones"):
+            for name, keys in this[family].items():
+                if family == "datasets" or keys.get("weights") == "pretrained":
+                    first = meant.setdefault((family, name), (keys, where))
+                    assert keys == first[0], f"{family}.{name} of {where} and of {first[1]}"
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_random_weights_are_called_random(study, name):
     this = plan.Plan(study(name))
