@@ -11,6 +11,10 @@ import pytest
 #: UMAP compiles for 25 s what runs for 10 s on the few rows of a test. Read when it is imported.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 
+#: At its first loop numba sets the threads of the whole process, PyTorch's too, which then wait for
+#: each other on a machine whose cores are all in use: the tests behind took three times as long.
+os.environ["NUMBA_NUM_THREADS"] = "1"
+
 import engram  # noqa: F401 - before PyTorch, for how its threads wait
 
 gc.disable()  # until all tests are imported
