@@ -53,10 +53,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """What was imported is there to stay: garbage collections need not walk it each time."""
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_kept():
+    """What was imported so far is there to stay: garbage collections need not walk it each time."""
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter):
