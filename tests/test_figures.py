@@ -326,6 +326,13 @@ def clusters(rng, n=40):
     return latent, train
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Fewer rounds of UMAP than the 500 of its default, which takes seconds uncompiled."""
+    monkeypatch.setitem(latent_map.UMAP, "n_epochs", 60)
+
+
+@pytest.mark.usefixtures("short")
 def test_the_map_is_fitted_on_training_rows_alone(rng):
     latent, train = clusters(rng)
     everyone = np.arange(40)
@@ -344,6 +351,7 @@ def test_the_map_is_fitted_on_training_rows_alone(rng):
     assert (distances[1] < distances[0]).all()
 
 
+@pytest.mark.usefixtures("short")
 def test_a_map_of_many_rows_is_fitted_on_some_training_rows(rng, monkeypatch):
     latent, train = clusters(rng)
     monkeypatch.setattr(latent_map, "FITTED", 20)
