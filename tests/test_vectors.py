@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.numpy
+import torch
 from nsd_study import Study
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
-from engram import store
+from engram import store, training
 from engram.errors import InputError
 from engram.figures.plot import plot
 from engram.figures.report import report
@@ -51,7 +52,7 @@ def trained(study, folder, x="betas", y="photograph/pixels", **head):
         "task": "vectors",
         "experiment": {},
         "candidates": [[x]],
-        "head": {"kind": "ridge", "alpha": ALPHA} | head,
+        "head": head.get("head") or {"kind": "ridge", "alpha": ALPHA} | head,
     }
     folder.mkdir(exist_ok=True)
     names = ("model.safetensors", "predictions.h5", "latents.h5")
@@ -177,6 +178,98 @@ def test_layers_can_have_penalties_of_their_own(study, tmp_path):
     for i, columns in enumerate((slice(4), slice(4, None))):
         r2 = [r2_score(y[:, columns], left_out(x, y[:, columns], a)) for a in (1, 30, 300, 3000)]
         assert alphas[0][i] == (1, 30, 300, 3000)[int(np.argmax(r2))]
+
+
+def test_the_better_of_two_draws_of_voxels_is_kept_and_labelled(study, tmp_path):
+    (model, predictions, _), _ = trained(study, tmp_path, alpha=[100.0], share=0.4)
+    told = store.open(predictions).load()
+    assert told.header["flags"] == ["random_part", "simulated"]
+    x, y, new, _, names = sides(study, "subj01")
+    features = safetensors.numpy.load_file(model)["subj01/features"]
+    rng = np.random.default_rng(0)
+    draws = [np.sort(rng.choice(50, 20, replace=False)) for _ in range(2)]
+    fitted = [Ridge(alpha=100.0).fit(x[:, one], y) for one in draws]
+    pairs = zip(fitted, draws, strict=True)
+    best = int(np.argmax([r2_score(y, model.predict(x[:, one])) for model, one in pairs]))
+    assert_array_equal(features, draws[best])
+    rows = told.table.index.get_indexer(names)
+    close(told.array[rows, 0], fitted[best].predict(new[:, draws[best]]))
+    with pytest.raises(InputError, match="share is 0"):
+        trained(study, tmp_path, share=0.0)
+
+
+def test_layers_that_are_left_out_are_their_mean_and_no_latents(study, tmp_path):
+    def layered(rows):
+        return Rows(rows.array, rows.table, rows.header | {"latents": [[2, 2], [3], [5]]})
+
+    copy = rewritten(study, tmp_path, "photograph/pixels", layered)
+    (_, predictions, latents), y_paths = trained(copy, tmp_path / "e", alpha=[100.0], layers=2)
+    told, latents = store.open(predictions).load(), store.open(latents).load()
+    assert "first_layers" in told.header["flags"]
+    x, y, new, _, names = sides(study, "subj02")
+    rows = told.table.index.get_indexer(names)
+    close(told.array[rows, 0, :7], Ridge(alpha=100.0).fit(x, y[:, :7]).predict(new))
+    close(told.array[rows, 0, 7:], np.tile(y[:, 7:].mean(0), (len(new), 1)))
+    assert latents.array.shape[1] == 7
+    assert latents.header["target"]["latents"] == [[2, 2], [3]]
+    assert latents.header["widths"] == {"subj01": 7, "subj02": 7}
+    found = scores(tmp_path, predictions, y_paths)
+    assert found["layers"][2]["r2"] == pytest.approx(0, abs=1e-5)
+    with pytest.raises(InputError, match="layers is 4; the features have 1 to 3"):
+        trained(copy, tmp_path / "e", layers=4)
+
+
+def adam(weights, gradients, moments, step, lr):
+    """One step of Kingma & Ba (2015), algorithm 1."""
+    for w, g, m in zip(weights, gradients, moments, strict=True):
+        m[0] += 0.1 * (g - m[0])
+        m[1] += 0.001 * (g**2 - m[1])
+        w -= lr * m[0] / (1 - 0.9**step) / (np.sqrt(m[1] / (1 - 0.999**step)) + 1e-8)
+
+
+def test_a_network_sees_one_block_after_the_other(study, tmp_path):
+    """Gradients and Adam by hand in NumPy, from the same start and in the same order."""
+    options = {"kind": "sequential_mlp", "hidden": 6, "block": 15, "epochs": 2, "batch_size": 4,
+               "lr": 0.01}  # fmt: skip
+    (model, predictions, latents), _ = trained(study, tmp_path, head=options)
+    told, latents = store.open(predictions).load(), store.open(latents).load()
+    assert told.header["flags"] == ["block_by_block", "simulated"]
+    x, y, new, _, names = sides(study, "subj01")
+    scale = [(one.mean(0), one.std(0)) for one in (x, y)]
+    z, t = ((one - m) / s for one, (m, s) in zip((x, y), scale, strict=True))
+    torch.manual_seed(training.seed(0, "subj01"))
+    layers = torch.nn.Linear(50, 6), torch.nn.Linear(6, 12)
+    weights = []
+    for layer in layers:
+        torch.nn.init.xavier_uniform_(layer.weight)
+        weights += [layer.weight.detach().numpy().astype(float), np.zeros(len(layer.weight))]
+    moments, step = [[np.zeros_like(w), np.zeros_like(w)] for w in weights], 0
+    for start in (0, 15, 30):
+        for _ in range(2):
+            for rows in torch.randperm(len(z[start : start + 15])).split(4):
+                a, b = (one[start : start + 15][rows.numpy()] for one in (z, t))
+                hidden = np.maximum(a @ weights[0].T + weights[1], 0)
+                error = 2 * (hidden @ weights[2].T + weights[3] - b) / b.size
+                back = (error @ weights[2]) * (hidden > 0)
+                gradients = back.T @ a, back.sum(0), error.T @ hidden, error.sum(0)
+                step += 1
+                adam(weights, gradients, moments, step, 0.01)
+
+    def by_hand(rows):
+        hidden = np.maximum((rows - scale[0][0]) / scale[0][1] @ weights[0].T + weights[1], 0)
+        return (hidden @ weights[2].T + weights[3]) * scale[1][1] + scale[1][0]
+
+    expected, known = by_hand(new), by_hand(x)
+    rows = told.table.index.get_indexer(names)
+    assert_allclose(told.array[rows, 0], expected, atol=1e-4 * np.abs(expected).max())
+    moved = (expected - known.mean(0)) / known.std(0) * scale[1][1] + scale[1][0]
+    rows = latents.table.index.get_indexer(names)
+    assert_allclose(latents.array[rows], moved, atol=1e-3 * np.abs(moved).max())
+    assert {name.rpartition("/")[0] for name in safetensors.numpy.load_file(model)} == {
+        f"{subject}/{run}" for subject in ("subj01", "subj02") for run in (0, 1)
+    }
+    with pytest.raises(InputError, match="epochs is 0"):
+        trained(study, tmp_path, head=options | {"epochs": 0})
 
 
 def test_voxels_are_predicted_from_features_likewise(study, tmp_path):

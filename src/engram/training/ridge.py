@@ -11,6 +11,8 @@ Q_FF^-1 (Q Y)_F, Q being what maps Y to its residuals (An, Liu & Venkatesh, Patt
 2007).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.linalg import cho_solve, get_blas_funcs, lapack
 from threadpoolctl import threadpool_limits
@@ -19,6 +21,32 @@ from engram.errors import InputError
 
 BLOCK_BYTES = 640 << 20  # of a block of columns of X, or of sums over rows of Y
 BUNCH_BYTES = 128 << 20  # of rows that are read at a time
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of a source, flattened, as if they were all.
+
+    Attributes:
+        source: (rows, ...), as of `read`.
+        columns: a slice or int (k,).
+    """
+
+    source: object
+    columns: object
+
+    @property
+    def shape(self):
+        width = int(np.prod(self.source.shape[1:], dtype=int))
+        return (self.source.shape[0], np.empty(width, bool)[self.columns].size)
+
+    @property
+    def path(self):
+        return self.source.path
+
+    def __getitem__(self, rows) -> np.ndarray:
+        values = np.asarray(self.source[rows])
+        return values.reshape(len(values), -1)[:, self.columns]
 
 
 class Design:
