@@ -227,6 +227,45 @@ def adam(weights, gradients, moments, step, lr):
         w -= lr * m[0] / (1 - 0.9**step) / (np.sqrt(m[1] / (1 - 0.999**step)) + 1e-8)
 
 
+def test_patterns_of_regions_lead_to_latents_along_their_direction(study, tmp_path):
+    """d = W s by scikit-learn's coefficients, and as far from the mean as a training image."""
+    rng = np.random.default_rng(0)
+    patterns = {one: (rng.uniform(size=(2, w)) < 0.3) for one, w in (("1", 50), ("2", 47))}
+
+    def patterned(subject):
+        def change(rows):
+            name = f"subj0{subject}"
+            table = pd.DataFrame(
+                {"subject": name, "split": "region", "concept": ["V1", "V2"], "stimulus":
+                 ["region/V1", "region/V2"], "repetitions": 0, "exclude": "region"},
+                index=[f"{name}/region/V1", f"{name}/region/V2"],
+            )  # fmt: skip
+            array = np.concatenate([rows.array, patterns[subject].astype(np.float32)])
+            table = pd.concat([rows.table[[*table.columns]], table])
+            return Rows(array, table, rows.header)
+
+        return change
+
+    copy = rewritten(study, tmp_path / "a", "subj01", patterned("1"))
+    copy = rewritten(copy, tmp_path / "b", "subj02", patterned("2"))
+    (_, predictions, latents), _ = trained(copy, tmp_path / "e", alpha=[100.0])
+    plain = trained(study, tmp_path / "plain", alpha=[100.0])[0]
+    assert store.open(predictions).header["excluded"] == {}
+    assert_array_equal(store.open(predictions)[:], store.open(plain[1])[:])
+    latents = store.open(latents).load()
+    assert_array_equal(latents.array[:40], store.open(plain[2])[:])
+    assert [*latents.table.index[40:]] == [f"subj0{i}/region/V{j}" for i in (1, 2) for j in (1, 2)]
+    assert set(latents.table["part"][40:]) == {"behind"}
+    for i, subject in enumerate(patterns):
+        x, y, *_ = sides(study, f"subj0{subject}")
+        known = left_out(x, y, 100.0)
+        direction = patterns[subject] @ Ridge(alpha=100.0).fit(x, y).coef_.T / known.std(0)
+        direction /= np.sqrt((direction**2).mean(1, keepdims=True))
+        expected = y.mean(0) + direction * y.std(0)
+        found = latents.array[40 + 2 * i : 42 + 2 * i]
+        assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
 def test_a_network_sees_one_block_after_the_other(study, tmp_path):
     """Gradients and Adam by hand in NumPy, from the same start and in the same order."""
     options = {"kind": "sequential_mlp", "hidden": 6, "block": 15, "epochs": 2, "batch_size": 4,
