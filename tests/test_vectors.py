@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import safetensors.numpy
 import torch
 from nsd_study import Study
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
@@ -35,29 +37,31 @@ def study(tmp_path_factory):
     this = Study(tmp_path_factory.mktemp("nsd"), **SMALL)
     for unit in ("subj01", "subj02"):
         this.render(unit, "betas")
-    this.extract("photograph/pixels")
+    for backbone in ("pixels", "corners"):
+        this.extract(f"photograph/{backbone}")
     return this
 
 
 def trained(study, folder, x="betas", y="photograph/pixels", **head):
-    """Model, predictions and latents of an experiment."""
+    """Model, predictions and latents of an experiment; `x` is a source, or several side by side."""
+    side_by_side = [x] if isinstance(x, str) else x
     paths = {
         source: sorted({
             str(study.folder / study.plan.store("nsd", unit, source))
             for unit in ("subj01", "subj02")
         })
-        for source in (x, y)
+        for source in (*side_by_side, y)
     }  # fmt: skip
     spec = {
         "task": "vectors",
         "experiment": {},
-        "candidates": [[x]],
+        "candidates": [side_by_side],
         "head": head.get("head") or {"kind": "ridge", "alpha": ALPHA} | head,
     }
     folder.mkdir(exist_ok=True)
     names = ("model.safetensors", "predictions.h5", "latents.h5")
     made = [folder / name for name in names]
-    train({x: paths[x]}, {y: paths[y]}, *made, spec, {}, "cpu")
+    train({one: paths[one] for one in side_by_side}, {y: paths[y]}, *made, spec, {}, "cpu")
     return made, {y: paths[y]}
 
 
@@ -327,6 +331,73 @@ def test_voxels_are_predicted_from_features_likewise(study, tmp_path):
     assert scored["metrics"][0]["subjects"]["subj02"] == pytest.approx(expected, abs=1e-5)
     assert not scored["decodes"]
     assert scored["widths"] == {"subj01": [50, 50], "subj02": [47, 47]}
+
+
+BANDS = ["photograph/pixels", "photograph/corners"]
+
+
+def kernels(study, subject):
+    """Centred kernels of each source, their mean diagonal 1: training rows, and test with these."""
+    found = []
+    for source in BANDS:
+        voxels, x, _, new, names = sides(study, subject, source)
+        x, new = x - x.mean(0), new - x.mean(0)
+        length = (x**2).sum(1).mean()
+        found.append((x @ x.T / length, new @ x.T / length))
+    return *map(np.array, zip(*found, strict=True)), voxels, names
+
+
+def test_a_penalty_for_each_source_is_ridge_regression_on_weighted_sources(study, tmp_path):
+    """In closed form with the weights that himalaya found, for each voxel."""
+    head = {"kind": "banded_ridge", "alpha": [0.01, 1.0, 100.0], "search": 4, "folds": 3,
+            "precision": "float64"}  # fmt: skip
+    (model, predictions, _), y = trained(study, tmp_path, BANDS, "betas", head=head)
+    told = store.open(predictions).load()
+    known, new, voxels, names = kernels(study, "subj02")
+    weights = safetensors.numpy.load_file(model)["subj02/weights"]
+    assert weights.shape == (2, 2, 47)
+    rows = told.table.index.get_indexer(names)
+    for voxel in range(0, 47, 6):
+        k, k_new = (np.tensordot(weights[0, :, voxel], one, 1) for one in (known, new))
+        dual = np.linalg.solve(k + np.eye(len(k)), voxels[:, voxel] - voxels[:, voxel].mean())
+        close(told.array[rows, 0, voxel], voxels[:, voxel].mean() + k_new @ dual)
+    chosen = told.header["chosen"]["weights of the sources"]["subj02"][0]
+    assert chosen[BANDS[0]] == pytest.approx((weights[0][0] / weights[0].sum(0)).mean())
+    assert sum(chosen.values()) == pytest.approx(1)
+    assert scores(tmp_path, predictions, y)["sample"]["rows"] == 40
+
+
+def test_equal_sources_take_the_penalty_that_leaving_out_folds_finds_best(study, tmp_path):
+    """By kernel ridge regression of scikit-learn."""
+    alphas = [0.01, 0.1, 1.0, 10.0]
+    head = {"kind": "banded_ridge", "alpha": alphas, "search": 1, "precision": "float64"}
+    (model, *_), _ = trained(study, tmp_path, BANDS, "betas", head=head)
+    known, _, voxels, _ = kernels(study, "subj01")
+    k, r2 = known.mean(0), np.zeros((len(alphas), voxels.shape[1]))
+    for i, alpha in enumerate(alphas):
+        for rows in folds_of(len(k)):
+            others = np.setdiff1d(np.arange(len(k)), rows)
+            # Centred by the rows that are fitted on: I - 11^T / n on either side of the kernel
+            mean = k[others].mean(0)
+            centred = k - mean[:, None] - mean + k[np.ix_(others, others)].mean()
+            y = voxels[others] - voxels[others].mean(0)
+            fitted = KernelRidge(alpha=alpha, kernel="precomputed")
+            told = fitted.fit(centred[np.ix_(others, others)], y).predict(centred[rows][:, others])
+            true = voxels[rows] - voxels[others].mean(0)
+            r2[i] += r2_score(true, told, multioutput="raw_values")
+    best = np.array(alphas)[r2.argmax(0)]
+    found = safetensors.numpy.load_file(model)["subj01/weights"][0]
+    assert_allclose(1 / found.sum(0), best, rtol=1e-10)
+    assert_allclose(found[0], found[1])
+
+
+def test_banded_ridge_regression_says_what_it_needs(study, tmp_path, monkeypatch):
+    head = {"kind": "banded_ridge"}
+    with pytest.raises(InputError, match="search is 0"):
+        trained(study, tmp_path, BANDS, "betas", head=head | {"search": 0})
+    monkeypatch.setitem(sys.modules, "himalaya.backend", None)
+    with pytest.raises(InputError, match="needs the package himalaya, which is not installed"):
+        trained(study, tmp_path, BANDS, "betas", head=head)
 
 
 def test_single_trials_are_rows_and_their_image_is_in_one_fold(study, tmp_path):

@@ -171,7 +171,7 @@ class _Fold:
         known = fold.known
         self.n, self.dtype = len(known), np.dtype(options.precision)
         self.rows, self.patterns = task.x[0].beside(np.concatenate([known, fold.test]))
-        self.groups = _folds(task.table["stimulus"].iloc[known], options.folds)
+        self.groups = ridge.folds(task.table["stimulus"].iloc[known], options.folds)
         # The first run and the control; other seeds are the first again.
         self.kinds = [run.shuffled for run in task.runs]
         seen = [next(r.y for r in task.runs if r.shuffled == one)[known] for one in self._told]
@@ -426,16 +426,6 @@ def _of_latent(task, options, width):
         "target": target | {"latents": target["latents"][: options.layers]},
         "widths": dict.fromkeys(task.facts["widths"], width),
     }
-
-
-def _folds(stimuli, folds):
-    """Rows of each fold; all rows of a stimulus are in one."""
-    of_row = stimuli.factorize()[0]
-    n = of_row.max() + 1
-    if n < folds:
-        raise InputError(f"heads: {n} training images, fewer than `folds`; set fewer folds")
-    order = np.random.default_rng(0).permutation(n)
-    return [np.flatnonzero(np.isin(of_row, some)) for some in np.array_split(order, folds)]
 
 
 def _starts(task, options):

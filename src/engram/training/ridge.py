@@ -77,8 +77,8 @@ class Design:
         size = min(self.n, self.p)
         self._gram = np.zeros((size, size), self.dtype, order="F")  # its lower triangle
         self._cross = np.zeros((self.m, self.n), self.dtype) if self._dual else None
-        width = BLOCK_BYTES // (len(rows) * self.dtype.itemsize) if self._dual else self.p
-        for columns in spans(self.p, max(width, 1)):
+        width = _columns(len(rows), self.dtype) if self._dual else self.p
+        for columns in spans(self.p, width):
             block = read(x, rows, self.dtype, columns)
             means.append(centre(block, self.n))
             train, test = block[: self.n], block[self.n :]
@@ -137,6 +137,29 @@ class Design:
         for transposed in (1, 0):
             block = trsm(1, factor, block.T, side=1, lower=1, trans_a=transposed, overwrite_b=1).T
         return _centred(block.T)
+
+
+def kernel(x, n, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Inner products of the first `n` rows, (n, n), and of the others with these, (m, n).
+
+    Features are centred by the first `n` rows, and read block by block.
+
+    Args:
+        x: (n + m, ...), as of `Design`.
+        n, dtype: as of `Design`.
+    """
+    rows = np.arange(x.shape[0])
+    found = np.zeros((len(rows), n), dtype)
+    for columns in spans(int(np.prod(x.shape[1:], dtype=int)), _columns(len(rows), found.dtype)):
+        block = read(x, rows, found.dtype, columns)
+        centre(block, n)
+        found += block @ block[:n].T
+    return found[:n], found[n:]
+
+
+def _columns(rows, dtype):
+    """Columns of a block."""
+    return max(BLOCK_BYTES // (rows * dtype.itemsize), 1)
 
 
 def without(residuals, folds, y) -> np.ndarray:
@@ -230,6 +253,24 @@ def moments(source, rows) -> tuple[np.ndarray, np.ndarray]:
         total, squares = total + values.sum(0), squares + (values**2).sum(0)
     mean = total / len(rows)
     return shift + mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+
+
+def folds(stimuli, folds) -> list[np.ndarray]:
+    """Rows of each fold, drawn at random; all rows of a stimulus are in one.
+
+    Args:
+        stimuli: Series (n,), the stimulus of each row.
+        folds: how many.
+
+    Raises:
+        InputError: there are fewer stimuli than folds.
+    """
+    of_row = stimuli.factorize()[0]
+    n = of_row.max() + 1
+    if n < folds:
+        raise InputError(f"heads: {n} training images, fewer than `folds`; set fewer folds")
+    order = np.random.default_rng(0).permutation(n)
+    return [np.flatnonzero(np.isin(of_row, some)) for some in np.array_split(order, folds)]
 
 
 def spans(length, width) -> list[slice]:

@@ -2,7 +2,7 @@
 
 Labels are those of the Natural Scenes Dataset (Allen et al. 2022, data manual): early areas are in
 `prf-visualrois`, dorsal and ventral parts apart; bands of eccentricity in `prf-eccrois`; categories
-have any label of their file. An earlier code read V1 to V4 from `floc-faces`, whose labels are those
+have any label of their file. Published code read V1 to V4 from `floc-faces`, whose labels are those
 of face regions.
 """
 
