@@ -18,6 +18,7 @@ from sklearn.metrics import r2_score
 
 from engram import store, training
 from engram.errors import InputError
+from engram.figures import style, vectors, voxel_maps
 from engram.figures.plot import plot
 from engram.figures.report import report
 from engram.scores.evaluation import COLUMNS, evaluate
@@ -579,6 +580,62 @@ def test_a_simulation_says_what_can_be_reached(decoded, tmp_path):
     ]
 
 
+@pytest.fixture(scope="module")
+def encoded(study, tmp_path_factory):
+    """Predictions of voxels, and the stores of y and of what is known of the voxels."""
+    folder = tmp_path_factory.mktemp("encoded")
+    (_, predictions, _), y = trained(
+        study, folder, "photograph/pixels", "betas", alpha=[0.01, 0.1, 1.0]
+    )
+    voxels = [study.render(unit, "voxels").path for unit in ("subj01", "subj02")]
+    return predictions, y | {"voxels": voxels}
+
+
+def test_voxels_are_scored_beside_their_noise_ceilings(study, encoded, tmp_path):
+    """NC = ncsnr^2 / (ncsnr^2 + 1 / n) of the averages of n trials (NSD data manual)."""
+    predictions, y = encoded
+    found, told = scores(tmp_path, predictions, y), store.open(predictions).load()
+    by_name = {row["metric"]: row for row in found["metrics"]}
+    for path, subject, p in zip(y["voxels"], ("subj01", "subj02"), (50, 47), strict=True):
+        known, _, true, _, names = sides(study, subject)
+        rows = told.table.index.get_indexer(names)
+        r2 = r2_against_training(true, told.array[rows, 0, :p], known.mean(0))
+        table = store.open(path).table
+        ncsnr = (table["signal"] / table["noise"]).to_numpy()
+        ceiling = ncsnr**2 / (ncsnr**2 + 1 / 3)
+        assert found["ceilings"][subject] == pytest.approx(ceiling.mean(), rel=1e-5)
+        assert_allclose(found["voxels"][subject], r2, atol=6e-4)
+        expected = r2.mean() / ceiling.mean()
+        assert by_name["r2_of_ceiling"]["subjects"][subject] == pytest.approx(expected, rel=1e-4)
+    row = by_name["r2_of_ceiling"]
+    # The features are the code of the simulation: what is left is what 40 images do not teach.
+    assert 0.3 < row["value"] < 1.1
+    assert 0 < row["low"] < row["value"] < row["high"]
+    assert (row["chance"], row["p"]) == (0, by_name["r2"]["p"])
+    made = vectors.targets_figure(found, y["voxels"])
+    titles = [axes.get_title() for part in made.subfigs for axes in part.axes]
+    assert titles.count("subj02, from above") == 1
+    assert made.subfigs[0].axes[1].get_xlabel() == "noise ceiling of a voxel"
+    points = made.subfigs[0].axes[1].collections
+    assert [len(one.get_offsets()) for one in points] == [50, 47]
+    style.save(made, tmp_path / "voxels.svg")
+
+
+def test_other_voxels_are_refused(encoded, tmp_path):
+    predictions, y = encoded
+    paths = y["voxels"]
+    with pytest.raises(InputError, match="there are no voxels of subj02"):
+        scores(tmp_path, predictions, y | {"voxels": paths[:1]})
+    rows = store.open(paths[0]).load()
+    for name, header, table, told in (
+        ("a", rows.header | {"protocol": "nsd37"}, rows.table, "its protocol is nsd37, and that"),
+        ("b", rows.header, rows.table.assign(exclude="constant"), "has 0 voxels, and 50 were"),
+    ):
+        store.write(tmp_path / f"{name}.h5", Rows(rows.array, table, header))
+        with pytest.raises(InputError, match=told):
+            scores(tmp_path, predictions, y | {"voxels": [tmp_path / f"{name}.h5", paths[1]]})
+
+
 # ---- figures and page ---------------------------------------------------------------------
 
 
@@ -619,6 +676,30 @@ def test_the_page_shows_every_score_of_every_subject(drawn, decoded, tmp_path):
     assert "1 never change" in text
     assert text.count("predicted 0.") == 1
     assert "simulated data" in text
+
+
+def test_a_flat_picture_has_the_largest_voxel_along_the_line_of_sight():
+    """Against a volume that is filled and reduced."""
+    rng, affine = np.random.default_rng(0), np.diag([1.8, 1.8, 1.8, 1])
+    affine[:3, 3] = (-20, -30, 5)
+    inside = np.zeros((6, 7, 5), bool)
+    inside[2:5, 1:6, 1:4] = rng.uniform(size=(3, 5, 3)) < 0.6
+    inside[2:4, 1:3, 1:3] = True  # some voxels have neighbours
+    at = np.argwhere(inside)
+    volume = np.full(inside.shape, np.nan)
+    volume[inside] = values = rng.normal(size=len(at))
+    values[3] = volume[tuple(at[3])] = np.nan
+    places = at @ affine[:3, :3].T + affine[:3, 3]
+    low, high = at.min(0), at.max(0) + 1
+    cut = volume[tuple(map(slice, low, high))]
+    for across, up, along in ((1, 2, 0), (0, 2, 1), (0, 1, 2)):
+        picture, extent = voxel_maps.flat(values, places, across, up)
+        expected = np.fmax.reduce(cut, axis=along).T
+        assert_array_equal(picture, expected)
+        ends = [(low[a] - 0.5, high[a] - 0.5) for a in (across, up)]
+        mm = [affine[a, a] * end + affine[a, 3] for a, pair in
+              zip((across, up), ends, strict=True) for end in pair]  # fmt: skip
+        assert_allclose(extent, mm)
 
 
 # ---- what is refused ----------------------------------------------------------------------
