@@ -21,7 +21,7 @@ TASKS = ("vectors",)
 
 SAMPLE = 2048  # targets by which the penalty is chosen
 HELD_OUT = 1000  # training rows by whose predictions the others are rescaled
-SUMS = 256 << 20  # bytes of predictions at a time
+SUMS = 512 << 20  # bytes of predictions at a time; for each, all targets are read
 FEWEST = 50  # test rows that say what the spread of all is
 DRAWS = 2  # of the features, under `share`
 
@@ -339,8 +339,7 @@ class _Fold:
         if self.options.rescale == "none":
             return told
         by = held if self.options.rescale == "training" else told
-        mean = by.mean(0, dtype=float)
-        sd = np.sqrt(((by - mean.astype(by.dtype)) ** 2).mean(0, dtype=float))
+        mean, sd = ridge.moments(by, np.arange(len(by)))
         self.state["predicted_mean"][columns] = mean
         self.state["predicted_sd"][columns] = sd
         scale = np.divide(self.state["target_sd"][columns], sd, out=np.zeros_like(sd), where=sd > 0)

@@ -208,17 +208,22 @@ def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
     for block in spans(length, max(size // (k * dtype.itemsize), 1)):
         own = block if columns is None else columns[block]
         found, offset = np.zeros((k, block.stop - block.start), dtype), None
-        for part in bunches(y, len(rows)):
-            values = read(y, rows[part], dtype, own)
+        parts = list(bunches(y, len(rows)))
+        # The same for all, since new pages cost as much as reading.
+        memory = np.empty((parts[0].stop, found.shape[1]), dtype)
+        (gemm,) = get_blas_funcs(("gemm",), (memory,))
+        for part in parts:
+            values = _fill(memory[: part.stop - part.start], y, rows[part], own)
             # Sums of what is near 0 round less.
             offset = values.mean(0, dtype=float).astype(dtype) if offset is None else offset
             values -= offset
-            (gemm,) = get_blas_funcs(("gemm",), (values,))
             some = np.ascontiguousarray(weights[:, part])
             # found += some @ values, in place: its transpose is what BLAS takes for a matrix
             found = gemm(1, values.T, some.T, beta=1, c=found.T, overwrite_c=1).T
+        memory = values = None
         for one, times in zip(found, total, strict=True):
             one += times * offset
+        _refuse_infinite(found)  # as is any sum that a NaN is part of
         yield own, found
         found = None  # before there are others
 
@@ -232,10 +237,19 @@ def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
     width = int(np.prod(source.shape[1:], dtype=int))
     found = np.empty((len(rows), np.empty(width, bool)[columns].size), dtype)
     for part in bunches(source, len(rows)):
-        found[part] = np.asarray(source[rows[part]]).reshape(-1, width)[:, columns]
-        if not np.isfinite(found[part].sum()):
-            raise InputError("ridge regression: a row holds NaN or infinite values")
+        _refuse_infinite(_fill(found[part], source, rows[part], columns))
     return found
+
+
+def _fill(memory, source, rows, columns):
+    """Some columns of some rows, flattened, into an array of their shape."""
+    memory[:] = np.asarray(source[rows]).reshape(len(rows), -1)[:, columns]
+    return memory
+
+
+def _refuse_infinite(values):
+    if not np.isfinite(values.sum()):
+        raise InputError("ridge regression: a row holds NaN or infinite values")
 
 
 def moments(source, rows) -> tuple[np.ndarray, np.ndarray]:
