@@ -166,7 +166,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
 
     def pictures(self, experiment) -> list[str]:
         """The view stores, behind the first source or target that a person can look at."""
-        seen = components.constant("engram.figures.pictures", "SEEN")
+        seen = components.constant("engram.figures.visible", "SEEN")
         for source in self.shown_side(experiment):
             view = source.partition("/")[0]
             kind = self.kind_of_view(view)
