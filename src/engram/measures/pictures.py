@@ -18,7 +18,14 @@ SIZE = 425  # pixels of a side, of both dialects
 DETOUR = 256
 GREY = (0.2125, 0.7154, 0.0721)  # as scikit-image weighs red, green and blue
 SIGMA, REACH = 1.5, 5  # of the Gaussian window, pixels
+LEAST = 2 * REACH + 1  # pixels of a side
 C1, C2 = 0.01**2, 0.03**2  # for values from 0 to 1
+
+#: Names of the pixel measures in each dialect, in the order r, and the two of `ssim`.
+PIXEL_MEASURES = {
+    "bd": ("pixcorr", "ssim", "ssim_columns"),
+    "mindeye": ("pixcorr_mindeye", "ssim_mindeye"),
+}
 
 BLOCK_BYTES = 256 << 20  # of features at a time
 TOLERANCE = 1e-6  # similarities that differ by less are a tie
