@@ -19,7 +19,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"tasks"},
-    {"heads", "backbones", "objectives", "downloads"},
+    {"heads", "backbones", "decoders", "objectives", "downloads"},
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
