@@ -15,7 +15,7 @@ def check_experiment(config, where, this):
     for sources in (*plan.candidates(this), targets):
         if twice := [source for source in sources if sources.count(source) > 1]:
             raise InputError(f"{where}: {twice[0]!r} is listed twice; take one out")
-    seen_by = plan.seen_by_of(config["heads"][this["head"]])
+    seen_by = plan.seen_by(config["heads"][this["head"]])
     for source in [*(s for one in plan.candidates(this) for s in one), *targets]:
         view, _, backbone = source.partition("/")
         check_name(where, view, {**config["views"], **config.get("decoders", {})}, "view")

@@ -150,9 +150,10 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
 
     def _seen(self, experiment, sources):
         """Sources, and behind them views under each backbone by which the head compares them."""
-        seen_by = seen_by_of(self.config["heads"][self.known[experiment]["head"]])
+        backbones = seen_by(self.config["heads"][self.known[experiment]["head"]])
         views = [source for source in sources if "/" not in source]
-        return [*sources, *(f"{view}/{backbone}" for view in views for backbone in seen_by)]
+        features = (f"{view}/{backbone}" for view in views for backbone in backbones)
+        return list(dict.fromkeys([*sources, *features]))
 
     def task(self, experiment) -> str:
         """The question that an experiment asks, a module of `engram.tasks`."""
@@ -323,10 +324,11 @@ def task_of(experiment, config) -> str:
     )
 
 
-def seen_by_of(head) -> list[str]:
-    """The backbones under which a head compares both sides, those in its option `SEEN_BY`."""
-    option = components.constant(f"engram.heads.{head['kind']}", "SEEN_BY")
-    return (components.defaults("heads", head["kind"]) | head)[option] if option else []
+def seen_by(head) -> list[str]:
+    """The backbones under which a head compares views, those that its options `BACKBONES` name."""
+    options = components.constant(f"engram.heads.{head['kind']}", "BACKBONES") or ()
+    given = components.defaults("heads", head["kind"]) | head if options else {}
+    return list(dict.fromkeys(name for option in options for name in given[option]))
 
 
 def _holds(source, config):

@@ -120,13 +120,12 @@ def _flags(x, y, task):
     """What a reader of any score must know, from the headers of all stores."""
     of_x = [store.open(path).header for paths in x.values() for path in paths]
     of_y = [store.open(path).header for paths in y.values() for path in paths]
-    for header in [*of_x, *of_y]:  # of what a decoder drew
-        yield from of_view(header, "flags") or ()
     if any(bool(of_view(header, "simulated")) for header in of_x):
         yield "simulated"
     if any(header.get("weights") == "random" for header in [*of_x, *of_y]):
         yield "random_weights"
     tested = set(task.table["subject"].iloc[task.tested])
+    yield from (flag for header in of_x for flag in of_view(header, "flags") or ())
     seen = [header.get("seen", ()) for header in [*of_x, *of_y]]
     if any(isinstance(one, str) or tested.intersection(one) for one in seen):
         yield "seen"
