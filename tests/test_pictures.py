@@ -1,5 +1,7 @@
 """Decoded pictures beside what was seen, from stores to scores: brute force and planted effects."""
 
+import json
+
 import numpy as np
 import picturing
 import pytest
@@ -7,11 +9,12 @@ from numpy.testing import assert_allclose
 
 from engram import store
 from engram.errors import InputError
+from engram.figures import visible
 from engram.measures import pictures
 from engram.scores.evaluation import COLUMNS
 from engram.store import Rows
 
-DECODERS = {"same": 1.0, "good": 0.45, "poor": 0.15, "nothing": 0.0, "other": -0.6}
+DECODERS = {"same": 1.0, "good": 0.3, "poor": 0.1, "nothing": 0.0, "other": -0.6}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ def test_a_planted_effect_is_found_with_its_interval_and_gain(scores, study):
         assert sign * row["difference"] > 0
         assert row["value"] == pytest.approx(values.mean(), abs=1e-6)
         assert row["difference"] == pytest.approx((values - worse).mean(), abs=1e-6)
-        assert row["low"] < row["value"] < row["high"]
+        assert row["low"] <= row["value"] <= row["high"]
         assert row["difference_low"] < row["difference"] < row["difference_high"]
         drawn = [
             (values - worse)[rng.integers(2, size=2)][:, rng.integers(12, size=12)].mean()
@@ -144,6 +147,48 @@ def test_flags_of_decoded_pictures_stand_with_the_scores(scores):
     assert scores["good"]["flags"] == ["simulated"]
     assert scores["good"]["protocol"] == "nsd40"
     assert scores["good"]["decoder"] == {"decoder": "good", "of": {}, "seed": 0}
+
+
+def test_the_page_shows_every_score_and_pictures_to_look_at(study, tmp_path):
+    """Of a decoder beside its baseline, with the pictures that it started from."""
+    _, paths, told = study
+    chosen = {name: told[name] for name in ("poor", "good")}
+    file = picturing.page(tmp_path, paths, chosen, {"good": "poor"}, {"good": ["nothing"]})
+    text = file.read_text("utf-8")
+    for name in chosen:
+        found = json.loads((tmp_path / f"scores/{name}.json").read_text("utf-8"))
+        for row in found["metrics"]:
+            for value in (row["value"], row["chance"], *row["subjects"].values()):
+                assert f"{value:.3f}".replace("-", "−") in text
+    assert "2 decoders on Simulated NSD, 2 subjects: told from another image by quarters" in text
+    assert "simulated data" in text
+    assert "over Decoder poor" in text
+    assert text.count('class="card"') == 2 * 16
+
+    shown = json.loads((tmp_path / "figures/good/gallery.json").read_text("utf-8"))
+    assert (shown["rank_by"], shown["columns"]) == ("pixcorr", ["photograph", "nothing", "good"])
+    values = store.open(told["good"]).load()
+    pixcorr = dict(
+        zip(zip(values.table["subject"], values.table["stimulus"], strict=True),
+            values.array[:, 0, 0], strict=True)
+    )  # fmt: skip
+    for line in shown["lines"]:
+        key = line["subject"], line["stimulus"]
+        assert dict(line["scores"])["pixcorr"] == pytest.approx(pixcorr[key])
+        assert len(line["pictures"]) == 3
+    kinds = {why: [one for one in shown["lines"] if one["why"] == why] for why in ("best", "worst")}
+    ends = [kinds[why][0]["subject"] for why in kinds], [kinds[w][0]["stimulus"] for w in kinds]
+    assert pixcorr[ends[0][0], ends[1][0]] == max(pixcorr.values())
+    assert pixcorr[ends[0][1], ends[1][1]] == min(pixcorr.values())
+    assert shown["lines"][0]["pictures"][0] == thumbnail(paths["photograph"][0], ends[1][0])
+    row = f"{ends[0][0]}/{ends[1][0]}"
+    own = int(ends[0][0] == "subj02")
+    assert shown["lines"][0]["pictures"][2] == thumbnail(paths["good"][own], row)
+
+
+def thumbnail(path, name):
+    rows, header = visible.load([path], [name])
+    return visible.thumbnail(rows[name], header, 144, 144)
 
 
 def rewritten(folder, paths, source, change):

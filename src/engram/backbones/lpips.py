@@ -38,6 +38,7 @@ class Options(pictures.Options):
     """Options.
 
     Attributes:
+        model: the network, `alexnet`.
         linear: file of the weights of the layers, `alex.pth` of version 0.1; by default that of the
             installed package `lpips`. Not read where `weights` is `random`: all weigh the same.
     """
