@@ -212,6 +212,7 @@ def test_what_does_not_fit_is_refused(study, tmp_path):
     refused("no features of 'clip'; there is , pixels, quarters", features=["clip"])
     refused("subjects differ|use within", experiment={"folds": "pooled"})
     refused("one side has to be responses", x="photograph")
+    refused("a decoder has a `seed` of its own", experiment={"seeds": 2})
     few = rewritten(
         tmp_path / "a", paths, "good/pixels", lambda r: Rows(r.array[1:], r.table[1:], r.header)
     )
