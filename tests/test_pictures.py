@@ -135,8 +135,7 @@ def test_the_null_is_that_of_shuffling_the_similarity_matrix(study, scores):
 
 def test_dialects_and_sizes_have_names_of_their_own_and_never_meet(study):
     folder, paths, told = study
-    other = picturing.compared(folder, paths, "detour", "good", dialect="mindeye",
-                               rank_by="ssim_mindeye")  # fmt: skip
+    other = picturing.compared(folder, paths, "detour", "good", dialect="mindeye")
     found = picturing.scored(folder, "detour", other)
     assert [*by_name(found)][:3] == ["pixcorr_mindeye", "ssim_mindeye", "pixels_two_way"]
     with pytest.raises(InputError, match="compared by another dialect or size"):
