@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from engram.errors import InputError
 from engram.figures import style, visible
 from engram.figures.subjects import scalars, subjects_figure
-from engram.planning import components
 from engram.store import json_file
 
 __all__ = ["draw", "scalars"]
@@ -39,10 +39,9 @@ def gallery(predicted, view) -> dict:
     Raises:
         InputError: a view lacks one of the pictures, or is none.
     """
-    head = components.hyperparameters(predicted.header["made_by"]["spec"])["head"]
-    names = predicted.header["measures"]
+    names, ranked = predicted.header["measures"], predicted.header["rank_by"]
     values = predicted.array[:, 0]
-    chosen = choose(predicted.table, values[:, names.index(head["rank_by"])], head["rank_by"])
+    chosen = choose(predicted.table, values[:, names.index(ranked)], ranked)
     seen, decoded = predicted.header["targets"][0], predicted.header["sources"][0]
     stores = {}
     for path in view:
@@ -50,7 +49,7 @@ def gallery(predicted, view) -> dict:
     columns = [seen, *(name for name in stores if name not in (seen, decoded)), decoded]
     shown = predicted.table.iloc[[row for _, row in chosen]]
     pictures = {
-        name: visible.load(stores[name], shown["stimulus"] if name == seen else shown.index)
+        name: _loaded(stores[name], shown["stimulus"] if name == seen else shown.index)
         for name in columns
     }
     lines = []
@@ -65,7 +64,14 @@ def gallery(predicted, view) -> dict:
         scores = [[name, float(value)] for name, value in zip(names, values[row], strict=True)]
         line = {"why": why, "subject": one["subject"], "stimulus": one["stimulus"]}
         lines.append(line | {"scores": scores, "pictures": found})
-    return {"rank_by": head["rank_by"], "seed": SEED, "columns": columns, "lines": lines}
+    return {"rank_by": ranked, "seed": SEED, "columns": columns, "lines": lines}
+
+
+def _loaded(paths, names):
+    rows, header = visible.load(paths, names)
+    if missing := set(names) - set(rows):
+        raise InputError(f"{paths[0]}: lacks the picture {min(missing)}; make the view again")
+    return rows, header
 
 
 def _stem(path):
