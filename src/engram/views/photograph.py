@@ -15,6 +15,7 @@ from engram.store import Rows
 DEVICE = "cpu"
 GIVES = "picture"
 OF = Stimuli
+TARGETS = "pictures"
 
 COLUMNS = ("split", "concept", "caption")
 
