@@ -17,7 +17,7 @@ TAKES = {"what": {"text": ["encoding"]}}
 
 @dataclass(frozen=True, kw_only=True)
 class Options(backbone.Options):
-    """Options.  Weights are files of OpenCLIP or of OpenAI.
+    """Options of every text tower of OpenCLIP.  Weights are files of OpenCLIP or of OpenAI.
 
     `pooling: tokens` gives every position of the padded caption after the last LayerNorm,
     projected, e.g. (77, 768) of ViT-L-14; the features by default are the one of them that ends

@@ -17,7 +17,7 @@ TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
 
 @dataclass(frozen=True, kw_only=True)
 class Options(pictures.Options):
-    """Options.  Weights are files of OpenCLIP or of OpenAI.
+    """Options of every image tower of OpenCLIP.  Weights are files of OpenCLIP or of OpenAI.
 
     `pooling: tokens` gives every position after the last LayerNorm, projected like the class
     token, e.g. (257, 768) of ViT-L-14; `cls` of them are the features by default.  Not
