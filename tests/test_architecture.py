@@ -19,7 +19,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"tasks"},
-    {"heads", "backbones", "objectives", "downloads"},
+    {"heads", "backbones", "decoders", "objectives", "downloads"},
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
@@ -268,7 +268,7 @@ def test_environments_hold_what_their_stage_imports():
     learnt = [f"backbones/{kind}" for kind in learnt]
     families |= {"pretrain": ["objectives", "frozen/contract", *learnt]}
     families |= {"train": ["tasks", "heads", "backbones", "frozen"]}
-    families |= {"occlude": ["tasks", "heads"]}
+    families |= {"occlude": ["tasks", "heads"], "decode": ["decoders"]}
     tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
     families |= {"evaluate": [f"scores/{task}" for task in tasks]}
     families |= {"plot": [f"figures/{task}" for task in tasks]}

@@ -11,6 +11,7 @@ PUBLISHERS = components.PUBLISHERS
 TARGETS = {
     "classes": "vigall",
     "pairs": "picture/clip",
+    "pictures": "photograph",
     "values": "fact",
     "vectors": "picture/clip",
 }
@@ -40,12 +41,25 @@ def every_component():
         for head in config["heads"]
         if head.startswith("finetune_")
     }
+    config["experiments"]["latents"] = {
+        "dataset": "osf", "x": "epochs", "y": "picture/vdvae", "head": "ridge"
+    }  # fmt: skip
+    config["decoders"] = {kind: decoder(kind) for kind in components.kinds("decoders")}
     for kind in components.kinds("objectives"):
         pretrain = {"objective": kind, "view": "timeseries", "datasets": ["osf"]}
         backbone = components.constant(f"engram.objectives.{kind}", "BACKBONE")
         own = {"kind": backbone, "weights": "pretrained", "pretrain": pretrain}
         config["backbones"][f"{kind}_own"] = own
     return Plan(config)
+
+
+def decoder(kind):
+    """A decoder that reads latents, or the pictures of `vdvae`, with random weights."""
+    module = f"engram.decoders.{kind}"
+    named = {"latents": "latents", "pictures": "vdvae"}
+    reads = {key: named[what] for key, what in components.constant(module, "READS").items()}
+    weights = components.constant(module, "WEIGHTS") or ()
+    return {"kind": kind} | reads | dict.fromkeys(weights, "random")
 
 
 def is_torch(kind):
@@ -67,6 +81,8 @@ def jobs():
         yield "render", {"dataset": dataset, "unit": "unit", "view": view}
     yield from (("extract", {"backbone": one}) for one in plan.config["backbones"])
     yield from (("pretrain", {"backbone": one}) for one in plan.pretrained())
+    of_unit = {"dataset": "osf", "unit": "unit"}
+    yield from (("decode", {**of_unit, "decoder": one}) for one in plan.decoders)
     for experiment in plan.known:
         of_task = [stage for stage in OF_TASK if stage != "occlude"]
         of_task += ["occlude"] * plan.of_task(experiment, "OCCLUDED")

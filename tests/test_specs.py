@@ -6,6 +6,7 @@ import pytest
 
 from engram import datasets, store, views
 from engram.backbones import extract
+from engram.decoders import decode
 from engram.downloads import download
 from engram.job import Job
 from engram.planning.plan import Plan
@@ -71,6 +72,7 @@ CONFIG = {
     "backbones": {
         "bands": {"kind": "bandpower", "title": "Bands", "bands": {"alpha": [8, 12]}},
         "pixels": {"kind": "pixels", "title": "Pixels"},
+        "vdvae": {"kind": "vdvae", "title": "VDVAE", "model": "tiny", "weights": "random"},
     },
     "heads": {
         "linear": {"kind": "linear", "c": [1.0]},
@@ -94,6 +96,15 @@ CONFIG = {
             "title": "Vectors", "dataset": "scenes", "x": "betas", "y": "picture/pixels",
             "head": "ridge", "folds": "within", "seeds": 1, "baseline": "none",
         },
+        "latents": {
+            "title": "Latents", "dataset": "scenes", "x": "betas", "y": "picture/vdvae",
+            "head": "ridge", "folds": "within", "seeds": 1, "baseline": "none",
+        },
+    },
+    "decoders": {
+        "layout": {"kind": "vdvae", "latents": "latents"},
+        "nearest": {"kind": "nearest", "latents": "vectors"},
+        "prior": {"kind": "prior_only", "of": "layout"},
     },
     "evaluation": {"bootstrap": 20, "permutations": 20},
 }  # fmt: skip
@@ -209,6 +220,17 @@ class Study:
         self.note("train")
         return made
 
+    def decode(self, dataset, unit, decoder, **made):
+        """`made`: {name: path} of sources that do not lie where the plan says."""
+        names = {"dataset": dataset, "unit": unit, "decoder": decoder}
+        spec = self.spec("decode", **names)
+        sources = Job(spec, "cpu", {}).grouped(self.paths(self.plan.decoder_sources(**names)))
+        sources |= {name: [path] for name, path in made.items()}
+        weights = Job(spec, "cpu", {}).grouped(self.plan.decoder_weights(decoder), of="weights")
+        view = self.path(self.plan.store(dataset, unit, decoder))
+        decode(sources, weights, view, spec, self.made_by, "cpu")
+        self.note("decode")
+
     def occlude(self, experiment, model):
         spec = self.spec("occlude", experiment=experiment)
         x, y = self.inputs(spec, experiment)
@@ -251,7 +273,12 @@ def run_vectors(study):
     study.render("scenes", "subj01", "betas")
     study.render("scenes", "stimuli", "picture")
     study.extract("scenes", "stimuli", "picture/pixels")
-    study.evaluate("vectors", study.train("vectors")[1])
+    study.extract("scenes", "stimuli", "picture/vdvae")
+    _, predictions, colours = study.train("vectors")
+    study.evaluate("vectors", predictions)
+    study.decode("scenes", "subj01", "layout", latents=study.train("latents")[2])
+    study.decode("scenes", "subj01", "nearest", latents=colours)
+    study.decode("scenes", "subj01", "prior")
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +292,7 @@ def found(tmp_path_factory):
     return study.unread
 
 
-STAGES = ("render", "extract", "train", "occlude", "evaluate")
+STAGES = ("render", "extract", "train", "decode", "occlude", "evaluate")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -174,6 +174,16 @@ def pretrain_views(wildcards):
 
 
 @signed
+def decoder_sources(wildcards):
+    return plan.decoder_sources(**wildcards)
+
+
+@signed
+def decoder_weights(wildcards):
+    return plan.decoder_weights(wildcards.decoder)
+
+
+@signed
 def x_stores(wildcards):
     return plan.x(wildcards.experiment)
 
@@ -277,6 +287,7 @@ wildcard_constraints:
     dataset="|".join(plan.config["datasets"]),
     view="|".join(plan.config["views"]),
     backbone="|".join(plan.config["backbones"]),
+    decoder="|".join(plan.decoders),
     experiment="|".join(plan.known),
     comparison="|".join(plan.config.get("comparisons", {})),
     unit="[^/]+",

@@ -58,3 +58,44 @@ rule extract:
         code=code("extract"),
     script:
         "../scripts/extract.py"
+
+
+rule decode:
+    input:
+        sources=decoder_sources,
+        weights=decoder_weights,
+    output:
+        view="results/<study>/views/{dataset}/{unit}/{decoder}.<store>",
+    log:
+        "results/<study>/logs/decode/{dataset}/{unit}/{decoder}.log",
+    benchmark:
+        "results/<study>/benchmarks/decode/{dataset}/{unit}/{decoder}.tsv"
+    conda:
+        "../../envs/decode.yaml"
+    threads: 8
+    resources:
+        gpu=gpu("decode"),
+        mem_mb=growing(16_000),
+        runtime="12h",
+    params:
+        spec=spec("decode"),
+        code=code("decode"),
+    script:
+        "../scripts/decode.py"
+
+
+use rule extract as extract_decoded with:
+    input:
+        view="results/<study>/views/{dataset}/{unit}/{view}.<store>",
+        weights=weights,
+        files=named_files,
+    output:
+        multiext(
+            "results/<study>/features/{dataset}/{unit}/{view}/{backbone}",
+            features=".<store>",
+            cost=".json",
+        ),
+    log:
+        "results/<study>/logs/extract/{dataset}/{unit}/{view}/{backbone}.log",
+    wildcard_constraints:
+        view="|".join(plan.decoders),

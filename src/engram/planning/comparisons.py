@@ -95,9 +95,13 @@ class Comparisons:
         return found
 
     def drawn(self, experiment) -> list[str]:
-        """The backbones of an experiment whose weights are drawn at random."""
-        backbones = [s.partition("/")[2] for s in self.sources(experiment)]
-        backbones += [s.partition("/")[2] for s in self.targets(experiment)]
+        """The backbones of an experiment, and of what decoders read for it, with random weights."""
+        behind = [one for name in self.decoders_of(experiment) for one in self.behind(name)[1]]
+        backbones = [
+            source.partition("/")[2]
+            for name in (experiment, *behind)
+            for source in (*self.sources(name), *self.targets(name))
+        ]
         return [name for name in dict.fromkeys(backbones) if name and self.draws(name)]
 
     def draws(self, backbone) -> bool:

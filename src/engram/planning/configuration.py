@@ -9,6 +9,7 @@ from engram.errors import InputError
 from engram.planning import names, plan, shape
 from engram.planning.component_checks import check_component, checked_backbone
 from engram.planning.dataset_checks import check_dataset
+from engram.planning.decoder_checks import check_decoded, check_decoder
 from engram.planning.experiment_checks import check_comparison, check_experiment
 from engram.planning.shape import check_name
 
@@ -47,6 +48,9 @@ def check(config, schema):
         check_experiment(config, f"experiments.{name}", this)
     for name in config.get("comparisons", {}):
         check_comparison(config, name)
+    for name in config.get("decoders", {}):
+        check_decoder(config, name)
+    check_decoded(config)
     _check_names_differ(config)
     _check_encoded_once(config)
     _check_pretrained_once(config)
@@ -147,6 +151,11 @@ def _check_weights(config):
     names = [name for name in this.experiments() if this.known[name]["dataset"] in fetched]
     twins = this.twins(names)
     for name in names:
+        if drawn := this.drawn_decoders(name):
+            raise InputError(
+                f"experiment {name!r}: decoder {drawn[0]!r} has random weights, and dataset "
+                f"{this.known[name]['dataset']!r} is real data; use published weights"
+            )
         drawn = this.drawn(name)
         if drawn and name not in twins:
             raise InputError(

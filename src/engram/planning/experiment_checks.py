@@ -15,10 +15,14 @@ def check_experiment(config, where, this):
     for sources in (*plan.candidates(this), targets):
         if twice := [source for source in sources if sources.count(source) > 1]:
             raise InputError(f"{where}: {twice[0]!r} is listed twice; take one out")
+    seen_by = plan.seen_by(config["heads"][this["head"]])
     for source in [*(s for one in plan.candidates(this) for s in one), *targets]:
         view, _, backbone = source.partition("/")
-        check_name(where, view, config["views"], "view")
+        check_name(where, view, {**config["views"], **config.get("decoders", {})}, "view")
         _check_shared(config, where, this["dataset"], view)
+        for name in seen_by if not backbone else ():
+            check_name(f"heads.{this['head']}", name, config["backbones"], "backbone")
+            _check_rows(config, where, view, name)
         if "/" in source:
             check_name(where, backbone, config["backbones"], "backbone")
             _check_rows(config, where, view, backbone)
@@ -61,7 +65,7 @@ def _check_voxels(config, where, this, task, targets):
 
 def _check_rows(config, where, view, backbone):
     """A view whose rows are not of the kind that a backbone takes."""
-    given = components.constant(f"engram.views.{config['views'][view]['kind']}", "GIVES")
+    given = plan.Plan(config).gives(view)
     whats, _ = components.taken({"backbone": plan.Plan(config).backbone(backbone)})
     if given not in whats:
         holds = f"{given} rows" if given else "no rows for a backbone"
@@ -73,7 +77,8 @@ def _check_rows(config, where, view, backbone):
 
 def _check_shared(config, where, dataset, view):
     """The one store of a view that all units share is one that the dataset has."""
-    unit, shared = config["views"][view].get("unit"), config["datasets"][dataset].get("shared", {})
+    unit = config["views"].get(view, {}).get("unit")
+    shared = config["datasets"][dataset].get("shared", {})
     if unit is not None and unit not in shared:
         raise InputError(
             f"{where}: view {view!r} is made of the unit {unit!r}, which dataset {dataset!r} does "

@@ -2,7 +2,7 @@
 
 Everything the rules need to know is computed here, from plain data and with the standard
 library alone, so that it can be tested without Snakemake. The parts of a plan are `raw_files`,
-`comparisons`, `pretraining` and `specs`.
+`comparisons`, `pretraining`, `decoding` and `specs`.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from functools import cached_property
 from engram.errors import InputError
 from engram.planning import components
 from engram.planning.comparisons import Comparisons
+from engram.planning.decoding import Decoding
 from engram.planning.kept import kept
 from engram.planning.pretraining import Pretraining
 from engram.planning.raw_files import RawFiles
@@ -18,7 +19,7 @@ from engram.planning.specs import Specs
 
 #: Families of components; a name under `<family>` in the configuration has a `kind`,
 #: which is a file in the package of that name.
-FAMILIES = ("datasets", "views", "backbones", "heads")
+FAMILIES = ("datasets", "views", "backbones", "heads", "decoders")
 
 #: Suffixes of stores: their formats.
 STORES = ("h5", "zarr")
@@ -34,7 +35,7 @@ TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint"
 
 
 @dataclass(frozen=True)
-class Plan(RawFiles, Comparisons, Pretraining, Specs):
+class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
     """The graph of one configuration.
 
     Attributes:
@@ -46,10 +47,15 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
     # ---- stores -------------------------------------------------------------------
 
     def store(self, dataset, unit, source) -> str:
-        """Path of the store called `source`, "view" or "view/backbone", of one unit."""
+        """Path of the store called `source`, "view" or "view/backbone", of one unit.
+
+        What a decoder draws is predicted by a study, which alone makes it.
+        """
         view, _, backbone = source.partition("/")
-        unit = self.config["views"][view].get("unit", unit)
         family = "features" if backbone else "views"
+        if view in self.decoders:
+            return self.own(f"{family}/{dataset}/{unit}/{source}.{self.suffix}")
+        unit = self.config["views"][view].get("unit", unit)
         return f"results/{family}/{dataset}/{unit}/{source}.{self.suffix}"
 
     @property
@@ -88,15 +94,24 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
         this = self.backbone(backbone)
         weights = this.get("weights", "none")
         if weights == "published":
-            url = self.config["checkpoints"][this["checkpoint"]]["url"]
-            return f"resources/weights/{this['checkpoint']}/{_file_name(url)}"
+            return self.checkpoint(this["checkpoint"])
         if weights == "pretrained":
             return self.pretrained_weights(backbone)
         return [] if weights in ("none", "random") else weights
 
-    def kind_of_view(self, view) -> str:
-        """The kind of component that a view is."""
-        return self.config["views"][view]["kind"]
+    def checkpoint(self, name) -> str:
+        """Path of the file of a checkpoint."""
+        url = self.config["checkpoints"][name]["url"]
+        return f"resources/weights/{name}/{_file_name(url)}"
+
+    def kind_of_view(self, view) -> str | None:
+        """The kind of component that a view is; of a decoder's none."""
+        return None if view in self.decoders else self.config["views"][view]["kind"]
+
+    def gives(self, view) -> str | None:
+        """The kind of rows that a view has for a backbone."""
+        kind = self.kind_of_view(view)
+        return components.constant(f"engram.views.{kind}", "GIVES") if kind else "picture"
 
     # ---- experiments --------------------------------------------------------------
 
@@ -110,7 +125,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
 
     def candidates(self, experiment) -> list[list[str]]:
         """Inputs among which training chooses; each a list of sources used side by side."""
-        return candidates(self.known[experiment])
+        return [self._seen(experiment, one) for one in candidates(self.known[experiment])]
 
     def sources(self, experiment) -> list[str]:
         """Every source that stands on the x side of an experiment."""
@@ -131,7 +146,14 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
     def targets(self, experiment) -> list[str]:
         """Sources on the y side: a view of labels, or features of pictures, side by side."""
         y = self.known[experiment]["y"]
-        return [y] if isinstance(y, str) else list(y)
+        return self._seen(experiment, [y] if isinstance(y, str) else list(y))
+
+    def _seen(self, experiment, sources):
+        """Sources, and behind them views under each backbone by which the head compares them."""
+        backbones = seen_by(self.config["heads"][self.known[experiment]["head"]])
+        views = [source for source in sources if "/" not in source]
+        features = (f"{view}/{backbone}" for view in views for backbone in backbones)
+        return list(dict.fromkeys([*sources, *features]))
 
     def task(self, experiment) -> str:
         """The question that an experiment asks, a module of `engram.tasks`."""
@@ -169,23 +191,33 @@ class Plan(RawFiles, Comparisons, Pretraining, Specs):
     def pictures(self, experiment) -> list[str]:
         """The view stores, behind the first source or target that a person can look at.
 
-        Where voxels are predicted, the stores of what is known of these.
+        Where both sides are shown, those of both, and of what decoders started from. Where voxels
+        are predicted, the stores of what is known of these.
         """
         if voxels := self.known[experiment].get("voxels"):
             return self.stores(experiment, voxels)
-        seen = components.constant("engram.figures.pictures", "SEEN")
-        for source in self.shown_side(experiment):
-            view = source.partition("/")[0]
-            kind = self.kind_of_view(view)
-            if components.constant(f"engram.views.{kind}", "GIVES") in seen:
-                return self.stores(experiment, view)
-        return []
+        seen = components.constant("engram.figures.visible", "SEEN")
+        views = dict.fromkeys(source.partition("/")[0] for source in self.shown_side(experiment))
+        looked = [view for view in views if self.gives(view) in seen]
+        if self.of_task(experiment, "SHOWS") != "both":
+            looked = looked[:1]
+        starts = [
+            self.decoders[view][option]
+            for view in looked
+            for option, what in (self.decoder_reads(view) if view in self.decoders else {}).items()
+            if what == "pictures"
+        ]
+        return [
+            path
+            for view in dict.fromkeys([*looked, *starts])
+            for path in self.stores(experiment, view)
+        ]
 
     def shown_side(self, experiment) -> list[str]:
         """The sources or targets whose rows the figures of an experiment show; of some none."""
-        sides = {"x": self.sources, "y": self.targets}
-        shows = self.of_task(experiment, "SHOWS")
-        return sides[shows](experiment) if shows else []
+        sources, targets = self.sources(experiment), self.targets(experiment)
+        sides = {"x": sources, "y": targets, "both": [*targets, *sources], None: []}
+        return sides[self.of_task(experiment, "SHOWS")]
 
     def importance(self, experiment) -> list[str]:
         """What says where the models of an experiment look, if its task is asked that."""
@@ -297,7 +329,7 @@ def task_of(experiment, config) -> str:
         InputError: there is none.
     """
     targets = [experiment["y"]] if isinstance(experiment["y"], str) else experiment["y"]
-    asked = {_holds(source, config["views"]) for source in targets}
+    asked = {_holds(source, config) for source in targets}
     kind = config["heads"][experiment["head"]]["kind"]
     serves = components.constant(f"engram.heads.{kind}", "TASKS")
     for task in serves:
@@ -306,17 +338,27 @@ def task_of(experiment, config) -> str:
     raise InputError(
         f"head {experiment['head']!r} answers {', '.join(serves)}, but y is {', '.join(targets)}; "
         'pairs and vectors need features as y ("view/backbone", or a view of responses), classes '
-        "a view of labels, values a view of numbers"
+        "a view of labels, values a view of numbers, pictures one of pictures"
     )
 
 
-def _holds(source, views):
-    """What a source is on the y side: "features", "numbers" or "labels".
+def seen_by(head) -> list[str]:
+    """The backbones under which a head compares views, those that its options `BACKBONES` name."""
+    options = components.constant(f"engram.heads.{head['kind']}", "BACKBONES") or ()
+    given = components.defaults("heads", head["kind"]) | head if options else {}
+    return list(dict.fromkeys(name for option in options for name in given[option]))
+
+
+def _holds(source, config):
+    """What a source is on the y side: "features", "pictures", "numbers" or "labels".
 
     A view holds what its kind declares as `TARGETS`, unless its `classes` are named.
     """
     view, _, backbone = source.partition("/")
     if backbone:
         return "features"
+    if view in config.get("decoders", {}):
+        return "pictures"
+    views = config["views"]
     numbers = components.constant(f"engram.views.{views[view]['kind']}", "TARGETS")
     return "labels" if views[view].get("classes") else numbers or "labels"

@@ -185,7 +185,7 @@ class Specs:
         """Modules of the components that one job loads by name."""
         spec = self.spec(stage, **names)
         parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads",
-                 "objective": "objectives"}  # fmt: skip
+                 "objective": "objectives", "decoder": "decoders"}  # fmt: skip
         source = spec.get("source")
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []

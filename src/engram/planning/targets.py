@@ -28,8 +28,9 @@ def check_asked(this, arguments):
         InputError: names the target and what was meant.
     """
     for target in arguments:
-        if found := re.match(r"results/(?:views|features)/([^/]+)/([^/]+)/", target):
-            dataset, unit = found.groups()
+        if found := re.match(r"results/(?:([^/]+)/)??(?:views|features)/([^/]+)/([^/]+)/", target):
+            study, dataset, unit = found.groups()
+            _check_study(this, target, study or this.study)
             check_name(target, dataset, this.config["datasets"], "dataset")
             check_name(target, unit, [*this.units(dataset), *this.shared(dataset)], "unit")
         elif found := re.match(OF_STUDY, target):
@@ -38,11 +39,15 @@ def check_asked(this, arguments):
 
 def _check_own(this, target, study, name):
     """A file of this study, of an experiment or comparison that there is."""
+    _check_study(this, target, study)
+    if name:
+        known = {*this.known, *this.config.get("comparisons", {})}
+        check_name(target, name, known, "experiment")
+
+
+def _check_study(this, target, study):
     if study != this.study:
         raise InputError(
             f"{target}: belongs to the study {study!r}, but this is {this.study!r}; name the "
             "file of that study with --configfile, behind the targets"
         )
-    if name:
-        known = {*this.known, *this.config.get("comparisons", {})}
-        check_name(target, name, known, "experiment")

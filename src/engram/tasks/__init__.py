@@ -4,10 +4,11 @@ A task has two doors, `load(x, y, experiment)`, the rows with their folds and ru
 `predictions(outputs, task, header)`, what is written: a list of Rows, first those that were tested.
 What else is known of it stands in constants that the plan reads without importing the module:
 
-- `TARGETS`: what y is, "labels" or "numbers" (a view) or "features" (a view under a backbone);
+- `TARGETS`: what y is, "labels", "numbers" or "pictures" (a view) or "features" (a view under a
+  backbone);
 - `FOLDS`: ways to split, the default first, each with what it generalises to;
-- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y"
-  or None;
+- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y",
+  "both" or None;
 - `PROBED`: the side that scores read beside predictions: "x", to ask what else the inputs know,
   "y", where predictions do not hold what is true, or None; `MAPPED`: the latents can be mapped;
   `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
@@ -64,6 +65,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "chosen": _chosen(fits, best, task.folds, candidates),
         "curves": _curves(fits, best, task.folds),
         **task.facts,
+        **fits[0].header,
         "made_by": made_by,
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
@@ -124,6 +126,7 @@ def _flags(x, y, task):
     if any(header.get("weights") == "random" for header in [*of_x, *of_y]):
         yield "random_weights"
     tested = set(task.table["subject"].iloc[task.tested])
+    yield from (flag for header in of_x for flag in of_view(header, "flags") or ())
     seen = [header.get("seen", ()) for header in [*of_x, *of_y]]
     if any(isinstance(one, str) or tested.intersection(one) for one in seen):
         yield "seen"
@@ -179,7 +182,7 @@ def _latents(fit, task, header, sources):
         part[getattr(task.folds[0], name)] = name
     if len(fit.latent) != len(rows):
         rows, part = task.tested, np.full(len(task.table), "test", object)
-    kept = ("classes", "widths", "target", "flags", "made_by")
+    kept = ("classes", "widths", "protocol", "zscore", "target", "flags", "made_by")
     facts = {"what": "latents", "sources": list(sources), "fold": task.folds[0].name}
     facts |= {key: header[key] for key in kept if key in header} | fit.of_latent
     table = task.table.iloc[rows].assign(y=task.y[rows], part=part[rows])

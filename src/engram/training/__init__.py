@@ -95,6 +95,7 @@ class Fit:
         behind: rows behind the latents that are no rows of the task: (float32 (q, d), their table,
             with the columns of that of the task); or None.
         of_latent: what the header of latents says otherwise than that of predictions.
+        header: what the predictions should state beside, JSON-able.
     """
 
     outputs: np.ndarray
@@ -106,6 +107,7 @@ class Fit:
     flags: tuple = ()
     behind: tuple | None = None
     of_latent: dict = field(default_factory=dict)
+    header: dict = field(default_factory=dict)
 
 
 def seed(run, fold) -> int:
