@@ -381,9 +381,9 @@ def test_what_an_evaluation_is_told(config):
 def test_what_is_known_of_voxels_stands_beside_those_that_are_predicted(study):
     config = study("nsd_simulated")
     this = plan.Plan(config)
-    voxels = [f"results/views/scenes/subj0{i}/voxels.h5" for i in (1, 2, 3)]
+    voxels = [f"results/views/scenes/subj0{i}/voxels.h5" for i in (1, 2)]
     assert this.probed("scenes_voxels") == [*this.y("scenes_voxels"), *voxels]
-    assert this.spec("evaluate", experiment="scenes_voxels")["sources"][1] == ["voxels", 3]
+    assert this.spec("evaluate", experiment="scenes_voxels")["sources"][1] == ["voxels", 2]
     assert this.pictures("scenes_voxels") == voxels
     assert "voxels" not in this.spec("train", experiment="scenes_voxels")["experiment"]
     assert this.pictures("scenes_pixels") == []
