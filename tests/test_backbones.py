@@ -8,10 +8,10 @@ import scipy.signal
 import torch
 from safetensors.torch import save_file
 
-from engram.backbones.open_clip import open_clip
 from engram.backbones.timm import timm
 from engram.errors import InputError
 from engram.frozen import checkpoints
+from engram.frozen.clip import open_clip
 from engram.planning.components import options
 
 FREQUENCIES = np.arange(35, 0.4, -0.25)

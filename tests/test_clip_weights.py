@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from engram.backbones.open_clip import STANDARD, _image_tower, configuration, open_clip
 from engram.errors import InputError
 from engram.frozen import checkpoints
+from engram.frozen.clip import STANDARD, configuration, new_image_tower, open_clip, published
 from engram.frozen.tensor_pickles import _tensor
 from engram.planning.components import options
 
@@ -284,7 +284,7 @@ def test_published_weights_have_the_names_and_shapes_of_the_tower(model):
     custom = config.pop("custom_text", False)
     with torch.device("meta"):
         whole = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
-        tower = _image_tower(configuration(model))
+        tower = new_image_tower(configuration(model))
     tensors = checkpoints.below(whole.state_dict(), "visual.")
     checkpoints.load_strictly(tower, tensors, "weights.bin", model)
     count = sum(p.numel() for p in tower.parameters()) / 1e6
@@ -314,14 +314,14 @@ def test_the_tag_decides_the_activation(model, expected):
     config = configuration(model)
     assert config["quick_gelu"] is expected
     with torch.device("meta"):
-        modules = _image_tower(config).modules()
+        modules = new_image_tower(config).modules()
     assert any(isinstance(m, open_clip.transformer.QuickGELU) for m in modules) is expected
 
 
 def test_given_colours_need_no_tag():
     keys = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    module, chosen = options("backbones", {"kind": "open_clip", "model": "ViT-L-14", **keys})
-    found = module._published(chosen, (224, 224))
+    _, chosen = options("backbones", {"kind": "open_clip", "model": "ViT-L-14", **keys})
+    found = published(chosen, (224, 224))
     assert found.interpolation == STANDARD["interpolation"]
     assert found.size == (224, 224)
 

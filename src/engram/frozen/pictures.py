@@ -108,7 +108,15 @@ class Preprocessing:
 
         Args:
             rows: spectrograms in dB, float (n, h, w); or pictures, RGB, uint8 (n, h, w, 3).
+
+        Raises:
+            InputError: pictures are of another number format, and so of an unknown scale.
         """
+        if self.limits is None and rows.dtype != np.uint8:
+            raise InputError(
+                f"view: its pictures are {rows.dtype}, of which nobody knows whether they reach "
+                "to 1 or to 255; store uint8"
+            )
         rows = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
         resized = resize if self.mode == "device" else resize_with_pillow
         images = resized(self._pixels(rows).permute(0, 3, 1, 2), self.size, self.interpolation)
