@@ -329,7 +329,9 @@ def test_given_colours_need_no_tag():
 # ---- the catalogue --------------------------------------------------------------------
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[1] / "config/backbones.yaml").read_text())
-TOWERS = [n for n, b in CATALOGUE["backbones"].items() if b["kind"] in ("open_clip", "clip_text")]
+TOWERS = [
+    n for n, b in CATALOGUE["backbones"].items() if b.get("kind") in ("open_clip", "clip_text")
+]
 
 
 @pytest.mark.parametrize("name", TOWERS)

@@ -257,6 +257,18 @@ def test_photographs_are_blurred_after_resizing(tmp_path, stimuli):
     )
 
 
+def test_photographs_of_one_split(tmp_path, stimuli):
+    given = stimuli(FILES)
+    given.table["split"] = ["test", *["train"] * (len(given.table) - 1)]
+    rows = rendered(tmp_path, [given], "photograph", size=[8, 8], split="test")
+    every = rendered(tmp_path, [given], "photograph", size=[8, 8])
+    assert list(rows.table.index) == list(given.table.index[:1])
+    np.testing.assert_array_equal(rows.array[0], every.array[0])
+    given.table["split"] = "train"
+    with pytest.raises(InputError, match="has no photograph of split 'test'"):
+        rendered(tmp_path, [given], "photograph", size=[8, 8], split="test")
+
+
 def test_photographs_are_turned_as_they_say(tmp_path, stimuli):
     turned = picture()
     exif = Image.Exif()

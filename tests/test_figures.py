@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import latent_map, pictures, style
+from engram.figures import latent_map, style, visible
 from engram.figures.confusion import confusion_figure
 from engram.figures.curves import curves_figure
 from engram.figures.examples import choose, examples_figure
@@ -147,15 +147,15 @@ def decoded(uri):
 
 def test_limits_are_the_ends_of_the_colour_map():
     row, header = tone(5)
-    image = pictures.coloured(row, header)
+    image = visible.coloured(row, header)
     assert set(map(tuple, image.reshape(-1, 3))) == {(68, 1, 84), (253, 231, 36)}
-    outside = pictures.coloured(np.array([[-99.0, 99.0]]), header)
+    outside = visible.coloured(np.array([[-99.0, 99.0]]), header)
     assert outside.tolist() == [[[68, 1, 84], [253, 231, 36]]]
 
 
 @pytest.mark.parametrize(("hertz", "half"), [(3, "bottom"), (33, "top")])
 def test_low_frequencies_are_at_the_bottom_of_a_thumbnail(hertz, half):
-    brightness = decoded(pictures.thumbnail(*tone(hertz))).mean(axis=(1, 2))
+    brightness = decoded(visible.thumbnail(*tone(hertz))).mean(axis=(1, 2))
     assert brightness[:10].mean() != brightness[-10:].mean()
     assert (np.argmax(brightness) > len(brightness) / 2) == (half == "bottom")
 
@@ -163,27 +163,27 @@ def test_low_frequencies_are_at_the_bottom_of_a_thumbnail(hertz, half):
 def test_regions_stand_one_above_the_other():
     row, header = tone(3, regions=["Thalamus", "Cuneus"])
     row[1] = -10  # the second region is silent
-    image = decoded(pictures.thumbnail(row, header))
+    image = decoded(visible.thumbnail(row, header))
     upper, lower = image[:96], image[98:]
     assert image.shape == (194, 128, 3)
     assert upper.mean() > lower.mean() + 5
-    assert "from top: Thalamus, Cuneus" in pictures.legend(header)
+    assert "from top: Thalamus, Cuneus" in visible.legend(header)
 
 
 def test_published_pictures_of_regions_stand_one_above_the_other():
     row = np.zeros((2, 57, 90, 3), np.uint8)
     row[0] = 255
     header = {"what": "picture", "regions": ["Thalamus", "Cuneus"]}
-    image = decoded(pictures.thumbnail(row, header))
+    image = decoded(visible.thumbnail(row, header))
     assert image.shape == (194, 128, 3)
     assert image[:90].mean() > 250
     assert image[104:].mean() < 5
-    assert pictures.legend(header).endswith("from top: Thalamus, Cuneus")
+    assert visible.legend(header).endswith("from top: Thalamus, Cuneus")
     drawn = examples_figure({"alert": ["a/1"]}, {"a/1": row}, header)
     assert [axes.get_ylabel() for axes in drawn.axes] == ["alert\nThalamus", "alert\nCuneus"]
     one = row[:1]  # a single region has an axis of its own too
-    assert list(pictures.regions(one, header | {"regions": ["Thalamus"]})) == ["Thalamus"]
-    assert list(pictures.regions(row[0], {"what": "picture", "regions": None})) == [""]
+    assert list(visible.regions(one, header | {"regions": ["Thalamus"]})) == ["Thalamus"]
+    assert list(visible.regions(row[0], {"what": "picture", "regions": None})) == [""]
 
 
 def test_pictures_are_found_by_name(tmp_path, rng):
@@ -194,7 +194,7 @@ def test_pictures_are_found_by_name(tmp_path, rng):
         part = Rows(made.array[own], made.table.iloc[own], made.header)
         store.write(tmp_path / f"{number}.h5", part)
     wanted = [*rows.index[[9, 2]], "nobody"]
-    found, _ = pictures.load([tmp_path / "0.h5", tmp_path / "1.h5"], wanted)
+    found, _ = visible.load([tmp_path / "0.h5", tmp_path / "1.h5"], wanted)
     assert set(found) == set(wanted[:2])
     np.testing.assert_array_equal(found[wanted[0]], made.array[9])
     np.testing.assert_array_equal(found[wanted[1]], made.array[2])
@@ -205,8 +205,8 @@ def test_series_are_shown_a_region_a_line_whatever_their_unit(tmp_path, rng):
     series = 1e4 + 50 * rng.normal(size=(4, 5, 30)).astype(np.float32)
     header = {"what": "timeseries", "tr": 2.0, "channels": list("abcde"), "axes": 2}
     store.write(tmp_path / "rois.h5", Rows(series, table, header))
-    rows, shown = pictures.load([tmp_path / "rois.h5"], table.index)
-    image = pictures.coloured(rows[table.index[0]], shown)
+    rows, shown = visible.load([tmp_path / "rois.h5"], table.index)
+    image = visible.coloured(rows[table.index[0]], shown)
     assert image.shape == (5, 30, 3)
     levels = image.mean((1, 2))  # every region about a middle grey
     assert ((levels > 100) & (levels < 155)).all()
@@ -220,7 +220,7 @@ def test_a_view_that_is_no_picture_is_refused(tmp_path):
     path = tmp_path / "labels.h5"
     store.write(path, Rows(np.zeros(2, np.int8), table, {"what": "labels"}))
     with pytest.raises(InputError, match=r"labels\.h5.*spectrograms, pictures or series"):
-        pictures.load([path], table.index)
+        visible.load([path], table.index)
 
 
 def test_examples_are_of_their_class_and_of_many_subjects():

@@ -256,12 +256,13 @@ def test_ip_adapter_draws_what_the_maintained_pipeline_draws(
         embedding = torch.from_numpy(given["embedding"])[i, None, None]
         if guidance != 1:
             embedding = torch.cat([torch.zeros_like(embedding), embedding])
-        wanted += pipeline(
+        found = pipeline(
             image=start[i : i + 1], strength=0.75, num_inference_steps=4, guidance_scale=guidance,
             prompt_embeds=tokens(given["states"])[i : i + 1], negative_prompt_embeds=no_text[None],
             ip_adapter_image_embeds=[embedding], generator=generators()[i : i + 1],
             output_type="np",
-        ).images  # fmt: skip
+        )  # fmt: skip
+        wanted.append(found.images[0])
     encoder = backbone("sd_vae", files["vae"], model="tiny")
     more = {"start_latents": source(encoder, "sd_vae")}
     decoder = adapted(sources | more, files, scale=scale, guidance=guidance, start_latents="g")

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import pictures, style
+from engram.figures import style, visible
 from engram.figures.gallery_figure import BAD, BY_LOT, GOOD, examples, gallery_figure
 from engram.figures.importance_figure import importance_figure
 from engram.figures.plot import plot
@@ -150,7 +150,7 @@ def test_only_the_rows_wanted_are_read(tmp_path):
     rows = retrieving.photographs(np.random.default_rng(0))
     store.write(tmp_path / "stimulus.h5", rows)
     wanted = [rows.table.index[7], rows.table.index[2]]
-    found, _ = pictures.load([tmp_path / "stimulus.h5"], wanted)
+    found, _ = visible.load([tmp_path / "stimulus.h5"], wanted)
     assert set(found) == set(wanted)
     for name in wanted:
         np.testing.assert_array_equal(found[name], rows.array[rows.table.index.get_loc(name)])

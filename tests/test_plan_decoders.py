@@ -1,7 +1,8 @@
 """What a configuration asks for where it names decoders, and what it is refused for."""
 
-from pathlib import Path
+import re
 
+import checkouts
 import pytest
 import yaml
 
@@ -10,8 +11,7 @@ from engram.planning import configuration
 from engram.planning.plan import Plan
 from engram.planning.targets import check_asked
 
-ROOT = Path(__file__).parents[1]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = yaml.safe_load((checkouts.ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
 
 def experiment(x, y, dataset="scenes", head="ridge"):
@@ -67,6 +67,17 @@ def test_what_a_decoder_draws_belongs_to_the_study(config):
     assert plan.decoder_sources("scenes", "subj02", "prior") == [
         "results/small/views/scenes/subj02/layout.h5"
     ]
+
+
+def test_figures_show_what_was_seen_what_is_drawn_and_what_that_started_from(config):
+    config["heads"]["compare"] = {"kind": "compare"}
+    config["experiments"]["seen"] = experiment("prior", "photograph", head="compare")
+    drawn = [
+        f"results/small/views/scenes/{unit}/{name}.h5"
+        for name in ("prior", "layout")
+        for unit in ("subj01", "subj02")
+    ]
+    assert Plan(config).pictures("seen") == ["results/views/scenes/stimuli/photograph.h5", *drawn]
 
 
 def test_a_decoder_gets_what_its_options_name(config):
@@ -171,3 +182,17 @@ def test_files_of_another_study_are_refused_as_targets(config):
         check_asked(plan, ["results/other/features/scenes/subj01/layout/pixels.h5"])
     with pytest.raises(InputError, match="no unit 'subj03'"):
         check_asked(plan, ["results/small/views/scenes/subj03/layout.h5"])
+
+
+def test_the_rules_make_pictures_and_then_their_features(tmp_path):
+    made = "results/nsd_simulated/features/scenes/subj02/prior/pixels"
+    given = ("--configfile", checkouts.ROOT / "config/studies/nsd_simulated.yaml")
+    given = (f"{made}.h5", *given, "--directory", tmp_path, "--dry-run", "--cores", "1")
+    printed = checkouts.snakemake(checkouts.ROOT, *given).stdout
+    jobs = re.findall(r"rule (\w+):\n +input: (.*)\n +output: (.*)", printed)
+    outputs = {output: (rule, given.split(", ")) for rule, given, output in jobs}
+    view = "results/nsd_simulated/views/scenes/subj02/{}.h5".format
+    assert outputs[f"{made}.h5, {made}.json"] == ("extract_decoded", [view("prior")])
+    assert outputs[view("prior")] == ("decode", [view("layout")])
+    latents = ["results/nsd_simulated/latents/scenes_vdvae.h5"]
+    assert outputs[view("layout")] == ("decode", latents)

@@ -5,6 +5,7 @@ import re
 
 import comparing
 import numpy as np
+import picturing
 import pytest
 import retrieving
 import study
@@ -171,5 +172,48 @@ def test_retrieval_fits_wide_and_narrow_screens(page, tmp_path):
     assert lines.count() == 4  # one a subject
     other.set_viewport_size({"width": 390, "height": 800})
     assert other.evaluate("document.documentElement.scrollWidth") <= 390
+    other.close()
+    assert problems == []
+
+
+# ---- pictures ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory):
+    """A report on two decoders, one of which starts from the other's pictures."""
+    folder, names = tmp_path_factory.mktemp("pictures"), ("layout", "final")
+    paths = picturing.write(folder, {"layout": 0.3, "final": 0.6}, ("subj01",), ("pixels",))
+    told = {n: picturing.compared(folder, paths, n, n, backbones=("pixels",)) for n in names}
+    return picturing.page(folder, paths, told, {"final": "layout"}, {"final": ["layout"]})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_to_look_at_fit_and_tell_their_scores(page, looked, scheme):
+    problems, other = [], page.context.browser.new_page(color_scheme=scheme)
+    other.on("console", lambda message: problems.append(message.text))
+    other.on("pageerror", lambda error: problems.append(str(error)))
+    other.set_viewport_size({"width": 1280, "height": 900})
+    other.goto(looked.as_uri())
+    card = other.locator("#final .card").first
+    for width in (1280, 400):
+        other.set_viewport_size({"width": width, "height": 900})
+        assert other.evaluate("document.documentElement.scrollWidth") <= width
+        other.mouse.move(0, 0)
+        assert not card.locator(".told").is_visible()
+        card.hover()
+        scores = card.locator(".told")
+        assert scores.is_visible()
+        assert "SSIM of columns" in scores.inner_text()
+        box = scores.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        colours = scores.evaluate(
+            "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+        )
+        assert len(set(colours)) == 2
+    sides = card.locator("img").evaluate_all("all => all.map(i => [i.naturalWidth, i.clientWidth])")
+    assert len(sides) == 3  # seen, where it started, final
+    assert all(natural == 144 and shown > 90 for natural, shown in sides)
     other.close()
     assert problems == []

@@ -11,6 +11,7 @@ PUBLISHERS = components.PUBLISHERS
 TARGETS = {
     "classes": "vigall",
     "pairs": "picture/clip",
+    "pictures": "photograph",
     "values": "fact",
     "vectors": "picture/clip",
 }

@@ -1,10 +1,12 @@
 """timm and torchvision: weights as their authors published them, against the libraries' models."""
 
+import lpips
 import numpy as np
 import pytest
 import torch
 from published import backbone, dino_vit, drawn, pictures, save
 
+from engram.backbones.lpips import linear
 from engram.backbones.timm import timm
 from engram.backbones.torchvision import models
 from engram.errors import InputError
@@ -18,6 +20,8 @@ SAM2 = "sam2_hiera_base_plus.fb_r896"
 CONVNEXT = "convnext_base.fb_in22k"
 PLAIN = "vit_base_patch16_224"
 MAE = "vit_base_patch16_224.mae"
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 #: How few blocks each is built with here; the others are of the same kind.
 FEW = {
@@ -372,3 +376,31 @@ def test_names_of_torchvision_are_checked():
         backbone("torchvision", model="efficientnet_b1")
     with pytest.raises(InputError, match="no model 'IMAGENET1K_V9'; did you mean"):
         backbone("torchvision", model="resnet50:IMAGENET1K_V9")
+
+
+# ---- LPIPS ------------------------------------------------------------------------------
+
+
+def test_squared_distances_are_those_of_the_package_lpips(tmp_path):
+    """With its published linear weights, on a network drawn at random."""
+    other = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    trunk = drawn(lambda: models.alexnet(weights=None).features)
+    own = {name: ".".join(name.split(".")[-2:]) for name in other.net.state_dict()}
+    other.net.load_state_dict({name: trunk[short] for name, short in own.items()})
+    file = save({f"features.{n}": t for n, t in trunk.items()}, tmp_path / "alexnet.pth")
+    loaded = backbone("lpips", file, size=[64, 64], batch=3)
+    rows = pictures(3)
+    features = loaded(rows)
+    mean, std = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
+    images = (loaded.preprocessing(rows) * std + mean) * 2 - 1
+    for i, j in ((0, 1), (1, 2), (2, 2)):
+        with torch.no_grad():
+            expected = other(images[i : i + 1], images[j : j + 1]).item()
+        assert ((features[i] - features[j]) ** 2).sum().item() == pytest.approx(expected, rel=1e-4)
+    assert expected == 0
+
+
+def test_other_weights_of_lpips_are_refused(tmp_path):
+    wrong = save({"lin0.model.1.weight": torch.ones(1, 64, 1, 1)}, tmp_path / "linear.pth")
+    with pytest.raises(InputError, match=r"linear.pth: does not hold the five layers of LPIPS"):
+        linear(wrong)

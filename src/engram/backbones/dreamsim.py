@@ -29,6 +29,7 @@ with libraries.without("wandb"):
     import timm
 
 TAKES = {"what": {"spectrogram": ["limits", "cmap"], "picture": []}}
+ALIKE_BY = "cosine"
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLIP = {

@@ -21,7 +21,7 @@ What else is known of a component stands in constants that the plan reads withou
 - `TRAINING`: the option whose training images it reads too, `sources["training"]`, a `Training`.
 
 One that has `others(options, images)`, int (n,), is given for each image what was predicted of
-another.
+another; patterns of regions, rows that are left out of scores, keep their own.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ def decode(sources, weights, view, spec, made_by, device):
         options, facts, {option: Path(path) for option, (path,) in weights.items()}, device
     )
     images = table["stimulus"].to_numpy(str)
-    given = module.others(options, images) if hasattr(module, "others") else np.arange(len(images))
+    given = _given(module, options, table)
     drawn = any(getattr(options, name) == "random" for name in getattr(module, "WEIGHTS", ()))
     header = _header(spec["decoder"]["kind"], options, headers, decoder, drawn, made_by)
     batch = min(options.batch_size, len(images))
@@ -172,6 +172,16 @@ def _same_images(read):
             )
         read[option] = _Some(other.source, other.at[at])
     return one.table[[name for name in COLUMNS if name in one.table]]
+
+
+def _given(module, options, table):
+    """Row whose prediction each row is drawn from, int (n,)."""
+    given = np.arange(len(table))
+    if hasattr(module, "others"):
+        used = np.flatnonzero(table["exclude"] == "")
+        images = table["stimulus"].to_numpy(str)[used]
+        given[used] = used[module.others(options, images)]
+    return given
 
 
 def _training(sources):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from engram.figures import pictures, style
+from engram.figures import style, visible
 from engram.figures.confusion import confusion_figure
 from engram.figures.curves import curves_figure
 from engram.figures.examples import choose, examples_figure
@@ -24,7 +24,7 @@ def draw(scored, predicted, view, importance, figures):
     classes, runs = predicted.header["classes"], predicted.header["runs"]
     history = pd.DataFrame(predicted.header["curves"])
     chosen = choose(predicted.table, classes)
-    rows, header = pictures.load(view, itertools.chain(*chosen.values()))
+    rows, header = visible.load(view, itertools.chain(*chosen.values()))
     style.save(subjects_figure(scored), figures["subjects"])
     style.save(confusion_figure(scored["confusion"], classes), figures["confusion"])
     style.save(curves_figure(history, [run["shuffled"] for run in runs]), figures["curves"])

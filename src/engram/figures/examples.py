@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from engram.figures import pictures, style
+from engram.figures import style, visible
 
 
 def choose(table, classes, n=5, seed=0) -> dict[str, list[str]]:
@@ -29,14 +29,14 @@ def examples_figure(chosen, rows, header):
 
     Args:
         chosen: row names by class, from `choose`.
-        rows: images by row name, from `pictures.load`.
+        rows: images by row name, from `visible.load`.
         header: of the view.
     """
     lines = [
-        (state, region, [(name, pictures.regions(rows[name], header)[region]) for name in found])
+        (state, region, [(name, visible.regions(rows[name], header)[region]) for name in found])
         for state, names in chosen.items()
         if (found := [name for name in names if name in rows])
-        for region in pictures.regions(rows[found[0]], header)
+        for region in visible.regions(rows[found[0]], header)
     ]
     columns = max(len(images) for _, _, images in lines)
     made = style.figure(1.4 + 1.84 * columns, 0.7 + 1.5 * len(lines))

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from engram.figures import pictures, style
+from engram.figures import style, visible
 from engram.measures import ranking
 
 BY_LOT, GOOD, BAD = "drawn by lot", "from the best quarter", "from the worst quarter"
@@ -78,7 +78,7 @@ def gallery_figure(chosen, rows, header, simulated=False):
 
     Args:
         chosen: from `examples`.
-        rows: pixels by picture name, from `pictures.load`.
+        rows: pixels by picture name, from `visible.load`.
         header: of the view.
         simulated: written on the figure if so.
     """
@@ -123,7 +123,7 @@ def _example(made, left, bottom, one, rows, header):
 
 def _picture(axes, row, header, text, frame=None):
     """Draw one picture, with words below it and, if it is the true one, a frame."""
-    axes.imshow(pictures.coloured(row, header), interpolation="antialiased")
+    axes.imshow(visible.coloured(row, header), interpolation="antialiased")
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel(text, fontsize=7.5, labelpad=4, color=style.INK)
     axes.spines[:].set_visible(frame is not None)

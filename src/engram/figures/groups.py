@@ -1,5 +1,6 @@
 """Experiments that stand in one table of the report."""
 
+import json
 import math
 
 from engram.measures.inference import holm
@@ -18,3 +19,21 @@ def adjust(members, name, ps):
     adjusted = holm([math.nan if p is None else p for p in ps])
     for member, value in zip(members, adjusted, strict=True):
         member[name] = float(value)
+
+
+def by_metric(this, header, chosen) -> dict:
+    """What every page needs of an experiment beside `this`: its scores by name, what was chosen.
+
+    Args:
+        this: what is shown of an experiment of any task, with its `scores`.
+        header: of its predictions.
+        chosen: a title of what was chosen.
+    """
+    return {
+        **this,
+        "by_name": {row["metric"]: row for row in this["scores"]["metrics"]},
+        "chosen": {
+            "title": chosen,
+            "lines": [(key, json.dumps(value)) for key, value in header.get("chosen", {}).items()],
+        },
+    }

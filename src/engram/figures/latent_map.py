@@ -7,7 +7,7 @@ import pandas as pd
 
 from engram import store
 from engram.errors import InputError
-from engram.figures import pictures
+from engram.figures import visible
 from engram.figures.map_figure import sample
 from engram.measures import neighbours
 
@@ -85,7 +85,7 @@ def build(latents, predictions, view) -> dict:
     latent = np.asarray(latents.array, np.float64)
     points, fitted, settings = place(latent, (table["part"] == "train").to_numpy(), shown)
     measured = sample(np.arange(len(table)), MEASURED)
-    rows, header = pictures.load(view, table.index[shown])
+    rows, header = visible.load(view, table.index[shown])
     these = table.iloc[shown]
     return {
         "classes": predictions.header["classes"],
@@ -94,7 +94,7 @@ def build(latents, predictions, view) -> dict:
         "rows": len(table),
         "measured_rows": len(measured),
         "groups": neighbours.summary(latent[measured], table.iloc[measured]),
-        "legend": pictures.legend(header),
+        "legend": visible.legend(header),
         "modality": _modality(latents.header["sources"], Path(view[0]).stem, header),
         "points": {
             "x": points[:, 0].round(3),
@@ -103,7 +103,7 @@ def build(latents, predictions, view) -> dict:
             **{column: these[column].to_numpy() for column in these},
             "probability": these["probability"].to_numpy().astype(float).round(3),
             "image": [
-                pictures.thumbnail(rows[name], header) if name in rows else ""
+                visible.thumbnail(rows[name], header) if name in rows else ""
                 for name in these.index
             ],
         },

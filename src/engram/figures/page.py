@@ -7,7 +7,7 @@ import jinja2
 
 import engram
 from engram.errors import InputError
-from engram.figures import classes_page, pairs_page, values_page, vectors_page
+from engram.figures import classes_page, pairs_page, pictures_page, values_page, vectors_page
 from engram.figures.subjects import number, title
 from engram.flags import FLAGS, inflated, ordered
 
@@ -21,6 +21,7 @@ PAGES = {
     "pairs": pairs_page,
     "values": values_page,
     "vectors": vectors_page,
+    "pictures": pictures_page,
 }
 
 

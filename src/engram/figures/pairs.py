@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from engram.errors import InputError
-from engram.figures import pictures, style
+from engram.figures import style, visible
 from engram.figures.gallery_figure import examples, gallery_figure
 from engram.figures.importance_figure import importance_figure
 from engram.figures.repetitions_figure import repetitions_figure
@@ -33,7 +33,7 @@ def draw(scored, predicted, view, importance, figures):
         )
     chosen = examples(predicted)
     shown = {name for one in chosen for name in (one["name"], *one["nearest"])}
-    rows, header = pictures.load(view, shown)
+    rows, header = visible.load(view, shown)
     if missing := shown - set(rows):
         raise InputError(f"{view[0]}: lacks the picture {min(missing)}; render the view again")
     style.save(retrieval_figure(scored), figures["retrieval"])

@@ -1,91 +1,100 @@
-"""Rows of a view as pictures that a person can look at."""
-
-import base64
-import io
+"""Figures of experiments that compare pictures: every subject, and pictures to look at."""
 
 import numpy as np
-from PIL import Image
 
-from engram import store
 from engram.errors import InputError
-from engram.signals.image import render
+from engram.figures import style, visible
+from engram.figures.subjects import scalars, subjects_figure
+from engram.store import json_file
 
-SEEN = ("spectrogram", "picture", "timeseries")  # kinds of rows that can be shown
-MOST_REGIONS = 2  # shown of one row; more are too small to see
-SHADES = 3  # standard deviations of a series from black or white
+__all__ = ["draw", "scalars"]
+
+EACH = 4  # pictures of a kind
+SEED = 0  # of the lot
+SIDE = 144  # pixels of a picture
 
 
-def load(paths, names) -> tuple[dict[str, np.ndarray], dict]:
-    """Rows of a view by name, and the header of the view.
+def draw(scored, predicted, view, importance, figures):
+    """Draw `subjects`, every score of every subject, and gather `gallery`, pictures to look at.
+
+    Args: as for `engram.figures.plot.plot`, read; `view` holds the stores of the pictures, seen and
+        decoded: those that are neither are what the decoded ones started from.
+    """
+    style.save(subjects_figure(scored), figures["subjects"])
+    json_file.write(gallery(predicted, view), figures["gallery"])
+
+
+def gallery(predicted, view) -> dict:
+    """The best, median and worst pictures by a named measure, and some drawn by lot.
 
     Args:
-        paths: stores of one view.
-        names: rows to read; those that no store holds are absent from the result.
+        predicted: array (n, runs, measures), table with subject and stimulus.
+        view: paths of the stores, named after their views.
+
+    Returns:
+        dict with rank_by, seed; columns, names of the views from what was seen to what was decoded;
+        and lines, each with why, subject, stimulus, scores ((measure, value), ...) and pictures, a
+        data address a column.
 
     Raises:
-        InputError: the view is no picture, or holds none of the rows.
+        InputError: a view lacks one of the pictures, or is none.
     """
-    wanted, rows, header = set(names), {}, {}
-    for path in paths:
-        this = store.open(path)
-        header = header or this.header
-        here = [i for i, name in enumerate(this.table.index) if name in wanted]
-        if here:
-            rows |= zip(this.table.index[here], this[np.array(here)], strict=True)
-    if header.get("what") not in SEEN:
-        raise InputError(
-            f"{paths[0]}: a view of {header.get('what')!r} cannot be shown as a picture; "
-            "plots need a view of spectrograms, pictures or series as the first source"
-        )
-    if not rows:
-        raise InputError(f"{paths[0]}: the view shares no row name with the predictions")
-    if header["what"] == "timeseries":
-        rows = {name: _standardized(row) for name, row in rows.items()}
-        header = header | {"limits": [-SHADES, SHADES], "cmap": "gray"}
+    names, ranked = predicted.header["measures"], predicted.header["rank_by"]
+    values = predicted.array[:, 0]
+    chosen = choose(predicted.table, values[:, names.index(ranked)], ranked)
+    seen, decoded = predicted.header["targets"][0], predicted.header["sources"][0]
+    stores = {}
+    for path in view:
+        stores.setdefault(_stem(path), []).append(path)
+    columns = [seen, *(name for name in stores if name not in (seen, decoded)), decoded]
+    shown = predicted.table.iloc[[row for _, row in chosen]]
+    pictures = {
+        name: _loaded(stores[name], shown["stimulus"] if name == seen else shown.index)
+        for name in columns
+    }
+    lines = []
+    for why, row in chosen:
+        one = predicted.table.iloc[row]
+        found = [
+            visible.thumbnail(
+                rows[one["stimulus"] if name == seen else one.name], header, SIDE, SIDE
+            )
+            for name, (rows, header) in pictures.items()
+        ]
+        scores = [[name, float(value)] for name, value in zip(names, values[row], strict=True)]
+        line = {"why": why, "subject": one["subject"], "stimulus": one["stimulus"]}
+        lines.append(line | {"scores": scores, "pictures": found})
+    return {"rank_by": ranked, "seed": SEED, "columns": columns, "lines": lines}
+
+
+def _loaded(paths, names):
+    rows, header = visible.load(paths, names)
+    if missing := set(names) - set(rows):
+        raise InputError(f"{paths[0]}: lacks the picture {min(missing)}; make the view again")
     return rows, header
 
 
-def _standardized(row):
-    """Series (roi, time) in standard deviations of their region, so that all can be seen."""
-    row = row.astype(np.float64)
-    sd = row.std(-1, keepdims=True)
-    return (row - row.mean(-1, keepdims=True)) / np.where(sd > 0, sd, 1)
+def _stem(path):
+    return str(path).rpartition("/")[2].partition(".")[0]
 
 
-def regions(row, header) -> dict[str, np.ndarray]:
-    """The images (h, w) or (h, w, 3) of one row, by region name; "" where there is one only."""
-    if row.ndim == (3 if header["what"] == "picture" else 2):
-        return {"": row}
-    names = header.get("regions") or [f"region {i}" for i in range(len(row))]
-    return dict(zip(names[:MOST_REGIONS], row[:MOST_REGIONS], strict=True))
+def choose(table, values, measure) -> list[tuple[str, int]]:
+    """(why, row) of the best, median and worst rows by a measure, and of rows drawn by lot.
 
+    In each kind an image comes once, of the subject that comes first.
 
-def coloured(image, header) -> np.ndarray:
-    """uint8 RGB (h, w, 3) of one image of a view, through its colour map and limits."""
-    if header["what"] == "picture":
-        return image
-    return render(image, header["limits"], cmap=header.get("cmap", "viridis"))
-
-
-def thumbnail(row, header, width=128, height=96) -> str:
-    """A small picture of one row as a data URI; its regions stand one above the other."""
-    parts = [coloured(image, header) for image in regions(row, header).values()]
-    whole = Image.new("RGB", (width, (height + 2) * len(parts) - 2), "white")
-    for place, part in enumerate(parts):
-        small = Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR)
-        whole.paste(small, (0, place * (height + 2)))
-    file = io.BytesIO()
-    whole.save(file, "WEBP", quality=50, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def legend(header) -> str:
-    """What the axes of a thumbnail are, in words."""
-    names = (header.get("regions") or [])[:MOST_REGIONS]
-    where = f"; from top: {', '.join(names)}" if len(names) > 1 else ""
-    if header["what"] == "picture":
-        return f"picture as published, time from left to right{where}"
-    if header["what"] == "timeseries":
-        return f"{len(header['channels'])} regions, a line each, time from left to right"
-    lowest, highest = sorted((header["frequencies"][0], header["frequencies"][-1]))
-    return f"{lowest:.2g} to {highest:.2g} Hz, low at the bottom{where}"
+    Args:
+        table: n rows with stimulus.
+        values: float (n,).
+        measure: its name; of distances the least is best.
+    """
+    sign = 1 if measure.endswith("_distance") else -1
+    order = np.argsort(sign * values, kind="stable")
+    nearest = np.argsort(np.abs(values - np.median(values)), kind="stable")
+    by_lot = np.random.default_rng(SEED).permutation(len(table))
+    stimulus, found = table["stimulus"].to_numpy(str), []
+    for why, rows in (("best", order), ("median", nearest), ("worst", order[::-1]),
+                      ("drawn by lot", by_lot)):  # fmt: skip
+        _, first = np.unique(stimulus[rows], return_index=True)
+        found += [(why, int(rows[i])) for i in np.sort(first)[:EACH]]
+    return found

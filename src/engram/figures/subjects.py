@@ -1,6 +1,7 @@
 """Scores of one experiment: every subject a dot, the mean with its interval, controls beside."""
 
 import math
+from collections.abc import Iterator
 
 from engram.figures import style
 
@@ -18,18 +19,36 @@ METRICS = {
     "pearson_r": ("Pearson r", False),
     "spearman_r": ("Spearman ρ", False),
     "mae": ("Mean absolute error", True),
+    "pixcorr": ("PixCorr", False),
+    "ssim": ("SSIM", False),
+    "ssim_columns": ("SSIM of columns", False),
+    "pixcorr_mindeye": ("PixCorr, mindeye", False),
+    "ssim_mindeye": ("SSIM, mindeye", False),
 }
 
 
 def title(metric) -> str:
     """The name of a metric for people, with an arrow if less is better."""
-    name, less = METRICS.get(metric, (metric.replace("_", " "), False))
+    told = metric.replace("_two_way", " 2-way").replace("_", " ")
+    name, less = METRICS.get(metric, (told, metric.endswith("_distance")))
     return f"{name} ↓" if less else name
 
 
 def number(value) -> bool:
     """Whether a value of the scores is there: JSON has null where a metric is undefined."""
     return value is not None and math.isfinite(value)
+
+
+def scalars(scored, predicted) -> Iterator[tuple[str, int, float]]:
+    """(tag, step, value) of the scores for TensorBoard, at step 0: nothing is iterated.
+
+    Args:
+        scored: the scores of the experiment.
+        predicted: not needed.
+    """
+    for row in scored["metrics"]:
+        if number(row["value"]):
+            yield f"Test/{row['metric']}", 0, float(row["value"])
 
 
 def heights(subjects) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """Figures of experiments whose y is numbers, and their scalars for TensorBoard."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from engram.figures import style
-from engram.figures.subjects import number
+from engram.figures.subjects import number, scalars
+
+__all__ = ["draw", "scalars"]
 
 SMALL, LARGE = 9, 26  # area of the dot of a row and of a subject, in square points
 
@@ -79,15 +79,3 @@ def _title(scored):
     values = {row["metric"]: row["value"] for row in scored["metrics"]}
     shown = (("R²", "r2"), ("r", "pearson_r"))
     return ", ".join(f"{text} {values[key]:.2f}" for text, key in shown if number(values[key]))
-
-
-def scalars(scored, predicted) -> Iterator[tuple[str, int, float]]:
-    """(tag, step, value) of the scores, at step 0: nothing is iterated.
-
-    Args:
-        scored: the scores of the experiment.
-        predicted: its predictions.
-    """
-    for row in scored["metrics"]:
-        if number(row["value"]):
-            yield f"Test/{row['metric']}", 0, float(row["value"])

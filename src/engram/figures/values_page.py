@@ -1,9 +1,8 @@
 """The part of the report on experiments whose y is numbers, for `values_page.html`."""
 
-import json
 import math
 
-from engram.figures.groups import adjust, by_target
+from engram.figures.groups import adjust, by_metric, by_target
 from engram.figures.subjects import number
 from engram.flags import inflated
 
@@ -21,16 +20,8 @@ def experiment(this, header, figures, points) -> dict:
         header: of its predictions.
         figures, points: not needed.
     """
-    scores = this["scores"]
-    return {
-        **this,
-        "by_name": {row["metric"]: row for row in scores["metrics"]},
-        "plot": _plot(scores["people"]),
-        "chosen": {
-            "title": "Chosen within the training rows",
-            "lines": [(key, json.dumps(value)) for key, value in header.get("chosen", {}).items()],
-        },
-    }
+    shown = by_metric(this, header, "Chosen within the training rows")
+    return shown | {"plot": _plot(this["scores"]["people"])}
 
 
 def _plot(people):

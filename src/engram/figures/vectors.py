@@ -1,11 +1,11 @@
 """Figures of experiments whose y is vectors, and their scalars for TensorBoard."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from engram.figures import style
-from engram.figures.subjects import number, subjects_figure
+from engram.figures.subjects import number, scalars, subjects_figure
+
+__all__ = ["draw", "scalars"]
 
 LOADS = False  # predictions are large, and what is drawn stands in the scores
 UNLIKE = "mean_rank"  # has an axis of its own
@@ -42,15 +42,3 @@ def targets_figure(scored):
         panels[1].axhline(0, color=style.INK, linewidth=1, linestyle="--")
         panels[1].set(xlabel="layer, coarsest first", ylabel="R²")
     return made
-
-
-def scalars(scored, predicted) -> Iterator[tuple[str, int, float]]:
-    """(tag, step, value) of the scores, at step 0: nothing is iterated.
-
-    Args:
-        scored: the scores of the experiment.
-        predicted: not needed.
-    """
-    for row in scored["metrics"]:
-        if number(row["value"]):
-            yield f"Test/{row['metric']}", 0, float(row["value"])

@@ -1,8 +1,6 @@
 """The part of the report on experiments whose y is vectors, for `vectors_page.html`."""
 
-import json
-
-from engram.figures.groups import adjust
+from engram.figures.groups import adjust, by_metric
 from engram.figures.subjects import number, title
 from engram.flags import inflated
 
@@ -17,15 +15,9 @@ def experiment(this, header, figures, points) -> dict:
         header: of its predictions.
         figures, points: not needed.
     """
-    scores = this["scores"]
-    return {
-        **this,
-        "by_name": {row["metric"]: row for row in scores["metrics"]},
-        "chosen": {
-            "title": "Chosen within the training images, for the model and its control",
-            "lines": [(key, json.dumps(value)) for key, value in header.get("chosen", {}).items()],
-        },
-    }
+    return by_metric(
+        this, header, "Chosen within the training images, for the model and its control"
+    )
 
 
 def groups(experiments) -> list[dict]:

@@ -187,19 +187,32 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
         return sides[self.of_task(experiment, "PROBED")](experiment)
 
     def pictures(self, experiment) -> list[str]:
-        """The view stores, behind the first source or target that a person can look at."""
-        seen = components.constant("engram.figures.pictures", "SEEN")
-        for source in self.shown_side(experiment):
-            view = source.partition("/")[0]
-            if self.gives(view) in seen:
-                return self.stores(experiment, view)
-        return []
+        """The view stores, behind the first source or target that a person can look at.
+
+        Where both sides are shown, those of both, and of what decoders started from.
+        """
+        seen = components.constant("engram.figures.visible", "SEEN")
+        views = dict.fromkeys(source.partition("/")[0] for source in self.shown_side(experiment))
+        looked = [view for view in views if self.gives(view) in seen]
+        if self.of_task(experiment, "SHOWS") != "both":
+            looked = looked[:1]
+        starts = [
+            self.decoders[view][option]
+            for view in looked
+            for option, what in (self.decoder_reads(view) if view in self.decoders else {}).items()
+            if what == "pictures"
+        ]
+        return [
+            path
+            for view in dict.fromkeys([*looked, *starts])
+            for path in self.stores(experiment, view)
+        ]
 
     def shown_side(self, experiment) -> list[str]:
         """The sources or targets whose rows the figures of an experiment show; of some none."""
-        sides = {"x": self.sources, "y": self.targets}
-        shows = self.of_task(experiment, "SHOWS")
-        return sides[shows](experiment) if shows else []
+        sources, targets = self.sources(experiment), self.targets(experiment)
+        sides = {"x": sources, "y": targets, "both": [*targets, *sources], None: []}
+        return sides[self.of_task(experiment, "SHOWS")]
 
     def importance(self, experiment) -> list[str]:
         """What says where the models of an experiment look, if its task is asked that."""

@@ -14,18 +14,19 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from engram import store
 from engram.errors import InputError
-from engram.measures import inference, ranking
-from engram.scores.settings import SEED, settings
+from engram.measures import ranking
+from engram.scores import over_images
+from engram.scores.settings import settings
 
 WAYS = (2, 300)
 TOPS = (1, 5)
 BUNCH_BYTES = 32 << 20  # of rows of predictions at a time
 EPSILON = 1e-12
+LESS = ("mean_rank",)
 BINS = np.linspace(-1, 1, 41)  # of r, for the figure
 
 #: What a simulation calls the scores that it predicts.
@@ -58,7 +59,7 @@ def score(predictions, baseline, x, spec) -> dict:
     subjects = {name: this.measured(name) for name in this.subjects}
     others = {name: other.measured(name) for name in this.subjects} if other else None
     return {
-        "metrics": _metrics(this, subjects, others, chosen),
+        "metrics": over_images.metrics(subjects, others, chosen, _chance, LESS),
         "widths": {name: [one.targets, one.changing] for name, one in subjects.items()},
         "candidates": len(next(iter(subjects.values())).images),
         **{key: this.header[key] for key in ("protocol", "zscore", "decodes")},
@@ -81,30 +82,30 @@ def score(predictions, baseline, x, spec) -> dict:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Scores of one subject.
+class Measured(over_images.Measured):
+    """Scores of one subject, as in `over_images`, beside
 
     Attributes:
-        images: names of the k images that are told apart; own: int (n,), that of each row.
         contributions: {score: float (n, k)}, the mean over seeds.
-        influence: {score: float (n,)}, what each row adds to a score, with the score as its mean.
-        seeds, control: {score: float (runs,)}.
         r2, r: float (targets,), of the targets that change.
         targets, changing: how many there are, and how many of them change in training and test.
         column: int (changing,), which.
     """
 
-    images: list
-    own: np.ndarray
     contributions: dict
-    influence: dict
-    seeds: dict
-    control: dict
     r2: np.ndarray
     r: np.ndarray
     targets: int
     changing: int
     column: np.ndarray
+
+    def null(self, rng, permutations):
+        orders = [rng.permutation(len(self.images))[self.own] for _ in range(permutations)]
+        rows = np.arange(len(self.own))
+        return {
+            name: np.array([values[rows, at].mean() for at in orders])
+            for name, values in self.contributions.items()
+        }
 
 
 class _Read:
@@ -249,93 +250,22 @@ class _Run:
 # ---- scores -------------------------------------------------------------------------------
 
 
-def _metrics(this, subjects, others, chosen):
-    null = _null(subjects, chosen.permutations)
-    found = []
-    for name in next(iter(subjects.values())).contributions:
-        each = {s: one.influence[name].mean() for s, one in subjects.items()}
-        value = np.mean(list(each.values()))
-        matrix = _matrix(subjects, name)
-        low, high = _interval(matrix, chosen)
-        seeds = np.mean([one.seeds[name] for one in subjects.values()], 0)
-        control = [one.control[name] for one in subjects.values()]
-        less = name == "mean_rank"
-        line = {
-            "metric": name,
-            "value": value,
-            "low": low,
-            "high": high,
-            "interval": "bootstrap" if low is not None else None,
-            "chance": _chance(name, subjects, null),
-            "p": inference.permutation_p(*((-value, -null[name]) if less else (value, null[name]))),
-            "control": np.mean(control) if np.size(control) else None,
-            "seed_sd": seeds.std(ddof=1) if len(seeds) > 1 else None,
-            "subject_sd": np.std(list(each.values()), ddof=1) if len(each) > 1 else None,
-            "subjects": each,
-        }
-        if others:
-            line |= _gained(matrix, _matrix(others, name), chosen)
-        found.append(line)
-    return found
-
-
-def _null(subjects, permutations):
-    """Every score when the true images are exchanged within each subject, {score: (m,)}."""
-    rng, parts = np.random.default_rng(SEED), {}
-    for one in subjects.values():
-        orders = [rng.permutation(len(one.images))[one.own] for _ in range(permutations)]
-        rows = np.arange(len(one.own))
-        for name, values in one.contributions.items():
-            parts.setdefault(name, []).append([values[rows, at].mean() for at in orders])
-    return {name: np.mean(of_subjects, 0) for name, of_subjects in parts.items()}
-
-
 def _chance(name, subjects, null):
     """What saying the training mean, or drawing, scores; of r the mean under the null."""
     k = len(next(iter(subjects.values())).images)
     if name == "r2":
         return 0.0
     if name == "pearson_r":
-        return null[name].mean()
+        return null.mean()
     if name == "mean_rank":
         return (k + 1) / 2
     return 1 / int(name.partition("_")[0]) if name.endswith("_way") else int(name[3:]) / k
 
 
-def _matrix(subjects, name):
-    """What every image adds to a score, (subjects, images), repetitions averaged."""
-    parts = {
-        subject: pd.Series(one.influence[name]).groupby(one.own).mean().set_axis(one.images)
-        for subject, one in subjects.items()
-    }
-    return pd.DataFrame(parts).T
-
-
-def _interval(matrix, chosen):
-    if matrix.isna().to_numpy().any():  # subjects were shown others
-        return None, None
-    return inference.bootstrap(matrix.to_numpy(), chosen.confidence, chosen.bootstrap)
-
-
-def _gained(matrix, other, chosen):
-    gain = matrix - other
-    low, high = _interval(gain, chosen)
-    of_subjects = gain.mean(axis=1).to_numpy()
-    return {
-        "baseline": other.mean(axis=1).mean(),
-        "difference": of_subjects.mean(),
-        "difference_low": low,
-        "difference_high": high,
-        "difference_p": inference.sign_flip(of_subjects),
-    }
-
-
 def _refuse_other(this, other, path):
     if any(this.header[key] != other.header[key] for key in ("widths", "targets")):
         raise InputError(f"{path}: predicts other targets; give a baseline with the same `y`")
-    for subject in this.subjects:
-        if set(this.table.index[this.rows(subject)]) != set(other.table.index[other.rows(subject)]):
-            raise InputError(f"{path}: has other test rows; give a baseline on the same data")
+    over_images.refuse_other_rows(this.table, other.table, path)
 
 
 def _layers(latents, subjects):

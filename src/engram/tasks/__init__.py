@@ -7,8 +7,8 @@ What else is known of it stands in constants that the plan reads without importi
 - `TARGETS`: what y is, "labels", "numbers" or "pictures" (a view) or "features" (a view under a
   backbone);
 - `FOLDS`: ways to split, the default first, each with what it generalises to;
-- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y"
-  or None;
+- `FIGURES`: files that stage `plot` draws; `SHOWS`: whose pictures these show, "x", "y",
+  "both" or None;
 - `PROBED`: the side that scores read beside predictions: "x", to ask what else the inputs know,
   "y", where predictions do not hold what is true, or None; `MAPPED`: the latents can be mapped;
   `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
@@ -65,6 +65,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "chosen": _chosen(fits, best, task.folds, candidates),
         "curves": _curves(fits, best, task.folds),
         **task.facts,
+        **fits[0].header,
         "made_by": made_by,
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)

@@ -92,6 +92,7 @@ class Fit:
         facts: JSON-able choices made on validation rows, by name one entry a fold, e.g.
             {"epoch": [[3, 4], [2, 7]]} for two folds under two runs.
         flags: names of `engram.flags` that hold for how it was trained.
+        header: what the predictions should state beside, JSON-able.
     """
 
     outputs: np.ndarray
@@ -101,6 +102,7 @@ class Fit:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     facts: dict = field(default_factory=dict)
     flags: tuple = ()
+    header: dict = field(default_factory=dict)
 
 
 def seed(run, fold) -> int:

@@ -1,6 +1,6 @@
 """The photographs that were shown, as pictures of one size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,11 +28,14 @@ class Options:
         size: [height, width] in pixels; a photograph is resized as a whole, never cropped.
         interpolation: of the resizing, by Pillow, antialiased.
         blur: radius of a Gaussian blur after resizing, pixels: standard deviation; 0 is none.
+        split: only the photographs of this one, such as those of the test that decoded pictures
+            are compared with; by default all.
     """
 
     size: tuple[int, int] = (224, 224)
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     blur: float = 0.0
+    split: Literal["train", "test"] | None = None
 
 
 def render(stimuli, windows, options) -> Rows:
@@ -45,10 +48,12 @@ def render(stimuli, windows, options) -> Rows:
 
     Raises:
         InputError: an image file is missing or damaged, `size` or `blur` is out of range, or the
-            disk is too small.
+            disk is too small, or no photograph is of the `split`.
     """
     if min(options.size) < 1 or options.blur < 0:
         raise InputError("photograph: `size` has to be pixels, `blur` a radius from 0 on")
+    if options.split:
+        stimuli = _of_split(stimuli, options.split)
     names = stimuli.table.index
     array = empty((len(names), *options.size, 3), np.uint8)
     bar = progress(range(len(names)), stimuli.name, "images")
@@ -65,6 +70,13 @@ def render(stimuli, windows, options) -> Rows:
         **stimuli.origin,
     }
     return Rows(array, table, header)
+
+
+def _of_split(stimuli, split):
+    table = stimuli.table[stimuli.table["split"] == split]
+    if not len(table):
+        raise InputError(f"photograph: {stimuli.name} has no photograph of split {split!r}")
+    return replace(stimuli, table=table)
 
 
 def _pixels(picture, options):
