@@ -106,7 +106,8 @@ def test_options_of_pictures_are_those_of_backbones_that_take_pictures():
         kind for kind in components.kinds("backbones")
         if OF_PICTURES & components.fields("backbones", kind).keys()
     }  # fmt: skip
-    assert having == {"ast", "dalle", "dreamsim", "open_clip", "timm", "torchvision", "vdvae"}
+    taking = {"ast", "dalle", "dreamsim", "lpips", "open_clip", "timm", "torchvision", "vdvae"}
+    assert having == taking
 
 
 @pytest.mark.parametrize("kind", ["bandpower", "pixels"])

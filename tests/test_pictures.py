@@ -137,8 +137,7 @@ def test_the_null_is_that_of_shuffling_the_similarity_matrix(study, scores):
 
 def test_dialects_and_sizes_have_names_of_their_own_and_never_meet(study):
     folder, paths, told = study
-    other = picturing.compared(folder, paths, "detour", "good", dialect="mindeye",
-                               rank_by="ssim_mindeye")  # fmt: skip
+    other = picturing.compared(folder, paths, "detour", "good", dialect="mindeye")
     found = picturing.scored(folder, "detour", other)
     assert [*by_name(found)][:3] == ["pixcorr_mindeye", "ssim_mindeye", "pixels_two_way"]
     with pytest.raises(InputError, match="compared by another dialect or size"):
@@ -237,6 +236,7 @@ def test_what_does_not_fit_is_refused(study, tmp_path):
     refused("no features of 'clip'; there is , pixels, quarters", features=["clip"])
     refused("subjects differ|use within", experiment={"folds": "pooled"})
     refused("one side has to be responses", x="photograph")
+    refused("a decoder has a `seed` of its own", experiment={"seeds": 2})
     few = rewritten(
         tmp_path / "a", paths, "good/pixels", lambda r: Rows(r.array[1:], r.table[1:], r.header)
     )

@@ -69,6 +69,17 @@ def test_what_a_decoder_draws_belongs_to_the_study(config):
     ]
 
 
+def test_figures_show_what_was_seen_what_is_drawn_and_what_that_started_from(config):
+    config["heads"]["compare"] = {"kind": "compare"}
+    config["experiments"]["seen"] = experiment("prior", "photograph", head="compare")
+    drawn = [
+        f"results/small/views/scenes/{unit}/{name}.h5"
+        for name in ("prior", "layout")
+        for unit in ("subj01", "subj02")
+    ]
+    assert Plan(config).pictures("seen") == ["results/views/scenes/stimuli/photograph.h5", *drawn]
+
+
 def test_a_decoder_gets_what_its_options_name(config):
     plan = Plan(config)
     assert plan.decoder_sources("scenes", "subj01", "layout") == [

@@ -179,17 +179,22 @@ def test_retrieval_fits_wide_and_narrow_screens(page, tmp_path):
 # ---- pictures ---------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory):
+    """A report on two decoders, one of which starts from the other's pictures."""
+    folder, names = tmp_path_factory.mktemp("pictures"), ("layout", "final")
+    paths = picturing.write(folder, {"layout": 0.3, "final": 0.6}, ("subj01",), ("pixels",))
+    told = {n: picturing.compared(folder, paths, n, n, backbones=("pixels",)) for n in names}
+    return picturing.page(folder, paths, told, {"final": "layout"}, {"final": ["layout"]})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pictures_to_look_at_fit_and_tell_their_scores(page, tmp_path, scheme):
-    names = ("layout", "final")
-    paths = picturing.write(tmp_path, {"layout": 0.3, "final": 0.6}, ("subj01",), ("pixels",))
-    told = {n: picturing.compared(tmp_path, paths, n, n, backbones=("pixels",)) for n in names}
-    file = picturing.page(tmp_path, paths, told, {"final": "layout"}, {"final": ["layout"]})
+def test_pictures_to_look_at_fit_and_tell_their_scores(page, looked, scheme):
     problems, other = [], page.context.browser.new_page(color_scheme=scheme)
     other.on("console", lambda message: problems.append(message.text))
     other.on("pageerror", lambda error: problems.append(str(error)))
     other.set_viewport_size({"width": 1280, "height": 900})
-    other.goto(file.as_uri())
+    other.goto(looked.as_uri())
     card = other.locator("#final .card").first
     for width in (1280, 400):
         other.set_viewport_size({"width": width, "height": 900})

@@ -78,6 +78,7 @@ CONFIG = {
         "linear": {"kind": "linear", "c": [1.0]},
         "ridge": {"kind": "ridge", "alpha": [100.0]},
         "nice": {"kind": "nice", "encoder": "mlp", "epochs": 1, "batch_size": 8},
+        "compare": {"kind": "compare", "features": ["pixels"], "size": 16},
     },
     "experiments": {
         "classes": {
@@ -99,6 +100,10 @@ CONFIG = {
         "latents": {
             "title": "Latents", "dataset": "scenes", "x": "betas", "y": "picture/vdvae",
             "head": "ridge", "folds": "within", "seeds": 1, "baseline": "none",
+        },
+        "seen": {
+            "title": "Seen", "dataset": "scenes", "x": "layout", "y": "picture",
+            "head": "compare", "folds": "within", "seeds": 1, "baseline": "none",
         },
     },
     "decoders": {
@@ -279,6 +284,8 @@ def run_vectors(study):
     study.decode("scenes", "subj01", "layout", latents=study.train("latents")[2])
     study.decode("scenes", "subj01", "nearest", latents=colours)
     study.decode("scenes", "subj01", "prior")
+    study.extract("scenes", "subj01", "layout/pixels")
+    study.evaluate("seen", study.train("seen")[1])
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,7 @@ def load(options, sources, weights, device) -> "Decoder":
             f"decoder vdvae: {file or 'the random weights'} are not those of the latents of "
             f"{options.latents} ({of['weights']}); extract the features and train again"
         )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return Decoder(model.to(device).eval().requires_grad_(False), options, of, device)
 
 

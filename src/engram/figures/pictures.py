@@ -3,9 +3,9 @@
 import numpy as np
 
 from engram import store
+from engram.errors import InputError
 from engram.figures import style, visible
 from engram.figures.subjects import scalars, subjects_figure
-from engram.planning import components
 from engram.store import json_file
 
 __all__ = ["draw", "scalars"]
@@ -40,10 +40,9 @@ def gallery(predicted, view) -> dict:
     Raises:
         InputError: a view lacks one of the pictures, or is none.
     """
-    head = components.hyperparameters(predicted.header["made_by"]["spec"])["head"]
-    names = predicted.header["measures"]
+    names, ranked = predicted.header["measures"], predicted.header["rank_by"]
     values = predicted.array[:, 0]
-    chosen = choose(predicted.table, values[:, names.index(head["rank_by"])], head["rank_by"])
+    chosen = choose(predicted.table, values[:, names.index(ranked)], ranked)
     seen, decoded = predicted.header["targets"][0], predicted.header["sources"][0]
     stores = {}
     for path in view:
@@ -51,7 +50,7 @@ def gallery(predicted, view) -> dict:
     columns = [seen, *(name for name in stores if name not in (seen, decoded)), decoded]
     shown = predicted.table.iloc[[row for _, row in chosen]]
     pictures = {
-        name: visible.load(stores[name], shown["stimulus"] if name == seen else shown.index)
+        name: _loaded(stores[name], shown["stimulus"] if name == seen else shown.index)
         for name in columns
     }
     lines = []
@@ -67,7 +66,7 @@ def gallery(predicted, view) -> dict:
         line = {"why": why, "subject": one["subject"], "stimulus": one["stimulus"]}
         lines.append(line | {"scores": scores, "pictures": found})
     return {
-        "rank_by": head["rank_by"],
+        "rank_by": ranked,
         "seed": SEED,
         "columns": columns,
         "lines": lines,
@@ -94,6 +93,13 @@ def of_regions(paths) -> list[dict]:
             line = {"subject": one["subject"], "pictures": drawn}
             found.setdefault(one["concept"], []).append(line)
     return [{"region": name, "lines": lines} for name, lines in found.items()]
+
+
+def _loaded(paths, names):
+    rows, header = visible.load(paths, names)
+    if missing := set(names) - set(rows):
+        raise InputError(f"{paths[0]}: lacks the picture {min(missing)}; make the view again")
+    return rows, header
 
 
 def _stem(path):

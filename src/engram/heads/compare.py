@@ -31,14 +31,15 @@ class Options:
         dialect: of the pixel measures, which are named after it: `bd`, pictures as they are
             (Brain-Diffuser); `mindeye`, both brought to 256 pixels before.
         size: pixels of a side that pictures are compared at; 425 in every publication.
-        rank_by: the measure by which the report shows the best and the worst pictures.
+        rank_by: the measure by which the report shows the best and the worst pictures; by default
+            the first, PixCorr.
     """
 
     features: list[str] = field(default_factory=list)
     distances: list[str] = field(default_factory=list)
     dialect: Literal["bd", "mindeye"] = "bd"
     size: int = 425
-    rank_by: str = "pixcorr"
+    rank_by: str | None = None
 
 
 def fit(task, options, device) -> training.Fit:
@@ -57,8 +58,9 @@ def fit(task, options, device) -> training.Fit:
             shape = (len(task.tested), len(task.runs))
             found.setdefault(name, np.empty(shape, np.float32))
             found[name][np.searchsorted(task.tested, fold.test)] = values
-    if options.rank_by not in found:
-        raise InputError(f"heads: rank_by is {options.rank_by!r}; there is {', '.join(found)}")
+    ranked = options.rank_by or next(iter(found))
+    if ranked not in found:
+        raise InputError(f"heads: rank_by is {ranked!r}; there is {', '.join(found)}")
     outputs = np.stack(list(found.values()), -1)
     return training.Fit(
         outputs=outputs,
@@ -68,6 +70,7 @@ def fit(task, options, device) -> training.Fit:
         header={
             "measures": [*found],
             "comparison": {"dialect": options.dialect, "size": options.size},
+            "rank_by": ranked,
         },
     )
 

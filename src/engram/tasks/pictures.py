@@ -41,7 +41,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
         x: {source: [path, ...]}: a view of pictures with columns subject, split, stimulus and
             exclude, a store a subject, and features of it, `view/backbone`.
         y: the same of the images, named as `stimulus` says.
-        experiment: dict with folds, `within`.
+        experiment: dict with folds, `within`, and seeds, 1.
 
     Returns:
         Task whose `x` and `targets`, pictures first, are `linked.Linked`; its `y` is the row among
@@ -55,6 +55,8 @@ def load(x, y, experiment) -> tuple[Task, dict]:
     how = how["kind"] if isinstance(how, dict) else how
     if how not in FOLDS:
         raise InputError(f"folds: {how!r}; pictures are of one subject: use within")
+    if experiment.get("seeds", 1) != 1:
+        raise InputError("seeds: pictures are compared once; a decoder has a `seed` of its own")
     pairs = _pairs(x, y)
     found = [linked.sides({a: x[a]}, {b: y[b]}) for a, b in pairs]
     _refuse_unlike(found, pairs)
