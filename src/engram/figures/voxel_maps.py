@@ -7,7 +7,7 @@ from engram import store
 from engram.figures import style
 
 SHOWN = 2000  # voxels of a subject in the panel of ceilings
-VIEWS = (("from the left", 1, 2), ("from the front", 0, 2), ("from above", 0, 1))
+VIEWS = (("from the right", 1, 2), ("from behind", 0, 2), ("from above", 0, 1))
 AXES = ("x", "y", "z")
 
 
