@@ -196,7 +196,7 @@ def drawings(path, images, **header):
     table["exclude"] = ["region" if image == REGION else "" for image in images]
     values = np.array([[*IMAGES, REGION].index(image) for image in images], np.uint8)
     values = np.broadcast_to(values[:, None, None, None], (len(images), 4, 6, 3))
-    header = {"what": "picture", "axes": 3, "decoder": "vdvae", "of": {}, **PROTOCOL, **header}
+    header = {"what": "picture", "axes": 3, "decoder": "vdvae", "of": {}} | PROTOCOL | header
     store.write(path, Rows(values, table, header))
     return path
 
@@ -286,6 +286,31 @@ def test_the_nearest_needs_the_true_features_of_what_was_predicted(gallery, tmp_
     whole = latents(tmp_path / "l.h5", features[12:], {"kind": "clip"})
     with pytest.raises(InputError, match=r"f\.h5: lacks the training image train/nsd-00000"):
         decoded(tmp_path, spec, sources | {"latents": whole, "features": tmp_path / "f.h5"})
+
+
+# ---- several sources --------------------------------------------------------------------
+
+
+def test_sources_meet_by_the_names_of_their_rows(tmp_path):
+    """Diffusion from pictures of another decoder, by tokens that an experiment predicts."""
+    target = {"kind": "clip_vision_tokens", "model": "tiny", "layer": "", "pooling": "default"}
+    values = np.random.default_rng(0).normal(size=(N, 17 * 32))
+    vision = latents(tmp_path / "l.h5", values, target)
+    spec = {"kind": "versatile_diffusion", "model": "tiny", "mixing": 0, "vision": "e",
+            "start": "of", "guidance": 1, "steps": 3, "batch_size": N}  # fmt: skip
+
+    def drawn(name, images, **header):
+        start = drawings(tmp_path / f"{name}.h5", images, **header)
+        return decoded(tmp_path, spec, {"vision": vision, "start": start}, name=f"{name}-drawn")
+
+    one, other = drawn("one", IMAGES), drawn("other", IMAGES[::-1])
+    assert [*other.table.index] == [*one.table.index]
+    np.testing.assert_array_equal(other[:], one[:])
+    for images in (IMAGES[1:], [*IMAGES, REGION]):
+        with pytest.raises(InputError, match="`vision` and `start` .* are predictions of other im"):
+            drawn("fewer", images)
+    with pytest.raises(InputError, match="differ in protocol: nsd40 and nsd37"):
+        drawn("protocol", IMAGES, protocol="nsd37")
 
 
 # ---- what is said of pictures -----------------------------------------------------------
