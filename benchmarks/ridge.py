@@ -34,7 +34,7 @@ ROWS, TEST, VOXELS = 8859, 982, 15724
 TARGETS = {"vdvae": 91168, "text": 59136, "vision": 197376}
 ALPHA, FEW = 50_000.0, (500, 2000)
 CHECKED = 200
-SUMS = 256 << 20  # bytes of predictions at a time, as of the head
+SUMS = 512 << 20  # bytes of predictions at a time, as of the head
 
 
 def write(folder, sizes, name, format_):

@@ -31,7 +31,10 @@ CONFIG = {
         "photograph": {"kind": "photograph", "unit": "stimuli", "size": [64, 64]},
         "caption": {"kind": "captions", "unit": "stimuli"},
     },
-    "backbones": {"pixels": {"kind": "pixels", "grid": 2}},
+    "backbones": {
+        "pixels": {"kind": "pixels", "grid": 2},
+        "corners": {"kind": "pixels", "grid": 4},
+    },
     "heads": {},
     "experiments": {},
 }

@@ -251,14 +251,18 @@ def test_ip_adapter_draws_what_the_maintained_pipeline_draws(
     pipeline.set_ip_adapter_scale(scale)
     pipeline.set_progress_bar_config(disable=True)
     start = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(8))
-    embedding = torch.from_numpy(given["embedding"])[:, None]
-    if guidance != 1:
-        embedding = torch.cat([torch.zeros_like(embedding), embedding])
-    wanted = pipeline(
-        image=start, strength=0.75, num_inference_steps=4, guidance_scale=guidance,
-        prompt_embeds=tokens(given["states"]), negative_prompt_embeds=no_text.expand(3, -1, -1),
-        ip_adapter_image_embeds=[embedding], generator=generators(), output_type="np",
-    ).images  # fmt: skip
+    wanted = []
+    for i in range(3):  # the pipeline takes one embedding, and repeats it for all of a batch
+        embedding = torch.from_numpy(given["embedding"])[i, None, None]
+        if guidance != 1:
+            embedding = torch.cat([torch.zeros_like(embedding), embedding])
+        found = pipeline(
+            image=start[i : i + 1], strength=0.75, num_inference_steps=4, guidance_scale=guidance,
+            prompt_embeds=tokens(given["states"])[i : i + 1], negative_prompt_embeds=no_text[None],
+            ip_adapter_image_embeds=[embedding], generator=generators()[i : i + 1],
+            output_type="np",
+        )  # fmt: skip
+        wanted.append(found.images[0])
     encoder = backbone("sd_vae", files["vae"], model="tiny")
     more = {"start_latents": source(encoder, "sd_vae")}
     decoder = adapted(sources | more, files, scale=scale, guidance=guidance, start_latents="g")
@@ -266,7 +270,7 @@ def test_ip_adapter_draws_what_the_maintained_pipeline_draws(
         "vision": given["embedding"], "text": given["states"],
         "start_latents": start.flatten(1).numpy(),
     }  # fmt: skip
-    alike(decoder(values, generators()), np.round(wanted * 255))
+    alike(decoder(values, generators()), np.round(np.stack(wanted) * 255))
 
 
 def saved_adapter(tensors):

@@ -1,5 +1,6 @@
 """Simulated NSD through the stages, against the published files read and averaged by hand."""
 
+import dataclasses
 import json
 import tracemalloc
 from pathlib import Path
@@ -179,6 +180,55 @@ def test_memory_is_that_of_the_rows_and_a_session():
     block = betas.BLOCK * p * 8
     assert peak < rows.array.nbytes + 3 * block + 3 * 2 * trials * p
     assert peak < 0.8 * 2 * sessions * trials * p + rows.array.nbytes
+
+
+def test_patterns_of_regions_are_their_voxels_by_hand(study, capsys):
+    """From the files of labels; V3 is empty, and words have no file in this study."""
+    found = study.render("subj01", "betas", regions=True)
+    plain = study.render("subj01", "betas")
+    images = len(plain)
+    assert_array_equal(found[:images], plain[:])
+    raw = study.folder / "resources/raw/nsd/subj01/roi"
+    labels = {
+        name: nibabel.load(raw / f"{name}.nii.gz").get_fdata().astype(int)
+        for name in ("nsdgeneral", "prf-visualrois", "floc-faces")
+    }
+    inside = labels["nsdgeneral"] > 0
+    own = {
+        "V1": np.isin(labels["prf-visualrois"], (1, 2))[inside],
+        "V2": np.isin(labels["prf-visualrois"], (3, 4))[inside],
+        "hV4": (labels["prf-visualrois"] == 7)[inside],
+        "faces": (labels["floc-faces"] > 0)[inside],
+    }
+    table = found.table.iloc[images:]
+    assert [*table["concept"]] == [
+        name for region in own for name in (region, f"as many voxels as {region}")
+    ]
+    assert set(table["exclude"]) == set(table["split"]) == {"region"}
+    array = found[images:]
+    for i, (region, expected) in enumerate(own.items()):
+        assert_array_equal(array[2 * i], expected)
+        assert array[2 * i + 1].sum() == expected.sum()
+        assert (array[2 * i + 1] != expected).any()
+        assert table.index[2 * i] == f"subj01/region/{region}"
+    facts = found.header["recorded"]["regions"]
+    assert facts["voxels"] == {name: one.sum() for name, one in own.items()}
+    assert facts["small"] == {"V3": 0}
+    assert facts["absent"] == ["prf-eccrois", "floc-words", "floc-places", "floc-bodies"]
+    assert ["V1", "faces", (own["V1"] & own["faces"]).sum()] in facts["share"]
+    told = capsys.readouterr().out
+    assert "subj01: region V3 has 0 voxels, fewer than 20; left out" in told
+    assert "regions V1 and faces share" in told
+
+
+def test_patterns_of_regions_need_z_scores_and_voxels(study):
+    with pytest.raises(InputError, match="set `zscore: training` with `regions: true`"):
+        study.render("subj01", "betas", regions=True, zscore="session")
+    responses = study.read("subj01")
+    few = responses.voxels.drop(columns=["prf-visualrois", "floc-faces"])
+    options = betas.Options("nsd40", regions=True)
+    with pytest.raises(InputError, match="no region has 20 voxels"):
+        betas.render(dataclasses.replace(responses, voxels=few), None, options)
 
 
 # ---- voxels -------------------------------------------------------------------------------

@@ -106,8 +106,10 @@ def test_options_of_pictures_are_those_of_backbones_that_take_pictures():
         kind for kind in components.kinds("backbones")
         if OF_PICTURES & components.fields("backbones", kind).keys()
     }  # fmt: skip
-    taking = {"ast", "dalle", "dreamsim", "lpips", "open_clip", "timm", "torchvision", "vdvae"}
-    assert having == taking
+    assert having == {
+        "ast", "clip_vision_tokens", "dalle", "dreamsim", "lpips", "open_clip", "sd_vae", "timm",
+        "torchvision", "vdvae",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["bandpower", "pixels"])

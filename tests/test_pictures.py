@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import picturing
 import pytest
 from numpy.testing import assert_allclose
 
 from engram import store
 from engram.errors import InputError
+from engram.figures import pictures as drawn_pictures
 from engram.figures import visible
 from engram.measures import pictures
 from engram.scores.evaluation import COLUMNS
@@ -186,6 +188,29 @@ def test_the_page_shows_every_score_and_pictures_to_look_at(study, tmp_path):
     row = f"{ends[0][0]}/{ends[1][0]}"
     own = int(ends[0][0] == "subj02")
     assert shown["lines"][0]["pictures"][2] == thumbnail(paths["good"][own], row)
+
+
+def test_pictures_of_regions_stand_beside_their_controls(study, tmp_path):
+    """Of a subject without a region nothing stands there."""
+    paths = study[1]
+
+    def with_regions(rows):
+        subject = rows.table["subject"].iloc[0]
+        names = ["V1", "random V1", "V2", "random V2"][: 4 if subject == "subj01" else 2]
+        table = pd.DataFrame(
+            {"subject": subject, "split": "region", "concept": names, "exclude": "region"},
+            index=[f"{subject}/region/{name}" for name in names],
+        ).reindex(columns=rows.table.columns, fill_value="")  # fmt: skip
+        noise = np.random.default_rng(0).integers(0, 256, (len(names), *rows.array.shape[1:]))
+        array = np.concatenate([rows.array, noise.astype(np.uint8)])
+        return Rows(array, pd.concat([rows.table, table]), rows.header)
+
+    changed = rewritten(tmp_path, paths, "good", with_regions)["good"]
+    assert drawn_pictures.of_regions(paths["good"]) == []
+    found = drawn_pictures.of_regions(changed)
+    assert [(one["region"], len(one["lines"])) for one in found] == [("V1", 2), ("V2", 1)]
+    expected = [thumbnail(changed[1], f"subj02/region/{name}") for name in ("V1", "random V1")]
+    assert found[0]["lines"][1] == {"subject": "subj02", "pictures": expected}
 
 
 def thumbnail(path, name):

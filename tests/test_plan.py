@@ -367,6 +367,27 @@ def test_what_an_evaluation_is_told(config):
     assert this.baseline_predictions("eeg_bandpower") == []
 
 
+def test_what_is_known_of_voxels_stands_beside_those_that_are_predicted(study):
+    config = study("nsd_simulated")
+    this = plan.Plan(config)
+    voxels = [f"results/views/scenes/subj0{i}/voxels.h5" for i in (1, 2)]
+    assert this.probed("scenes_voxels") == [*this.y("scenes_voxels"), *voxels]
+    assert this.spec("evaluate", experiment="scenes_voxels")["sources"][1] == ["voxels", 2]
+    assert this.pictures("scenes_voxels") == voxels
+    assert "voxels" not in this.spec("train", experiment="scenes_voxels")["experiment"]
+    assert this.pictures("scenes_pixels") == []
+    experiment = config["experiments"]["scenes_voxels"]
+    for name, message in (
+        ("voxel", r"scenes_voxels.voxels: no view 'voxel'; did you mean 'voxels'"),
+        ("betas", "name a view of kind voxels, not one of betas"),
+    ):
+        experiment["voxels"] = name
+        refuse(config, message)
+    experiment["voxels"] = "voxels"
+    experiment |= {"x": "betas", "y": "photograph/pixels"}
+    refuse(config, "y is 'photograph/pixels', whose numbers are no voxels")
+
+
 def test_a_view_is_made_of_its_windows_rows_and_options(config):
     names = {"dataset": "simulated", "unit": "sub-01", "view": "state"}
     spec = plan.Plan(config).spec("render", **names)

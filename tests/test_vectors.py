@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors.numpy
+import torch
 from nsd_study import Study
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
-from engram import store
+from engram import store, training
 from engram.errors import InputError
+from engram.figures import style, vectors, voxel_maps
 from engram.figures.plot import plot
 from engram.figures.report import report
 from engram.scores.evaluation import COLUMNS, evaluate
@@ -34,29 +38,31 @@ def study(tmp_path_factory):
     this = Study(tmp_path_factory.mktemp("nsd"), **SMALL)
     for unit in ("subj01", "subj02"):
         this.render(unit, "betas")
-    this.extract("photograph/pixels")
+    for backbone in ("pixels", "corners"):
+        this.extract(f"photograph/{backbone}")
     return this
 
 
 def trained(study, folder, x="betas", y="photograph/pixels", **head):
-    """Model, predictions and latents of an experiment."""
+    """Model, predictions and latents of an experiment; `x` is a source, or several side by side."""
+    side_by_side = [x] if isinstance(x, str) else x
     paths = {
         source: sorted({
             str(study.folder / study.plan.store("nsd", unit, source))
             for unit in ("subj01", "subj02")
         })
-        for source in (x, y)
+        for source in (*side_by_side, y)
     }  # fmt: skip
     spec = {
         "task": "vectors",
         "experiment": {},
-        "candidates": [[x]],
-        "head": {"kind": "ridge", "alpha": ALPHA} | head,
+        "candidates": [side_by_side],
+        "head": head.get("head") or {"kind": "ridge", "alpha": ALPHA} | head,
     }
     folder.mkdir(exist_ok=True)
     names = ("model.safetensors", "predictions.h5", "latents.h5")
     made = [folder / name for name in names]
-    train({x: paths[x]}, {y: paths[y]}, *made, spec, {}, "cpu")
+    train({one: paths[one] for one in side_by_side}, {y: paths[y]}, *made, spec, {}, "cpu")
     return made, {y: paths[y]}
 
 
@@ -179,6 +185,137 @@ def test_layers_can_have_penalties_of_their_own(study, tmp_path):
         assert alphas[0][i] == (1, 30, 300, 3000)[int(np.argmax(r2))]
 
 
+def test_the_better_of_two_draws_of_voxels_is_kept_and_labelled(study, tmp_path):
+    (model, predictions, _), _ = trained(study, tmp_path, alpha=[100.0], share=0.4)
+    told = store.open(predictions).load()
+    assert told.header["flags"] == ["random_part", "simulated"]
+    x, y, new, _, names = sides(study, "subj01")
+    features = safetensors.numpy.load_file(model)["subj01/features"]
+    rng = np.random.default_rng(0)
+    draws = [np.sort(rng.choice(50, 20, replace=False)) for _ in range(2)]
+    fitted = [Ridge(alpha=100.0).fit(x[:, one], y) for one in draws]
+    pairs = zip(fitted, draws, strict=True)
+    best = int(np.argmax([r2_score(y, model.predict(x[:, one])) for model, one in pairs]))
+    assert_array_equal(features, draws[best])
+    rows = told.table.index.get_indexer(names)
+    close(told.array[rows, 0], fitted[best].predict(new[:, draws[best]]))
+    with pytest.raises(InputError, match="share is 0"):
+        trained(study, tmp_path, share=0.0)
+
+
+def test_layers_that_are_left_out_are_their_mean_and_no_latents(study, tmp_path):
+    def layered(rows):
+        return Rows(rows.array, rows.table, rows.header | {"latents": [[2, 2], [3], [5]]})
+
+    copy = rewritten(study, tmp_path, "photograph/pixels", layered)
+    (_, predictions, latents), y_paths = trained(copy, tmp_path / "e", alpha=[100.0], layers=2)
+    told, latents = store.open(predictions).load(), store.open(latents).load()
+    assert "first_layers" in told.header["flags"]
+    x, y, new, _, names = sides(study, "subj02")
+    rows = told.table.index.get_indexer(names)
+    close(told.array[rows, 0, :7], Ridge(alpha=100.0).fit(x, y[:, :7]).predict(new))
+    close(told.array[rows, 0, 7:], np.tile(y[:, 7:].mean(0), (len(new), 1)))
+    assert latents.array.shape[1] == 7
+    assert latents.header["target"]["latents"] == [[2, 2], [3]]
+    assert latents.header["widths"] == {"subj01": 7, "subj02": 7}
+    found = scores(tmp_path, predictions, y_paths)
+    assert found["layers"][2]["r2"] == pytest.approx(0, abs=1e-5)
+    with pytest.raises(InputError, match="layers is 4; the features have 1 to 3"):
+        trained(copy, tmp_path / "e", layers=4)
+
+
+def adam(weights, gradients, moments, step, lr):
+    """One step of Kingma & Ba (2015), algorithm 1."""
+    for w, g, m in zip(weights, gradients, moments, strict=True):
+        m[0] += 0.1 * (g - m[0])
+        m[1] += 0.001 * (g**2 - m[1])
+        w -= lr * m[0] / (1 - 0.9**step) / (np.sqrt(m[1] / (1 - 0.999**step)) + 1e-8)
+
+
+def test_patterns_of_regions_lead_to_latents_along_their_direction(study, tmp_path):
+    """d = W s by scikit-learn's coefficients, and as far from the mean as a training image."""
+    rng = np.random.default_rng(0)
+    patterns = {one: (rng.uniform(size=(2, w)) < 0.3) for one, w in (("1", 50), ("2", 47))}
+
+    def patterned(subject):
+        def change(rows):
+            name = f"subj0{subject}"
+            table = pd.DataFrame(
+                {"subject": name, "split": "region", "concept": ["V1", "V2"], "stimulus":
+                 ["region/V1", "region/V2"], "repetitions": 0, "exclude": "region"},
+                index=[f"{name}/region/V1", f"{name}/region/V2"],
+            )  # fmt: skip
+            array = np.concatenate([rows.array, patterns[subject].astype(np.float32)])
+            table = pd.concat([rows.table[[*table.columns]], table])
+            return Rows(array, table, rows.header)
+
+        return change
+
+    copy = rewritten(study, tmp_path / "a", "subj01", patterned("1"))
+    copy = rewritten(copy, tmp_path / "b", "subj02", patterned("2"))
+    (_, predictions, latents), _ = trained(copy, tmp_path / "e", alpha=[100.0])
+    plain = trained(study, tmp_path / "plain", alpha=[100.0])[0]
+    assert store.open(predictions).header["excluded"] == {}
+    assert_array_equal(store.open(predictions)[:], store.open(plain[1])[:])
+    latents = store.open(latents).load()
+    assert_array_equal(latents.array[:40], store.open(plain[2])[:])
+    assert [*latents.table.index[40:]] == [f"subj0{i}/region/V{j}" for i in (1, 2) for j in (1, 2)]
+    assert set(latents.table["part"][40:]) == {"behind"}
+    for i, subject in enumerate(patterns):
+        x, y, *_ = sides(study, f"subj0{subject}")
+        known = left_out(x, y, 100.0)
+        direction = patterns[subject] @ Ridge(alpha=100.0).fit(x, y).coef_.T / known.std(0)
+        direction /= np.sqrt((direction**2).mean(1, keepdims=True))
+        expected = y.mean(0) + direction * y.std(0)
+        found = latents.array[40 + 2 * i : 42 + 2 * i]
+        assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_network_sees_one_block_after_the_other(study, tmp_path):
+    """Gradients and Adam by hand in NumPy, from the same start and in the same order."""
+    options = {"kind": "sequential_mlp", "hidden": 6, "block": 15, "epochs": 2, "batch_size": 4,
+               "lr": 0.01}  # fmt: skip
+    (model, predictions, latents), _ = trained(study, tmp_path, head=options)
+    told, latents = store.open(predictions).load(), store.open(latents).load()
+    assert told.header["flags"] == ["block_by_block", "simulated"]
+    x, y, new, _, names = sides(study, "subj01")
+    scale = [(one.mean(0), one.std(0)) for one in (x, y)]
+    z, t = ((one - m) / s for one, (m, s) in zip((x, y), scale, strict=True))
+    torch.manual_seed(training.seed(0, "subj01"))
+    layers = torch.nn.Linear(50, 6), torch.nn.Linear(6, 12)
+    weights = []
+    for layer in layers:
+        torch.nn.init.xavier_uniform_(layer.weight)
+        weights += [layer.weight.detach().numpy().astype(float), np.zeros(len(layer.weight))]
+    moments, step = [[np.zeros_like(w), np.zeros_like(w)] for w in weights], 0
+    for start in (0, 15, 30):
+        for _ in range(2):
+            for rows in torch.randperm(len(z[start : start + 15])).split(4):
+                a, b = (one[start : start + 15][rows.numpy()] for one in (z, t))
+                hidden = np.maximum(a @ weights[0].T + weights[1], 0)
+                error = 2 * (hidden @ weights[2].T + weights[3] - b) / b.size
+                back = (error @ weights[2]) * (hidden > 0)
+                gradients = back.T @ a, back.sum(0), error.T @ hidden, error.sum(0)
+                step += 1
+                adam(weights, gradients, moments, step, 0.01)
+
+    def by_hand(rows):
+        hidden = np.maximum((rows - scale[0][0]) / scale[0][1] @ weights[0].T + weights[1], 0)
+        return (hidden @ weights[2].T + weights[3]) * scale[1][1] + scale[1][0]
+
+    expected, known = by_hand(new), by_hand(x)
+    rows = told.table.index.get_indexer(names)
+    assert_allclose(told.array[rows, 0], expected, atol=1e-4 * np.abs(expected).max())
+    moved = (expected - known.mean(0)) / known.std(0) * scale[1][1] + scale[1][0]
+    rows = latents.table.index.get_indexer(names)
+    assert_allclose(latents.array[rows], moved, atol=1e-3 * np.abs(moved).max())
+    assert {name.rpartition("/")[0] for name in safetensors.numpy.load_file(model)} == {
+        f"{subject}/{run}" for subject in ("subj01", "subj02") for run in (0, 1)
+    }
+    with pytest.raises(InputError, match="epochs is 0"):
+        trained(study, tmp_path, head=options | {"epochs": 0})
+
+
 def test_voxels_are_predicted_from_features_likewise(study, tmp_path):
     """Subjects have voxels of their own number: rows of the second end with zeros."""
     (_, predictions, _), y = trained(study, tmp_path, "photograph/pixels", "betas")
@@ -195,6 +332,73 @@ def test_voxels_are_predicted_from_features_likewise(study, tmp_path):
     assert scored["metrics"][0]["subjects"]["subj02"] == pytest.approx(expected, abs=1e-5)
     assert not scored["decodes"]
     assert scored["widths"] == {"subj01": [50, 50], "subj02": [47, 47]}
+
+
+BANDS = ["photograph/pixels", "photograph/corners"]
+
+
+def kernels(study, subject):
+    """Centred kernels of each source, their mean diagonal 1: training rows, and test with these."""
+    found = []
+    for source in BANDS:
+        voxels, x, _, new, names = sides(study, subject, source)
+        x, new = x - x.mean(0), new - x.mean(0)
+        length = (x**2).sum(1).mean()
+        found.append((x @ x.T / length, new @ x.T / length))
+    return *map(np.array, zip(*found, strict=True)), voxels, names
+
+
+def test_a_penalty_for_each_source_is_ridge_regression_on_weighted_sources(study, tmp_path):
+    """In closed form with the weights that himalaya found, for each voxel."""
+    head = {"kind": "banded_ridge", "alpha": [0.01, 1.0, 100.0], "search": 4, "folds": 3,
+            "precision": "float64"}  # fmt: skip
+    (model, predictions, _), y = trained(study, tmp_path, BANDS, "betas", head=head)
+    told = store.open(predictions).load()
+    known, new, voxels, names = kernels(study, "subj02")
+    weights = safetensors.numpy.load_file(model)["subj02/weights"]
+    assert weights.shape == (2, 2, 47)
+    rows = told.table.index.get_indexer(names)
+    for voxel in range(0, 47, 6):
+        k, k_new = (np.tensordot(weights[0, :, voxel], one, 1) for one in (known, new))
+        dual = np.linalg.solve(k + np.eye(len(k)), voxels[:, voxel] - voxels[:, voxel].mean())
+        close(told.array[rows, 0, voxel], voxels[:, voxel].mean() + k_new @ dual)
+    chosen = told.header["chosen"]["weights of the sources"]["subj02"][0]
+    assert chosen[BANDS[0]] == pytest.approx((weights[0][0] / weights[0].sum(0)).mean())
+    assert sum(chosen.values()) == pytest.approx(1)
+    assert scores(tmp_path, predictions, y)["sample"]["rows"] == 40
+
+
+def test_equal_sources_take_the_penalty_that_leaving_out_folds_finds_best(study, tmp_path):
+    """By kernel ridge regression of scikit-learn."""
+    alphas = [0.01, 0.1, 1.0, 10.0]
+    head = {"kind": "banded_ridge", "alpha": alphas, "search": 1, "precision": "float64"}
+    (model, *_), _ = trained(study, tmp_path, BANDS, "betas", head=head)
+    known, _, voxels, _ = kernels(study, "subj01")
+    k, r2 = known.mean(0), np.zeros((len(alphas), voxels.shape[1]))
+    for i, alpha in enumerate(alphas):
+        for rows in folds_of(len(k)):
+            others = np.setdiff1d(np.arange(len(k)), rows)
+            # Centred by the rows that are fitted on: I - 11^T / n on either side of the kernel
+            mean = k[others].mean(0)
+            centred = k - mean[:, None] - mean + k[np.ix_(others, others)].mean()
+            y = voxels[others] - voxels[others].mean(0)
+            fitted = KernelRidge(alpha=alpha, kernel="precomputed")
+            told = fitted.fit(centred[np.ix_(others, others)], y).predict(centred[rows][:, others])
+            true = voxels[rows] - voxels[others].mean(0)
+            r2[i] += r2_score(true, told, multioutput="raw_values")
+    best = np.array(alphas)[r2.argmax(0)]
+    found = safetensors.numpy.load_file(model)["subj01/weights"][0]
+    assert_allclose(1 / found.sum(0), best, rtol=1e-10)
+    assert_allclose(found[0], found[1])
+
+
+def test_banded_ridge_regression_says_what_it_needs(study, tmp_path, monkeypatch):
+    head = {"kind": "banded_ridge"}
+    with pytest.raises(InputError, match="search is 0"):
+        trained(study, tmp_path, BANDS, "betas", head=head | {"search": 0})
+    monkeypatch.setitem(sys.modules, "himalaya.backend", None)
+    with pytest.raises(InputError, match="needs the package himalaya, which is not installed"):
+        trained(study, tmp_path, BANDS, "betas", head=head)
 
 
 def test_single_trials_are_rows_and_their_image_is_in_one_fold(study, tmp_path):
@@ -376,6 +580,62 @@ def test_a_simulation_says_what_can_be_reached(decoded, tmp_path):
     ]
 
 
+@pytest.fixture(scope="module")
+def encoded(study, tmp_path_factory):
+    """Predictions of voxels, and the stores of y and of what is known of the voxels."""
+    folder = tmp_path_factory.mktemp("encoded")
+    (_, predictions, _), y = trained(
+        study, folder, "photograph/pixels", "betas", alpha=[0.01, 0.1, 1.0]
+    )
+    voxels = [study.render(unit, "voxels").path for unit in ("subj01", "subj02")]
+    return predictions, y | {"voxels": voxels}
+
+
+def test_voxels_are_scored_beside_their_noise_ceilings(study, encoded, tmp_path):
+    """NC = ncsnr^2 / (ncsnr^2 + 1 / n) of the averages of n trials (NSD data manual)."""
+    predictions, y = encoded
+    found, told = scores(tmp_path, predictions, y), store.open(predictions).load()
+    by_name = {row["metric"]: row for row in found["metrics"]}
+    for path, subject, p in zip(y["voxels"], ("subj01", "subj02"), (50, 47), strict=True):
+        known, _, true, _, names = sides(study, subject)
+        rows = told.table.index.get_indexer(names)
+        r2 = r2_against_training(true, told.array[rows, 0, :p], known.mean(0))
+        table = store.open(path).table
+        ncsnr = (table["signal"] / table["noise"]).to_numpy()
+        ceiling = ncsnr**2 / (ncsnr**2 + 1 / 3)
+        assert found["ceilings"][subject] == pytest.approx(ceiling.mean(), rel=1e-5)
+        assert_allclose(found["voxels"][subject], r2, atol=6e-4)
+        expected = r2.mean() / ceiling.mean()
+        assert by_name["r2_of_ceiling"]["subjects"][subject] == pytest.approx(expected, rel=1e-4)
+    row = by_name["r2_of_ceiling"]
+    # The features are the code of the simulation: what is left is what 40 images do not teach.
+    assert 0.3 < row["value"] < 1.1
+    assert 0 < row["low"] < row["value"] < row["high"]
+    assert (row["chance"], row["p"]) == (0, by_name["r2"]["p"])
+    made = vectors.targets_figure(found, y["voxels"])
+    titles = [axes.get_title() for part in made.subfigs for axes in part.axes]
+    assert titles.count("subj02, from above") == 1
+    assert made.subfigs[0].axes[1].get_xlabel() == "noise ceiling of a voxel"
+    points = made.subfigs[0].axes[1].collections
+    assert [len(one.get_offsets()) for one in points] == [50, 47]
+    style.save(made, tmp_path / "voxels.svg")
+
+
+def test_other_voxels_are_refused(encoded, tmp_path):
+    predictions, y = encoded
+    paths = y["voxels"]
+    with pytest.raises(InputError, match="there are no voxels of subj02"):
+        scores(tmp_path, predictions, y | {"voxels": paths[:1]})
+    rows = store.open(paths[0]).load()
+    for name, header, table, told in (
+        ("a", rows.header | {"protocol": "nsd37"}, rows.table, "its protocol is nsd37, and that"),
+        ("b", rows.header, rows.table.assign(exclude="constant"), "has 0 voxels, and 50 were"),
+    ):
+        store.write(tmp_path / f"{name}.h5", Rows(rows.array, table, header))
+        with pytest.raises(InputError, match=told):
+            scores(tmp_path, predictions, y | {"voxels": [tmp_path / f"{name}.h5", paths[1]]})
+
+
 # ---- figures and page ---------------------------------------------------------------------
 
 
@@ -416,6 +676,30 @@ def test_the_page_shows_every_score_of_every_subject(drawn, decoded, tmp_path):
     assert "1 never change" in text
     assert text.count("predicted 0.") == 1
     assert "simulated data" in text
+
+
+def test_a_flat_picture_has_the_largest_voxel_along_the_line_of_sight():
+    """Against a volume that is filled and reduced."""
+    rng, affine = np.random.default_rng(0), np.diag([1.8, 1.8, 1.8, 1])
+    affine[:3, 3] = (-20, -30, 5)
+    inside = np.zeros((6, 7, 5), bool)
+    inside[2:5, 1:6, 1:4] = rng.uniform(size=(3, 5, 3)) < 0.6
+    inside[2:4, 1:3, 1:3] = True  # some voxels have neighbours
+    at = np.argwhere(inside)
+    volume = np.full(inside.shape, np.nan)
+    volume[inside] = values = rng.normal(size=len(at))
+    values[3] = volume[tuple(at[3])] = np.nan
+    places = at @ affine[:3, :3].T + affine[:3, 3]
+    low, high = at.min(0), at.max(0) + 1
+    cut = volume[tuple(map(slice, low, high))]
+    for across, up, along in ((1, 2, 0), (0, 2, 1), (0, 1, 2)):
+        picture, extent = voxel_maps.flat(values, places, across, up)
+        expected = np.fmax.reduce(cut, axis=along).T
+        assert_array_equal(picture, expected)
+        ends = [(low[a] - 0.5, high[a] - 0.5) for a in (across, up)]
+        mm = [affine[a, a] * end + affine[a, 3] for a, pair in
+              zip((across, up), ends, strict=True) for end in pair]  # fmt: skip
+        assert_allclose(extent, mm)
 
 
 # ---- what is refused ----------------------------------------------------------------------

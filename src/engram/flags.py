@@ -21,6 +21,9 @@ class Flag(NamedTuple):
 FLAGS = {
     "published_protocol": Flag("protocol: published, epoch chosen on test data", "bad", True),
     "test_statistics": Flag("protocol: published, latents scaled by the test set", "bad", True),
+    "random_part": Flag("shortcut: a random part of the voxels", "warn"),
+    "first_layers": Flag("shortcut: the first layers alone", "warn"),
+    "block_by_block": Flag("shortcut: a small network, trained block by block", "warn"),
     "leaks": Flag("LEAKS: random windows", "bad", True),
     "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),

@@ -32,7 +32,7 @@ class Options(decoders.Options):
         vae: weights of the autoencoder likewise.
         clip: weights of the CLIP that the conditions are of, which says what no picture and no
             text are; `random` where those of the backbones are.
-        precision: of the U-Net; `auto` is bf16 where the hardware multiplies it natively.
+        precision: of the U-Net; `auto` is bf16 on a GPU that multiplies it natively, else fp32.
         batch_size: small, because the maps of a batch are large.
     """
 
@@ -72,21 +72,20 @@ class Decoder:
         self.conditions, self.nothing = conditions, nothing
         self.size = (parts.architecture.size,) * 2
         device = parts.device
-        exact = options.precision == "fp32" or (
-            options.precision == "auto" and not multiplies_bf16(device)
+        coarse = options.precision == "bf16" or (
+            options.precision == "auto" and device == "cuda" and multiplies_bf16(device)
         )
-        self.number = torch.float32 if exact else torch.bfloat16
+        self.number = torch.bfloat16 if coarse else torch.float32
         facts = facts | parts.facts
         self.vae = parts.vae.to(device).eval().requires_grad_(False)
         self.model = model.to(device).eval().requires_grad_(False)
-        if not exact:
-            self.model.to(self.number)
+        torch.nn.Module.to(self.model, self.number)  # that of diffusers warns of nothing
         way = latent_diffusion.times(options.steps, options.strength if parts.starts else None)
         self.facts = facts | {
             "model": options.model,
             "timestep_convention": f"diffusers: {len(way)} steps from t = {way[0]}",
             "guidance": options.guidance,
-            "precision": "fp32" if exact else "bf16",
+            "precision": "bf16" if coarse else "fp32",
         }
 
     def __call__(self, given, generators) -> np.ndarray:
@@ -99,7 +98,7 @@ class Decoder:
         with torch.inference_mode():
             noise = latent_diffusion.noise_of(architecture.latent, generators, device)
             start = self._start(given, generators)
-            predict = self._predict(given, len(noise))
+            predict = self._predict(given)
             latents = latent_diffusion.denoised(
                 predict, noise, options.steps, start, options.strength
             )
@@ -118,7 +117,7 @@ class Decoder:
         sampled = generators if self.options.start_from == "sample" else None
         return latent_diffusion.encode(self.vae, images, sampled)
 
-    def _predict(self, given, rows):
+    def _predict(self, given):
         """The function of latents and a time that gives the noise in them."""
         guidance, conditions = self.options.guidance, self.conditions(given)
         twice = guidance != 1
@@ -253,8 +252,8 @@ class Parts:
         options, where = self.options, f"decoder {self.kind}"
         if options.start and options.start_latents:
             raise InputError(f"{where}: starts from `start` or from `start_latents`, not from both")
-        if options.steps < 1 or options.steps > 1000:
-            raise InputError(f"{where}: `steps` is {options.steps}; it has to be 1 to 1000")
+        if not 1 <= options.steps <= 999:
+            raise InputError(f"{where}: `steps` is {options.steps}; it has to be 1 to 999")
         if not 0 < options.strength <= 1 or int(options.steps * options.strength) < 1:
             raise InputError(
                 f"{where}: `strength` is {options.strength}; above 0, at most 1, and of "

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engram import store
 from engram.errors import InputError
 from engram.figures import style, visible
 from engram.figures.subjects import scalars, subjects_figure
@@ -33,8 +34,8 @@ def gallery(predicted, view) -> dict:
 
     Returns:
         dict with rank_by, seed; columns, names of the views from what was seen to what was decoded;
-        and lines, each with why, subject, stimulus, scores ((measure, value), ...) and pictures, a
-        data address a column.
+        lines, each with why, subject, stimulus, scores ((measure, value), ...) and pictures, a data
+        address a column; and regions, see `of_regions`.
 
     Raises:
         InputError: a view lacks one of the pictures, or is none.
@@ -64,7 +65,34 @@ def gallery(predicted, view) -> dict:
         scores = [[name, float(value)] for name, value in zip(names, values[row], strict=True)]
         line = {"why": why, "subject": one["subject"], "stimulus": one["stimulus"]}
         lines.append(line | {"scores": scores, "pictures": found})
-    return {"rank_by": ranked, "seed": SEED, "columns": columns, "lines": lines}
+    return {
+        "rank_by": ranked,
+        "seed": SEED,
+        "columns": columns,
+        "lines": lines,
+        "regions": of_regions(stores[decoded]),
+    }
+
+
+def of_regions(paths) -> list[dict]:
+    """What a decoder draws for the pattern of each region, beside as many voxels drawn at random.
+
+    Args:
+        paths: stores of decoded pictures, a subject each. Behind the test images stand those of
+            patterns of regions, if there are any, each followed by that of its control.
+
+    Returns:
+        dict a region: its name, and lines with subject and two pictures, data addresses.
+    """
+    found = {}
+    for this in map(store.open, paths):
+        at = np.flatnonzero(this.table["exclude"] == "region")
+        for own, control in zip(at[::2], at[1::2], strict=True):
+            one = this.table.iloc[own]
+            drawn = [visible.thumbnail(this[i], this.header, SIDE, SIDE) for i in (own, control)]
+            line = {"subject": one["subject"], "pictures": drawn}
+            found.setdefault(one["concept"], []).append(line)
+    return [{"region": name, "lines": lines} for name, lines in found.items()]
 
 
 def _loaded(paths, names):

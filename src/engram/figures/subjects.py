@@ -16,6 +16,7 @@ METRICS = {
     "brier": ("Brier score", True),
     "ece": ("Calibration error", True),
     "r2": ("R²", False),
+    "r2_of_ceiling": ("R² of ceiling", False),
     "pearson_r": ("Pearson r", False),
     "spearman_r": ("Spearman ρ", False),
     "mae": ("Mean absolute error", True),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engram.figures import style
+from engram.figures import style, voxel_maps
 from engram.figures.subjects import number, scalars, subjects_figure
 
 __all__ = ["draw", "scalars"]
@@ -14,18 +14,30 @@ UNLIKE = "mean_rank"  # has an axis of its own
 def draw(scored, predicted, view, importance, figures):
     """Draw `subjects`, every score of every subject, and `targets`, r over all targets.
 
-    Args: as for `engram.figures.plot.plot`, read; of these only `scored` is needed.
+    Args: as for `engram.figures.plot.plot`, read; of these only `scored` is needed, and `view`,
+        the stores of voxels, where these are predicted.
     """
     shown = [row for row in scored["metrics"] if row["metric"] != UNLIKE]
     style.save(subjects_figure({**scored, "metrics": shown}), figures["subjects"])
-    style.save(targets_figure(scored), figures["targets"])
+    style.save(targets_figure(scored, view), figures["targets"])
 
 
-def targets_figure(scored):
-    """How many targets of each subject are predicted how well, and R2 of each layer, if known."""
-    layers = scored["layers"]
+def targets_figure(scored, voxels=()):
+    """How many targets of each subject are predicted how well, and R2 of each layer, if known.
+
+    Of voxels R2 beside the noise ceiling, and where they lie.
+    """
+    layers, of_voxels = scored["layers"], scored["voxels"]
     made = style.figure(6.4, 3)
-    panels = np.atleast_1d(made.subplots(1, 2 if layers else 1))
+    if of_voxels:
+        made = style.figure(6.4, 3 + 1.9 * len(of_voxels))
+        heights = [3, 1.9 * len(of_voxels)]
+        panels, below = made.subfigures(2, 1, height_ratios=heights)
+        voxel_maps.draw(below, of_voxels, voxels)
+        panels = panels.subplots(1, 2)
+        voxel_maps.ceilings(panels[1], of_voxels, voxels, style.colours(of_voxels))
+    else:
+        panels = np.atleast_1d(made.subplots(1, 2 if layers else 1))
     bins, counts = scored["distribution"]["bins"], scored["distribution"]["counts"]
     shades = style.colours(counts)
     for subject, values in counts.items():

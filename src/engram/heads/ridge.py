@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from engram import scratch, training
 from engram.errors import InputError
@@ -20,8 +21,9 @@ TASKS = ("vectors",)
 
 SAMPLE = 2048  # targets by which the penalty is chosen
 HELD_OUT = 1000  # training rows by whose predictions the others are rescaled
-SUMS = 256 << 20  # bytes of predictions at a time
+SUMS = 512 << 20  # bytes of predictions at a time; for each, all targets are read
 FEWEST = 50  # test rows that say what the spread of all is
+DRAWS = 2  # of the features, under `share`
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Options:
             every result is labelled. `none`: as predicted.
         coefficients: write them into the model too, (features, targets) of each subject.
         precision: of all that is computed.
+        share: of the features of x that are used, drawn at random: the better of two draws by R2 of
+            the training rows. A shortcut that a reproduction took to save memory, with 0.332 of the
+            voxels; every result is labelled.
+        layers: of the targets, so many from the first on are predicted, and of the others their
+            mean over the training images; latents hold these layers alone. A shortcut likewise,
+            with 10 of 31; every result is labelled. null: all.
     """
 
     alpha: list[float] = field(
@@ -55,13 +63,16 @@ class Options:
     rescale: Literal["training", "test", "none"] = "training"
     coefficients: bool = False
     precision: Literal["float32", "float64"] = "float32"
+    share: float = 1.0
+    layers: int | None = None
 
 
 def fit(task, options, device) -> training.Fit:
     """Fit a model a fold on its training and validation rows; nothing is drawn at random.
 
     Outputs are predictions as they are; `latent` is those of the first run, rescaled. Runs that
-    see the same targets are the same.
+    see the same targets are the same. Where the store of x has patterns of regions (view `betas`),
+    what they lead to stands behind the latents, see `_Fold.regions`.
 
     Raises:
         InputError: there is more than one source, an option does not suit the rows, a row is not
@@ -72,7 +83,8 @@ def fit(task, options, device) -> training.Fit:
     shape = (len(task.tested), len(task.runs), width)
     _check_room(task, options, shape)
     outputs = scratch.empty(shape, np.float32, SUMS)
-    latent = scratch.empty((shape[0], width), np.float32, SUMS)
+    ends = np.cumsum(_sizes(task))[: options.layers]
+    latent = scratch.empty((shape[0], ends[-1] if options.layers else width), np.float32, SUMS)
     found = []
     for fold in progress(task.folds, "fit every subject", "subjects"):
         this = _Fold(task, fold, options)
@@ -87,8 +99,18 @@ def fit(task, options, device) -> training.Fit:
             for name, values in this.state.items()
         },
         latent=latent,
+        behind=_behind(found),
+        of_latent=_of_latent(task, options, latent.shape[1]),
         facts={"alpha": [this.chosen for this in found]},
-        flags=("test_statistics",) * (options.rescale == "test"),
+        flags=tuple(
+            name
+            for name, holds in (
+                ("test_statistics", options.rescale == "test"),
+                ("random_part", options.share < 1),
+                ("first_layers", options.layers is not None),
+            )
+            if holds
+        ),
     )
 
 
@@ -102,11 +124,22 @@ def _check(task, options):
         raise InputError("heads: `alpha` of a ridge head must list positive numbers")
     if options.folds < 2:
         raise InputError(f"heads: folds is {options.folds}; it must be at least 2")
-    if options.alpha_for == "layer" and not task.facts["target"].get("latents"):
-        raise InputError(
-            "heads: `alpha_for: layer` needs features that say which numbers are of which layer; "
-            "leave it out"
-        )
+    if not 0 < options.share <= 1:
+        raise InputError(f"heads: share is {options.share}; it must be above 0 and at most 1")
+    layers, numbers, width = len(_sizes(task)), sum(_sizes(task)), max(task.targets[0].widths)
+    for name, asked in (
+        ("alpha_for: layer", options.alpha_for == "layer"),
+        ("layers", options.layers is not None),
+    ):
+        if asked and not layers:
+            raise InputError(
+                f"heads: `{name}` needs features that say which numbers are of which layer; "
+                "leave it out"
+            )
+        if asked and numbers != width:
+            raise InputError(f"heads: the layers have {numbers} numbers and the features {width}")
+    if options.layers is not None and not 1 <= options.layers <= layers:
+        raise InputError(f"heads: layers is {options.layers}; the features have 1 to {layers}")
     few = [fold.name for fold in task.folds if len(fold.test) < FEWEST]
     if options.rescale == "test" and few:
         raise InputError(
@@ -137,26 +170,61 @@ class _Fold:
         self.task, self.fold, self.options = task, fold, options
         known = fold.known
         self.n, self.dtype = len(known), np.dtype(options.precision)
-        self.rows = task.x[0].of(np.concatenate([known, fold.test]))
-        every = np.arange(len(known) + len(fold.test))
-        self.design = _named(
-            self.rows.path,
-            lambda: ridge.Design(self.rows, every[: self.n], every[self.n :], options.precision),
-        )
-        self.groups = _folds(task.table["stimulus"].iloc[known], options.folds)
+        self.rows, self.patterns = task.x[0].beside(np.concatenate([known, fold.test]))
+        self.groups = ridge.folds(task.table["stimulus"].iloc[known], options.folds)
         # The first run and the control; other seeds are the first again.
         self.kinds = [run.shuffled for run in task.runs]
         seen = [next(r.y for r in task.runs if r.shuffled == one)[known] for one in self._told]
         self.shown, at = np.unique(np.concatenate(seen), return_inverse=True)
         self.at = np.split(at, len(seen))
-        self.y = task.targets[0].of(self.shown)
-        self.width = int(np.prod(self.y.shape[1:], dtype=int))
-        self.starts = _starts(task, self.width, options)
-        self._choose()
+        self.every = task.targets[0].of(self.shown)
+        self.y, self.width = self.every, int(np.prod(self.every.shape[1:], dtype=int))
+        self.starts = _starts(task, options)
+        if options.layers is not None:
+            self.width = int(np.cumsum(_sizes(task))[options.layers - 1])
+            self.y = ridge.Columns(self.every, slice(self.width))
+            self.starts = self.starts[: options.layers]
+        self.state = {}
+        self._prepare()
 
     @property
     def _told(self):
         return list(dict.fromkeys(self.kinds))
+
+    def _prepare(self):
+        """The design and its penalties, of all features or of the better draw of some."""
+        if self.options.share == 1:
+            self._designed(self.rows)
+            self._choose()
+            return
+        rng, every = np.random.default_rng(0), self.rows
+        features = int(np.prod(every.shape[1:], dtype=int))
+        kept = max(round(self.options.share * features), 1)
+        draws = [np.sort(rng.choice(features, kept, replace=False)) for _ in range(DRAWS)]
+        explained = [self._drawn(every, some) for some in draws]
+        self.state = {"features": draws[int(np.argmax(explained))]}
+        self._drawn(every, self.state["features"])
+
+    def _drawn(self, every, features):
+        """Take some features alone; R2 of the training rows themselves under the first run."""
+        self.design = None  # before there is another
+        self._designed(ridge.Columns(every, features))
+        self._choose()
+        rng = np.random.default_rng(0)
+        columns = np.sort(rng.choice(self.width, min(SAMPLE, self.width), replace=False))
+        y = self._read(columns)[self.at[0]]
+        layer, told = np.searchsorted(self.starts, columns, side="right") - 1, y.copy()
+        for alpha in np.unique(self.alphas[0]):
+            own = self.alphas[0][layer] == alpha
+            told[:, own] -= self.design.residuals(alpha) @ y[:, own]
+        return _mean(_explained(y, told))
+
+    def _designed(self, rows):
+        self.rows, every = rows, np.arange(rows.shape[0])
+        self.design = _named(
+            rows.path,
+            lambda: ridge.Design(rows, every[: self.n], every[self.n :], self.options.precision),
+        )
 
     # ---- the penalty ----------------------------------------------------------------------
 
@@ -202,9 +270,10 @@ class _Fold:
         """Fill in the predictions of the tested rows, and those that are rescaled."""
         at, m = np.searchsorted(self.task.tested, self.fold.test), len(self.fold.test)
         if self.width < outputs.shape[2]:
-            outputs[at, :, self.width :] = 0
+            outputs[at, :, self.width :] = self._unsaid(outputs.shape[2])
             latent[at, self.width :] = 0
-        self.state = {"alpha": self.alphas, "mean": self.design.mean}
+        self.regions = np.zeros((len(self.patterns), self.width), self.dtype)
+        self.state |= {"alpha": self.alphas, "mean": self.design.mean}
         self.state |= dict(
             zip(("target_mean", "target_sd"), ridge.moments(self.y, self.at[0]), strict=True)
         )
@@ -220,15 +289,25 @@ class _Fold:
                         for r in runs:
                             outputs[row, r, columns] = values
                     if i == 0:
-                        moved = self._rescaled(columns, told[:m], told[m:])
+                        q = m + len(self.patterns)
+                        moved = self._rescaled(columns, told[:m], told[m:q], told[q:])
                         for row, values in zip(at, moved, strict=True):
                             latent[row, columns] = values
                     scratch.forget(outputs)
                     scratch.forget(latent)
                     told = moved = None  # before there are others
+        self._scale_regions()
         if self.options.coefficients:
             self.state |= self._coefficients()
         self.design = None
+
+    def _unsaid(self, width):
+        """What stands where nothing is predicted: means of layers left out, 0 behind a row's end"""
+        found, of = np.zeros(width - self.width), int(np.prod(self.every.shape[1:], dtype=int))
+        if of > self.width:
+            others = ridge.Columns(self.every, slice(self.width, of))
+            found[: of - self.width] = ridge.moments(others, self.at[0])[0]
+        return found
 
     def _weights(self, alpha, i):
         """Weights of what was shown in the predictions of the tested rows by one kind of run.
@@ -253,20 +332,41 @@ class _Fold:
         spans = zip(self.alphas[i], self.starts, ends, strict=True)
         return np.concatenate([np.arange(a, b) for other, a, b in spans if other == alpha])
 
-    def _rescaled(self, columns, told, held):
+    def _rescaled(self, columns, told, regions, held):
         """Predictions with the mean and the spread that targets have over the training rows."""
+        own = self.state["target_mean"][columns].astype(told.dtype)
+        self.regions[:, columns] = regions - own
         if self.options.rescale == "none":
             return told
         by = held if self.options.rescale == "training" else told
-        mean = by.mean(0, dtype=float)
-        sd = np.sqrt(((by - mean.astype(by.dtype)) ** 2).mean(0, dtype=float))
+        mean, sd = ridge.moments(by, np.arange(len(by)))
         self.state["predicted_mean"][columns] = mean
         self.state["predicted_sd"][columns] = sd
         scale = np.divide(self.state["target_sd"][columns], sd, out=np.zeros_like(sd), where=sd > 0)
         moved = told - mean.astype(told.dtype)
         moved *= scale.astype(told.dtype)
-        moved += self.state["target_mean"][columns].astype(told.dtype)
+        moved += own
+        self.regions[:, columns] *= scale.astype(told.dtype)
         return moved
+
+    def _scale_regions(self):
+        """Latents that patterns of regions lead to.
+
+        Of a pattern s, 1 in a region and 0 elsewhere, the direction W s = Yc^T (A X s) that it
+        moves predictions in, rescaled as these are, and made so long that targets lie one standard
+        deviation of the training images from their mean, in the mean square over targets.
+        Published work sets the length by hand and standardises over the patterns instead.
+        """
+        sd = self.state["target_sd"]
+        z = np.divide(self.regions, sd, out=np.zeros_like(self.regions), where=sd > 0)
+        length = np.sqrt((z**2).mean(1, dtype=float, keepdims=True))
+        if not length.all():
+            names = self.patterns["concept"][length[:, 0] == 0]
+            raise InputError(
+                f"{self.rows.path}: the pattern of region {names.iloc[0]} moves no prediction; "
+                "leave out its file in `files` of the dataset"
+            )
+        self.regions = (self.regions / length + self.state["target_mean"]).astype(np.float32)
 
     def _by_target(self, weights, at):
         """Weights (m, rows) as those (m, shown): several rows may have shown the same."""
@@ -302,24 +402,36 @@ class _Fold:
 # ---- small ----------------------------------------------------------------------------------
 
 
-def _folds(stimuli, folds):
-    """Rows of each fold; all rows of a stimulus are in one."""
-    of_row = stimuli.factorize()[0]
-    n = of_row.max() + 1
-    if n < folds:
-        raise InputError(f"heads: {n} training images, fewer than `folds`; set fewer folds")
-    order = np.random.default_rng(0).permutation(n)
-    return [np.flatnonzero(np.isin(of_row, some)) for some in np.array_split(order, folds)]
+def _sizes(task):
+    """Numbers of each layer of the targets, where they say so."""
+    return [int(np.prod(shape)) for shape in task.facts["target"].get("latents") or ()]
 
 
-def _starts(task, width, options):
+def _behind(found):
+    """(latents of the patterns of regions of all folds, their table), or None."""
+    if not any(len(this.patterns) for this in found):
+        return None
+    width = max(this.regions.shape[1] for this in found)
+    array = [np.pad(one.regions, ((0, 0), (0, width - one.regions.shape[1]))) for one in found]
+    return np.concatenate(array), pd.concat([this.patterns for this in found])
+
+
+def _of_latent(task, options, width):
+    """What the header of latents of some layers alone has otherwise."""
+    if options.layers is None:
+        return {}
+    target = task.facts["target"]
+    return {
+        "target": target | {"latents": target["latents"][: options.layers]},
+        "widths": dict.fromkeys(task.facts["widths"], width),
+    }
+
+
+def _starts(task, options):
     """First column of each layer."""
     if options.alpha_for == "all":
         return [0]
-    sizes = [int(np.prod(shape)) for shape in task.facts["target"]["latents"]]
-    if sum(sizes) != width:
-        raise InputError(f"heads: the layers have {sum(sizes)} numbers and the features {width}")
-    return np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
+    return np.concatenate([[0], np.cumsum(_sizes(task))[:-1]]).tolist()
 
 
 def _explained(y, told):

@@ -33,6 +33,8 @@ def check_experiment(config, where, this):
     for view in targets:
         if config["views"].get(view, {}).get("kind") == "fact":
             facts.check(plan.Plan(config), view, this["dataset"])
+    if "voxels" in this:
+        _check_voxels(config, where, this, task, targets)
     if this["baseline"] != "none":
         check_name(f"{where}.baseline", this["baseline"], config["experiments"], "experiment")
     ways = components.constant(f"engram.tasks.{task}", "FOLDS")
@@ -47,6 +49,18 @@ def check_experiment(config, where, this):
     if backbone := config["heads"][this["head"]].get("backbone"):
         check_name(f"heads.{this['head']}.backbone", backbone, config["backbones"], "backbone")
     _check_protocol(config, where, this)
+
+
+def _check_voxels(config, where, this, task, targets):
+    """What is known of voxels stands beside responses that are predicted."""
+    check_name(f"{where}.voxels", this["voxels"], config["views"], "view")
+    if (kind := config["views"][this["voxels"]]["kind"]) != "voxels":
+        raise InputError(f"{where}.voxels: name a view of kind voxels, not one of {kind}")
+    if task != "vectors" or config["views"].get(targets[0], {}).get("kind") != "betas":
+        raise InputError(
+            f"{where}.voxels: y is {targets[0]!r}, whose numbers are no voxels; leave it out, or "
+            "predict a view of kind betas"
+        )
 
 
 def _check_rows(config, where, view, backbone):

@@ -184,13 +184,18 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
 
     def _probed(self, experiment):
         sides = {"x": self.sources, "y": self.targets, None: lambda _: []}
-        return sides[self.of_task(experiment, "PROBED")](experiment)
+        voxels = self.known[experiment].get("voxels")
+        found = sides[self.of_task(experiment, "PROBED")](experiment)
+        return [*found, voxels] if voxels else found
 
     def pictures(self, experiment) -> list[str]:
         """The view stores, behind the first source or target that a person can look at.
 
-        Where both sides are shown, those of both, and of what decoders started from.
+        Where both sides are shown, those of both, and of what decoders started from. Where voxels
+        are predicted, the stores of what is known of these.
         """
+        if voxels := self.known[experiment].get("voxels"):
+            return self.stores(experiment, voxels)
         seen = components.constant("engram.figures.visible", "SEEN")
         views = dict.fromkeys(source.partition("/")[0] for source in self.shown_side(experiment))
         looked = [view for view in views if self.gives(view) in seen]

@@ -4,6 +4,10 @@ Of every target R2 and Pearson's r over the test images, averaged over targets; 
 how it is told apart among all test images, by correlating what is predicted with what is true,
 every target in standard deviations of the training images. All before predictions are rescaled.
 
+Where voxels are predicted and their noise ceilings are known (`voxels` of the experiment), R2 is
+given as a share of these too: its mean over voxels divided by that of the ceilings, since a
+quotient of one voxel means nothing where its ceiling is near 0.
+
 Every score is a mean over rows of what each contributes, M[row, image] being the contribution if
 the true image were another: the null exchanges images. Intervals draw subjects and images anew; R2
 and r, which are no plain means, take part with their empirical influence function (Devlin,
@@ -26,6 +30,7 @@ WAYS = (2, 300)
 TOPS = (1, 5)
 BUNCH_BYTES = 32 << 20  # of rows of predictions at a time
 EPSILON = 1e-12
+DECIMALS = 3  # of R2 of a voxel
 LESS = ("mean_rank",)
 BINS = np.linspace(-1, 1, 41)  # of r, for the figure
 
@@ -39,17 +44,21 @@ def score(predictions, baseline, x, spec) -> dict:
     Args:
         predictions: path of a store, see `engram.tasks.vectors`.
         baseline: paths of the predictions to compare with: one or none.
-        x: {source: paths} of the stores of y, for what is true.
+        x: {source: paths} of the stores of y, for what is true, and behind them those of the view
+            of `voxels`, if the experiment names one.
         spec: its `evaluation` holds fields of `Settings`.
 
     Returns:
         dict with metrics; widths, how many targets each subject has and how many of them change;
         candidates, how many images there are to tell apart; protocol and zscore of the responses;
         decodes; layers, R2 and r of each where they are known; distribution of r over targets;
+        ceilings, of each subject the mean noise ceiling of its voxels, and voxels, R2 of each, in
+        the order of the targets, NaN where it does not change: where they are known;
         predicted, what a simulation expects; sample; settings.
 
     Raises:
-        InputError: a true vector is missing, or the baseline has other test rows or targets.
+        InputError: a true vector is missing, the baseline has other test rows or targets, or the
+            voxels are not those that were predicted.
     """
     chosen = settings(spec["evaluation"])
     this = _Read(predictions, x)
@@ -68,6 +77,7 @@ def score(predictions, baseline, x, spec) -> dict:
             "bins": BINS,
             "counts": {name: np.histogram(one.r, BINS)[0] for name, one in subjects.items()},
         },
+        **_of_voxels(this, subjects),
         "predicted": _predicted(this.header["attainable"]),
         "sample": {
             "subjects": len(subjects),
@@ -121,8 +131,9 @@ class _Read:
         tested = self.table["statistic"] == ""
         self.subjects = list(dict.fromkeys(self.table["subject"][tested]))
         self.real = np.array([not run["shuffled"] for run in self.header["runs"]])
-        (paths,) = y.values()
+        paths, *beside = y.values()
         self.true = [store.open(path) for path in paths]
+        self.voxels = [store.open(path) for path in (beside[0] if beside else ())]
 
     def rows(self, subject, statistic=""):
         """Positions of the rows of a subject."""
@@ -153,6 +164,10 @@ class _Read:
         runs = [_Run(true, own, lambda run=run: read(run)) for run in range(len(self.real))]
         real = [run for run, is_real in zip(runs, self.real, strict=True) if is_real]
         control = [run for run, is_real in zip(runs, self.real, strict=True) if not is_real]
+        if self.voxels:
+            ceiling = self.ceilings(subject)[column].mean()
+            for one in runs:
+                one.as_share_of(ceiling)
         names = real[0].contributions
         return Measured(
             images=images.tolist(),
@@ -167,6 +182,26 @@ class _Read:
             changing=len(column),
             column=column,
         )
+
+    def ceilings(self, subject):
+        """Noise ceiling of each target, (width,)."""
+        width = self.header["widths"][subject]
+        for one in self.voxels:
+            if one.table["subject"].iloc[0] != subject:
+                continue
+            if one.header["protocol"] != self.header["protocol"]:
+                raise InputError(
+                    f"{one.path}: its protocol is {one.header['protocol']}, and that of the "
+                    f"responses {self.header['protocol']}; name a view of the same protocol"
+                )
+            used = np.flatnonzero(one.table["exclude"] == "")
+            if len(used) != width:
+                raise InputError(
+                    f"{one.path}: has {len(used)} voxels, and {width} were predicted of {subject}; "
+                    "name as `voxels` of the experiment the view of these voxels"
+                )
+            return one[used].astype(float)
+        raise InputError(f"{self.voxels[0].path}: there are no voxels of {subject}; render them")
 
     def _true(self, names, width):
         for one in self.true:
@@ -238,6 +273,12 @@ class _Run:
             for name, values in self.contributions.items()
         }
 
+    def as_share_of(self, ceiling):
+        """R2 over a noise ceiling is a score too."""
+        share = 1 / max(ceiling, EPSILON)
+        for scores in (self.contributions, self.influence):
+            scores["r2_of_ceiling"] = scores["r2"] * share
+
     def _of_images(self):
         """Length of every image, centred, and its squares over those of all rows, (k,) each."""
         norms, squares = np.empty(len(self.true)), np.empty(len(self.true))
@@ -253,7 +294,7 @@ class _Run:
 def _chance(name, subjects, null):
     """What saying the training mean, or drawing, scores; of r the mean under the null."""
     k = len(next(iter(subjects.values())).images)
-    if name == "r2":
+    if name in ("r2", "r2_of_ceiling"):
         return 0.0
     if name == "pearson_r":
         return null.mean()
@@ -282,6 +323,17 @@ def _layers(latents, subjects):
         r2, r = np.mean(list(each.values()), 0)
         found.append({"layer": i, "shape": shape, "r2": r2, "pearson_r": r, "subjects": each})
     return found
+
+
+def _of_voxels(this, subjects):
+    """What is known of each voxel that was predicted, if it is."""
+    if not this.voxels:
+        return {"ceilings": None, "voxels": None}
+    every = {name: np.full(one.targets, np.nan) for name, one in subjects.items()}
+    for name, one in subjects.items():
+        every[name][one.column] = one.r2.round(DECIMALS)
+    means = {name: this.ceilings(name)[one.column].mean() for name, one in subjects.items()}
+    return {"ceilings": means, "voxels": every}
 
 
 def _predicted(attainable):

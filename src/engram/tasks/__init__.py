@@ -70,7 +70,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
     header = predicted[0].header
-    store.write(latents, _latents(fits[best[0]], task, header, candidates[best[0]]))
+    store.write(latents, *_latents(fits[best[0]], task, header, candidates[best[0]]))
     _write_model(model, fits, header, [fold.name for fold in task.folds])
     store.write(predictions, *predicted)
 
@@ -173,7 +173,10 @@ def _outputs(fits, best, task):
 
 
 def _latents(fit, task, header, sources):
-    """The latent space of all rows, with the part of each in the first fold, or of tested rows."""
+    """The latent space of all rows, with the part of each in the first fold, or of tested rows.
+
+    Behind them what the head says of others, if it does.
+    """
     rows, part = np.arange(len(task.table)), np.full(len(task.table), "purged", object)
     for name in ("train", "validation", "test"):
         part[getattr(task.folds[0], name)] = name
@@ -181,11 +184,12 @@ def _latents(fit, task, header, sources):
         rows, part = task.tested, np.full(len(task.table), "test", object)
     kept = ("classes", "widths", "protocol", "zscore", "target", "flags", "made_by")
     facts = {"what": "latents", "sources": list(sources), "fold": task.folds[0].name}
-    return Rows(
-        np.asarray(fit.latent, np.float32),
-        task.table.iloc[rows].assign(y=task.y[rows], part=part[rows]),
-        facts | {key: header[key] for key in kept if key in header},
-    )
+    facts |= {key: header[key] for key in kept if key in header} | fit.of_latent
+    table = task.table.iloc[rows].assign(y=task.y[rows], part=part[rows])
+    yield Rows(np.asarray(fit.latent, np.float32), table, facts)
+    if fit.behind:
+        array, others = fit.behind
+        yield Rows(array, others[[*task.table.columns]].assign(y=-1, part="behind"), facts)
 
 
 def _write_model(path, fits, header, folds):

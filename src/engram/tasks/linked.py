@@ -8,6 +8,9 @@ import pandas as pd
 from engram import store
 from engram.errors import InputError
 
+#: Why a row of responses is left out that is the pattern of a region.
+PATTERN = "region"
+
 #: What a header has to state alike for all subjects.
 ALIKE = ("what", "kind", "unit", "protocol", "zscore", "average")
 
@@ -29,6 +32,17 @@ class Linked:
         """Some rows, all of one store, with a `shape`."""
         (which,) = set(self.which[rows].tolist())
         return Some(self.stores[which], self.at[rows])
+
+    def beside(self, rows) -> tuple["Some", pd.DataFrame]:
+        """Some rows, all of one store, and behind them its patterns of regions, with their table.
+
+        Those are no responses (see view `betas`): `sides` leaves them out.
+        """
+        found = self.of(rows)
+        table = found.source.table
+        patterns = np.flatnonzero(table["exclude"] == PATTERN) if "exclude" in table else []
+        patterns = np.asarray(patterns, int)
+        return Some(found.source, np.concatenate([found.at, patterns])), table.iloc[patterns]
 
     def rows(self, rows) -> "Linked":
         """Some rows, of any stores."""
@@ -170,9 +184,10 @@ def _usable(stores):
     table = pd.concat([one.table for one in stores])
     reason = table["exclude"].to_numpy(str)
     used = reason == ""
+    reason = reason[reason != PATTERN]
     if not used.any():
         raise InputError(f"{stores[0].path}: no usable row; all are left out: {reason[0]}")
-    reasons, counts = np.unique(reason[~used], return_counts=True)
+    reasons, counts = np.unique(reason[reason != ""], return_counts=True)
     excluded = {str(name): int(count) for name, count in zip(reasons, counts, strict=True)}
     return which[used], at[used], table[used], excluded
 

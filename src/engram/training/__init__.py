@@ -92,6 +92,9 @@ class Fit:
         facts: JSON-able choices made on validation rows, by name one entry a fold, e.g.
             {"epoch": [[3, 4], [2, 7]]} for two folds under two runs.
         flags: names of `engram.flags` that hold for how it was trained.
+        behind: rows behind the latents that are no rows of the task: (float32 (q, d), their table,
+            with the columns of that of the task); or None.
+        of_latent: what the header of latents says otherwise than that of predictions.
         header: what the predictions should state beside, JSON-able.
     """
 
@@ -102,6 +105,8 @@ class Fit:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     facts: dict = field(default_factory=dict)
     flags: tuple = ()
+    behind: tuple | None = None
+    of_latent: dict = field(default_factory=dict)
     header: dict = field(default_factory=dict)
 
 

@@ -11,6 +11,8 @@ Q_FF^-1 (Q Y)_F, Q being what maps Y to its residuals (An, Liu & Venkatesh, Patt
 2007).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.linalg import cho_solve, get_blas_funcs, lapack
 from threadpoolctl import threadpool_limits
@@ -19,6 +21,32 @@ from engram.errors import InputError
 
 BLOCK_BYTES = 640 << 20  # of a block of columns of X, or of sums over rows of Y
 BUNCH_BYTES = 128 << 20  # of rows that are read at a time
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of a source, flattened, as if they were all.
+
+    Attributes:
+        source: (rows, ...), as of `read`.
+        columns: a slice or int (k,).
+    """
+
+    source: object
+    columns: object
+
+    @property
+    def shape(self):
+        width = int(np.prod(self.source.shape[1:], dtype=int))
+        return (self.source.shape[0], np.empty(width, bool)[self.columns].size)
+
+    @property
+    def path(self):
+        return self.source.path
+
+    def __getitem__(self, rows) -> np.ndarray:
+        values = np.asarray(self.source[rows])
+        return values.reshape(len(values), -1)[:, self.columns]
 
 
 class Design:
@@ -49,8 +77,8 @@ class Design:
         size = min(self.n, self.p)
         self._gram = np.zeros((size, size), self.dtype, order="F")  # its lower triangle
         self._cross = np.zeros((self.m, self.n), self.dtype) if self._dual else None
-        width = BLOCK_BYTES // (len(rows) * self.dtype.itemsize) if self._dual else self.p
-        for columns in spans(self.p, max(width, 1)):
+        width = _columns(len(rows), self.dtype) if self._dual else self.p
+        for columns in spans(self.p, width):
             block = read(x, rows, self.dtype, columns)
             means.append(centre(block, self.n))
             train, test = block[: self.n], block[self.n :]
@@ -111,6 +139,29 @@ class Design:
         return _centred(block.T)
 
 
+def kernel(x, n, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Inner products of the first `n` rows, (n, n), and of the others with these, (m, n).
+
+    Features are centred by the first `n` rows, and read block by block.
+
+    Args:
+        x: (n + m, ...), as of `Design`.
+        n, dtype: as of `Design`.
+    """
+    rows = np.arange(x.shape[0])
+    found = np.zeros((len(rows), n), dtype)
+    for columns in spans(int(np.prod(x.shape[1:], dtype=int)), _columns(len(rows), found.dtype)):
+        block = read(x, rows, found.dtype, columns)
+        centre(block, n)
+        found += block @ block[:n].T
+    return found[:n], found[n:]
+
+
+def _columns(rows, dtype):
+    """Columns of a block."""
+    return max(BLOCK_BYTES // (rows * dtype.itemsize), 1)
+
+
 def without(residuals, folds, y) -> np.ndarray:
     """Predictions (n, k) of every row by the model that was fitted without the fold it is in.
 
@@ -157,17 +208,22 @@ def summed(weights, y, rows, columns=None, size=BLOCK_BYTES):
     for block in spans(length, max(size // (k * dtype.itemsize), 1)):
         own = block if columns is None else columns[block]
         found, offset = np.zeros((k, block.stop - block.start), dtype), None
-        for part in bunches(y, len(rows)):
-            values = read(y, rows[part], dtype, own)
+        parts = list(bunches(y, len(rows)))
+        # The same for all, since new pages cost as much as reading.
+        memory = np.empty((parts[0].stop, found.shape[1]), dtype)
+        (gemm,) = get_blas_funcs(("gemm",), (memory,))
+        for part in parts:
+            values = _fill(memory[: part.stop - part.start], y, rows[part], own)
             # Sums of what is near 0 round less.
             offset = values.mean(0, dtype=float).astype(dtype) if offset is None else offset
             values -= offset
-            (gemm,) = get_blas_funcs(("gemm",), (values,))
             some = np.ascontiguousarray(weights[:, part])
             # found += some @ values, in place: its transpose is what BLAS takes for a matrix
             found = gemm(1, values.T, some.T, beta=1, c=found.T, overwrite_c=1).T
+        memory = values = None
         for one, times in zip(found, total, strict=True):
             one += times * offset
+        _refuse_infinite(found)  # as is any sum that a NaN is part of
         yield own, found
         found = None  # before there are others
 
@@ -181,10 +237,19 @@ def read(source, rows, dtype, columns=slice(None)) -> np.ndarray:
     width = int(np.prod(source.shape[1:], dtype=int))
     found = np.empty((len(rows), np.empty(width, bool)[columns].size), dtype)
     for part in bunches(source, len(rows)):
-        found[part] = np.asarray(source[rows[part]]).reshape(-1, width)[:, columns]
-        if not np.isfinite(found[part].sum()):
-            raise InputError("ridge regression: a row holds NaN or infinite values")
+        _refuse_infinite(_fill(found[part], source, rows[part], columns))
     return found
+
+
+def _fill(memory, source, rows, columns):
+    """Some columns of some rows, flattened, into an array of their shape."""
+    memory[:] = np.asarray(source[rows]).reshape(len(rows), -1)[:, columns]
+    return memory
+
+
+def _refuse_infinite(values):
+    if not np.isfinite(values.sum()):
+        raise InputError("ridge regression: a row holds NaN or infinite values")
 
 
 def moments(source, rows) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +267,24 @@ def moments(source, rows) -> tuple[np.ndarray, np.ndarray]:
         total, squares = total + values.sum(0), squares + (values**2).sum(0)
     mean = total / len(rows)
     return shift + mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+
+
+def folds(stimuli, folds) -> list[np.ndarray]:
+    """Rows of each fold, drawn at random; all rows of a stimulus are in one.
+
+    Args:
+        stimuli: Series (n,), the stimulus of each row.
+        folds: how many.
+
+    Raises:
+        InputError: there are fewer stimuli than folds.
+    """
+    of_row = stimuli.factorize()[0]
+    n = of_row.max() + 1
+    if n < folds:
+        raise InputError(f"heads: {n} training images, fewer than `folds`; set fewer folds")
+    order = np.random.default_rng(0).permutation(n)
+    return [np.flatnonzero(np.isin(of_row, some)) for some in np.array_split(order, folds)]
 
 
 def spans(length, width) -> list[slice]:

@@ -15,6 +15,7 @@ from engram.errors import InputError
 from engram.progress import progress
 from engram.recording import Responses
 from engram.store import Rows
+from engram.views import _regions
 
 DEVICE = "cpu"
 GIVES = "betas"
@@ -49,11 +50,16 @@ class Options:
             published; "none".
         average: false makes every trial a row, int16 as published, 300 times the percent signal
             change; only with `zscore: none`.
+        regions: add patterns that are 1 in a region of visual cortex and 0 elsewhere, and as many
+            voxels drawn at random after each, where the dataset has their files: prf-visualrois,
+            prf-eccrois, floc-faces, -words, -places, -bodies. Head `ridge` says what latents they
+            lead to; they take no other part. Only with `zscore: training`.
     """
 
     protocol: Literal["nsd37", "nsd40"] = "nsd37"
     zscore: Literal["training", "session", "session_all", "none"] = "training"
     average: bool = True
+    regions: bool = False
 
 
 def render(responses, windows, options) -> Rows:
@@ -64,12 +70,18 @@ def render(responses, windows, options) -> Rows:
         trials, named `subj01/train/nsd-00046/repetition-2`. Columns of the table: subject, split,
         concept (the image), stimulus, repetitions (averaged into the row), session (of single
         trials) and exclude. Voxels that never change over the training rows are left out; their
-        names stand in the header, `recorded.constant`.
+        names stand in the header, `recorded.constant`. Behind the images patterns of regions, if
+        asked for, see `engram.views._regions`.
 
     Raises:
-        InputError: a session is missing or damaged, there is no image of a split, or no voxel
-            changes.
+        InputError: a session is missing or damaged, there is no image of a split, no voxel changes,
+            or no region has voxels enough.
     """
+    if options.regions and (options.zscore != "training" or not options.average):
+        raise InputError(
+            "betas: patterns of regions are in standard deviations of the averages of training "
+            "images; set `zscore: training` with `regions: true`"
+        )
     trials = chosen(responses, options.protocol)
     if not options.average:
         return _single(responses, trials, options)
@@ -93,7 +105,17 @@ def render(responses, windows, options) -> Rows:
         unit = "SD of the training images"
     elif options.zscore in OF_TRIALS:
         unit = "SD of the session"
-    return Rows(array, images, _header(responses, trials, constant, unit, options))
+    header = _header(responses, trials, constant, unit, options)
+    if not options.regions:
+        return Rows(array, images, header)
+    own, table, facts = _regions.patterns(responses.subject, responses.voxels[~constant])
+    if not len(own):
+        raise InputError(
+            f"{responses.name}: no region has {_regions.FEWEST} voxels; name files of regions in "
+            f"`files` of the dataset, such as prf-visualrois, or leave out `regions`"
+        )
+    header["recorded"]["regions"] = facts
+    return Rows(np.concatenate([array, own]), pd.concat([images, table]), header)
 
 
 def chosen(responses, protocol) -> pd.DataFrame:
