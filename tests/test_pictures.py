@@ -122,10 +122,13 @@ def test_the_null_is_that_of_shuffling_the_similarity_matrix(study, scores):
     n, rng, null = picturing.IMAGES, np.random.default_rng(4), []
     values = store.open(told["nothing"]).load()
     true = store.open(paths["photograph/pixels"][0])[:].reshape(n, -1)
+    alike = [
+        np.corrcoef(store.open(path)[:].reshape(n, -1), true)[:n, n:]
+        for path in paths["nothing/pixels"]
+    ]
     for _ in range(400):
         each = []
-        for path in paths["nothing/pixels"]:
-            rows = np.corrcoef(store.open(path)[:].reshape(n, -1), true)[:n, n:]
+        for rows in alike:
             own = rows[np.arange(n), rng.permutation(n)][:, None]
             each.append((rows < own).sum() / (n * (n - 1)))
         null.append(np.mean(each))
