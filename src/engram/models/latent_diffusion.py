@@ -17,16 +17,6 @@ from torch import nn
 
 from engram.errors import InputError
 
-try:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
-    from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
-except ImportError as error:
-    raise InputError(
-        f"latent diffusion needs the package diffusers ({error}); install the extra: "
-        "pip install 'engram[diffusion]'"
-    ) from None
-
 #: The number by which latents are multiplied, so that their variance is about 1.
 SCALE = 0.18215
 
@@ -85,13 +75,31 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
+def library():
+    """diffusers, which takes ten seconds to import and which not everybody has.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import diffusers
+        import diffusers.models.attention_processor
+        import diffusers.models.embeddings
+    except ImportError as error:
+        raise InputError(
+            f"latent diffusion needs the package diffusers ({error}); install the extra: "
+            "pip install 'engram[diffusion]'"
+        ) from None
+    return diffusers
+
+
 # ---- models -------------------------------------------------------------------------------
 
 
-def autoencoder(architecture) -> AutoencoderKL:
+def autoencoder(architecture) -> nn.Module:
     """Pictures (b, 3, size, size), -1 to 1, to latents and back."""
     levels = len(architecture.autoencoder)
-    return AutoencoderKL(
+    return library().AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=architecture.autoencoder,
@@ -102,10 +110,10 @@ def autoencoder(architecture) -> AutoencoderKL:
     )
 
 
-def unet(architecture) -> UNet2DConditionModel:
+def unet(architecture) -> nn.Module:
     """What noise is in latents (b, 4, h, w) at a step, given tokens (b, n, width)."""
     deep = len(architecture.unet) - 1
-    return UNet2DConditionModel(
+    return library().UNet2DConditionModel(
         sample_size=architecture.latent[1],
         down_block_types=("CrossAttnDownBlock2D",) * deep + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * deep,
@@ -143,7 +151,7 @@ class Dual(nn.Module):
         return (torch.lerp(image, text, self.mixing),)
 
 
-def dual(model, other, mixing, images) -> UNet2DConditionModel:
+def dual(model, other, mixing, images) -> nn.Module:
     """A U-Net whose transformers attend to a picture, and those of `other` beside them to a text.
 
     Args:
@@ -173,12 +181,14 @@ class Adapter(nn.Module):
 
     def __init__(self, model, architecture):
         super().__init__()
-        self.image_proj = ImageProjection(architecture.embedding, architecture.width, IP_TOKENS)
+        models = library().models
+        projection = models.embeddings.ImageProjection
+        self.image_proj = projection(architecture.embedding, architecture.width, IP_TOKENS)
         crossing = [name for name in model.attn_processors if ".attn2." in name]
         self.places = {str(2 * i + 1): name for i, name in enumerate(crossing)}
         self.ip_adapter = nn.ModuleDict(
             {
-                number: IPAdapterAttnProcessor2_0(
+                number: models.attention_processor.IPAdapterAttnProcessor2_0(
                     model.get_submodule(name.removesuffix(".processor")).to_k.out_features,
                     architecture.width,
                     num_tokens=(IP_TOKENS,),
@@ -199,7 +209,8 @@ class Adapter(nn.Module):
             processors[name] = self.ip_adapter[number]
             processors[name].scale = [scale]
         model.set_attn_processor(processors)
-        model.encoder_hid_proj = MultiIPAdapterImageProjection([self.image_proj])
+        several = library().models.embeddings.MultiIPAdapterImageProjection
+        model.encoder_hid_proj = several([self.image_proj])
         model.register_to_config(encoder_hid_dim_type="ip_image_proj")
 
 
@@ -255,9 +266,9 @@ def noise_of(shape, generators, device) -> torch.Tensor:
 # ---- from noise to latents ----------------------------------------------------------------
 
 
-def scheduler(steps) -> DDIMScheduler:
+def scheduler(steps):
     """Steps of DDIM without noise of their own, on the scale of Stable and Versatile Diffusion."""
-    found = DDIMScheduler(
+    found = library().DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
