@@ -23,7 +23,7 @@ def _check_source(where, dataset):
     if sum(kind in source for kind in components.PUBLISHERS) != 1:
         raise InputError(f"{where}.source: needs one of {', '.join(components.PUBLISHERS)}")
     if "folder" in dataset:
-        raise InputError(f"{where}: has both `source` and `folder`; is it fetched or is it here?")
+        raise InputError(f"{where}: has both `source` and `folder`; set one of them to null")
 
 
 def _check_recordings(where, dataset):

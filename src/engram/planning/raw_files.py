@@ -148,7 +148,7 @@ class RawFiles:
             raise InputError(
                 f"datasets.{dataset}: its data is under an agreement: {this['terms']}; accept it "
                 f"there, then set datasets.{dataset}.terms_accepted: true, or set "
-                f"datasets.{dataset}.folder to a copy that you already have"
+                f"datasets.{dataset}.folder to a copy that you already have, and its source to null"
             )
 
     def lock(self, shelf, name) -> str:
