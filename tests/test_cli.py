@@ -257,7 +257,7 @@ def test_plain_h5py_reads_what_the_command_wrote(study, capsys):
     [
         ("title: a\ntitle: b\n", "study.yaml, line 2: `title` again, after line 1"),
         ("- title\n", "study.yaml, line 1: is no configuration"),
-        ("title: a\nbackbones:\n  x: {like: clip}\n", "study.yaml, line 3: backbones.x.like: no b"),
+        ("title: a\nbackbones:\n  x: {like: clop}\n", "study.yaml, line 3: backbones.x.like: no b"),
         (None, "study.yaml: No such file or directory; correct --configfile"),
     ],
 )

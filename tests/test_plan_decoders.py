@@ -193,6 +193,8 @@ def test_the_rules_make_pictures_and_then_their_features(tmp_path):
     outputs = {output: (rule, given.split(", ")) for rule, given, output in jobs}
     view = "results/nsd_simulated/views/scenes/subj02/{}.h5".format
     assert outputs[f"{made}.h5, {made}.json"] == ("extract_decoded", [view("prior")])
-    assert outputs[view("prior")] == ("decode", [view("layout")])
-    latents = ["results/nsd_simulated/latents/scenes_vdvae.h5"]
-    assert outputs[view("layout")] == ("decode", latents)
+    assert outputs[view("prior")] == ("decode", [view("final")])
+    latents = "results/nsd_simulated/latents/scenes_{}.h5".format
+    rule, read = outputs[view("final")]
+    assert (rule, {*read}) == ("decode", {view("layout"), latents("vision"), latents("text")})
+    assert outputs[view("layout")] == ("decode", [latents("vdvae")])
