@@ -21,6 +21,7 @@ from engram.errors import InputError
 from engram.figures import style, vectors, voxel_maps
 from engram.figures.plot import plot
 from engram.figures.report import report
+from engram.scores import vectors as scores_of_vectors
 from engram.scores.evaluation import COLUMNS, evaluate
 from engram.store import Rows
 from engram.tasks import train
@@ -762,3 +763,13 @@ def test_stores_that_do_not_suit_each_other_are_refused(study, tmp_path):
     copy = rewritten(study, tmp_path / "d", "subj01", constant)
     with pytest.raises(InputError, match=r"subj01/betas.h5: none of 50 features changes"):
         trained(copy, tmp_path / "d/e")
+
+
+@pytest.mark.parametrize(("r2", "said"), [(0.19, True), (0.17, False), (None, False)])
+def test_a_control_that_explains_something_is_said(r2, said):
+    """Beyond two standard errors of 120 rows, and not because pairs come out on one side."""
+    rows = [{"metric": "r2", "control": r2}, {"metric": "2_way", "control": 0.7}]
+    sample = {"rows": 120, "subjects": 6}
+    found = scores_of_vectors.warnings({"metrics": rows, "sample": sample, "predicted": {}})
+    line = "The control, trained on exchanged images, explains 19.0% of the variance: above chance."
+    assert found == [line] * said
