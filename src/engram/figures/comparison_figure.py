@@ -6,7 +6,7 @@ from engram.figures import style
 from engram.figures.subjects import heights, number, title
 
 LONGEST = 34  # letters of a name beside a figure
-WEIGHED = "Published minus random weights"
+WEIGHED = "Trained minus random weights"
 TWIN = 0.36  # how far below its row a control stands
 
 
@@ -14,7 +14,7 @@ def comparison_figure(found):
     """Figure of two panels: the score of each member, and the neighbours of its rows.
 
     A member with random weights is hollow, and stands below the member whose control it is.
-    Where there are controls, a panel between the two shows what published weights gain over them.
+    Where there are controls, a panel between the two shows what trained weights gain over them.
 
     Args:
         found: a comparison, as `comparison.build` makes it, read back from JSON.
@@ -75,8 +75,9 @@ def _gains(axes, members, rows):
         row, gain = rows[member["experiment"]], member["gain"]
         if not gain or not number(gain["difference"]):
             continue
-        dots = [(v, row + 0.2 * height[s]) for s, v in gain["subjects"].items()]
-        axes.scatter(*zip(*dots, strict=True), s=9, color=style.GREY, alpha=0.55, linewidths=0)
+        if gain["metric"] != "accuracy":  # of one row a subject, which is won, lost or neither
+            dots = [(v, row + 0.2 * height[s]) for s, v in gain["subjects"].items()]
+            axes.scatter(*zip(*dots, strict=True), s=9, color=style.GREY, alpha=0.55, linewidths=0)
         if number(gain["low"]) and number(gain["high"]):
             axes.plot([gain["low"], gain["high"]], [row, row], color=style.BLUE, linewidth=2.4)
         axes.scatter(gain["difference"], row, s=40, zorder=3, color=style.BLUE, linewidths=0)

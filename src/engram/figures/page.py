@@ -142,7 +142,7 @@ def _joined(source):
 #: What twins are compared by where it is not the score itself.
 GAINS = {
     "mae": "error less than by random weights",
-    "accuracy": "published minus random weights, in accuracy,",
+    "accuracy": "trained minus random weights, in accuracy,",
 }
 
 
@@ -159,7 +159,7 @@ def _compared(comparison):
         )
     gains = [m["gain"] for m in members if m["gain"] and number(m["gain"]["difference"])]
     if gains:
-        words = GAINS.get(gains[0]["metric"], "published minus random weights")
+        words = GAINS.get(gains[0]["metric"], "trained minus random weights")
         each = sorted(gain["difference"] for gain in gains)
         text += f"; {words} {' to '.join(dict.fromkeys(map(_signed, (each[0], each[-1]))))}"
     return f"{text}."
