@@ -447,5 +447,5 @@ def test_an_adapter_without_conditions_is_refused(files, sources):
 
 def test_without_diffusers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(InputError, match=r"pip install 'engram\[diffusion\]'"):
+    with pytest.raises(InputError, match=r"pip install -e \.\[diffusion\]"):
         backbone("sd_vae", model="tiny")

@@ -102,7 +102,7 @@ def _himalaya():
     except ImportError:
         raise InputError(
             "head banded_ridge needs the package himalaya, which is not installed; run "
-            "`pip install himalaya`, or use head ridge"
+            "`pip install -e .[banded]`, or use head ridge"
         ) from None
     himalaya.backend.set_backend("numpy")
     return himalaya

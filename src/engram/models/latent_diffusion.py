@@ -88,7 +88,7 @@ def library():
     except ImportError as error:
         raise InputError(
             f"latent diffusion needs the package diffusers ({error}); install the extra: "
-            "pip install 'engram[diffusion]'"
+            "pip install -e .[diffusion]"
         ) from None
     return diffusers
 
