@@ -18,6 +18,7 @@ PACKAGE = ROOT / "src/engram"
 FLOORS = (
     {"__main__"},
     {"cli"},
+    {"trained"},
     {"tasks"},
     {"heads", "backbones", "decoders", "objectives", "downloads"},
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},

@@ -346,7 +346,12 @@ def test_what_training_is_told_of_its_experiment(config):
     assert spec["experiment"]["seeds"] == 5
     assert spec["head"] == {"kind": "adapter", "epochs": 7}
     assert spec["candidates"] == [["spectrogram/clip_random"]]
-    for change in ({"folds": "blocked"}, {"seeds": 4}, {"x": "spectrogram/dino"}, {"y": "vigall"}):
+    for change in (
+        {"folds": "blocked"},
+        {"seeds": 4},
+        {"x": "spectrogram/bandpower"},
+        {"y": "vigall"},
+    ):
         other = copy.deepcopy(config)
         other["experiments"]["eeg_clip"] |= change
         assert plan.Plan(other).spec("train", experiment="eeg_clip") != spec

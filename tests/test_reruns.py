@@ -10,10 +10,10 @@ SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 PUBLISHERS = components.PUBLISHERS
 TARGETS = {
     "classes": "vigall",
-    "pairs": "picture/clip",
+    "pairs": "picture/timm",
     "pictures": "photograph",
     "values": "fact",
-    "vectors": "picture/clip",
+    "vectors": "picture/timm",
 }
 TABLE = Path(__file__).parent / "data" / "reruns.txt"
 

@@ -83,7 +83,7 @@ def test_ridge_is_that_of_scikit_learn_whose_alpha_leaves_out_one_row(d):
         for r, run in enumerate(this.runs):
             reference = RidgeCV(ALPHA).fit(z[known], run.y[known])
             assert found.facts["alpha"][f][r] == reference.alpha_
-            weight, bias = found.state["weight"][f, r], found.state["bias"][f, r]
+            weight, bias = found.state["weight"][f, r, 0], found.state["bias"][f, r, 0]
             np.testing.assert_allclose(weight, reference.coef_, rtol=1e-8, atol=1e-8)
             assert bias == pytest.approx(reference.intercept_, rel=1e-8)
             at = np.searchsorted(this.tested, fold.test)
@@ -120,7 +120,7 @@ def test_with_many_rows_alpha_is_chosen_by_leaving_out_subjects_each_of_whom_cou
             assert found.facts["alpha"][f][r] == best
             model = Ridge(best).fit(z[train], run.y[train], weight)
             np.testing.assert_allclose(
-                found.state["weight"][f, r], model.coef_, rtol=1e-7, atol=1e-8
+                found.state["weight"][f, r, 0], model.coef_, rtol=1e-7, atol=1e-8
             )
             at = np.searchsorted(this.tested, fold.test)
             np.testing.assert_allclose(

@@ -41,11 +41,14 @@ def fit(task, source, alphas) -> training.Fit:
             mean, sd = _statistics(x[rows])
             z = (x - mean) / sd
             weight, bias, alpha = _fitted(z[rows], runs[rows], subjects[rows], alphas, name)
-            state |= {"mean": mean, "sd": sd, "weight": weight.T, "bias": bias}
+            state = inputs.of_runs(state | {"mean": mean, "sd": sd}, len(alpha))
+            state |= {"weight": weight.T[:, None], "bias": bias[:, None]}
             return z, z @ weight + bias, alpha, state
 
-        _, predicted, _, _ = model(fold.train)
-        scores.append(_validation(runs, subjects, fold, predicted[fold.validation]))
+        scores.append(np.full(len(task.runs), np.nan))
+        if len(fold.validation):
+            _, predicted, _, _ = model(fold.train)
+            scores[-1] = _validation(runs, subjects, fold, predicted[fold.validation])
         z, predicted, alpha, state = model(fold.known)
         outputs[fold.test, :, 0] = predicted[fold.test]
         latent = z.astype(np.float32) if latent is None else latent

@@ -58,7 +58,7 @@ def fit(task, options, device) -> training.Fit:
                 outputs[fold.test, r] = predict(x[fold.test])
                 bar.update(1)
             latent = x if latent is None else latent
-            states.append(state | {"importance": importance})
+            states.append(inputs.of_runs(state, len(task.runs)) | {"importance": importance})
     return training.Fit(outputs[task.tested], validation, inputs.stacked(states), latent=latent)
 
 

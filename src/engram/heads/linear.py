@@ -52,7 +52,7 @@ def fit(task, options, device) -> training.Fit:
     source = inputs.Inputs(task, options)
     if task.classes:
         return _logistic(task, source, options)
-    return _ridge.fit(task, source, options.alpha)
+    return _ridge.fit(task, source, [task.chosen["alpha"]] if task.chosen else options.alpha)
 
 
 def _logistic(task, source, options):
@@ -65,7 +65,10 @@ def _logistic(task, source, options):
         for fold in task.folds:
             x, _ = source.fitted(fold.train)
             standard, known = _standard(x, fold.train)[0], {}
-            chosen = [_once(known, _chosen, standard, run.y, fold, k, options) for run in runs]
+            if task.chosen:
+                chosen = [(task.chosen["c"], np.nan)] * len(runs)
+            else:
+                chosen = [_once(known, _chosen, standard, run.y, fold, k, options) for run in runs]
             x, state = source.fitted(fold.known)
             (standard, mean, sd), known = _standard(x, fold.known), {}
             weight, bias = np.zeros((len(runs), k, x.shape[1]), np.float32), []
@@ -78,7 +81,8 @@ def _logistic(task, source, options):
             latent = standard if latent is None else latent
             c, validation = zip(*chosen, strict=True)
             bias = np.array(bias, np.float32)
-            state |= {"mean": mean, "sd": sd, "weight": weight, "bias": bias}
+            state = inputs.of_runs(state | {"mean": mean, "sd": sd}, len(runs))
+            state |= {"weight": weight, "bias": bias}
             found.append((c, validation, state))
     c, validation, states = zip(*found, strict=True)
     return training.Fit(
@@ -88,6 +92,24 @@ def _logistic(task, source, options):
         latent=latent,
         facts={"c": [list(of_runs) for of_runs in c]},
     )
+
+
+def predict(state, x, known, options, device) -> np.ndarray:
+    """What fitted models say of rows: probabilities (models, n, classes), or numbers (.., n, 1).
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: one array (n, ...) a source.
+        known: `engram.training.Task` or `engram.trained.Model`, for `classes`.
+    """
+    found = []
+    for m in range(len(state["weight"])):
+        one = {name: values[m] for name, values in state.items()}
+        z = (inputs.restored(x, one) - one["mean"]) / one["sd"]
+        found.append(z @ one["weight"].T + one["bias"])
+    if not known.classes:
+        return np.stack(found)
+    return np.exp(log_softmax(np.stack(found), axis=2)).astype(np.float32)
 
 
 def _standard(x, rows):

@@ -99,7 +99,37 @@ class Specs:
             "targets": self._counted(experiment, self.targets(experiment)),
             "candidates": self.candidates(experiment),
             "head": self._head(experiment),
+            "recipe": self._recipe(experiment),
         }
+
+    def _recipe(self, experiment):
+        """What makes the rows of each source and target, for those who apply the model later."""
+        name = self.known[experiment]["dataset"]
+        this, sides = self.config["datasets"][name], ("sources", "targets")
+        told = {key: this[key] for key in ("title", "licence", "published_as") if key in this}
+        return {
+            "dataset": {"name": name, "windows": this.get("windows"), **told}
+            | self._options("datasets", name),
+            **{
+                side: {source: self._made_by(source, name) for source in found}
+                for side, found in zip(
+                    sides, (self.sources(experiment), self.targets(experiment)), strict=True
+                )
+            },
+        }
+
+    def _made_by(self, source, dataset):
+        """The view and the backbone of a source, by name and with their options."""
+        view, _, backbone = source.partition("/")
+        if view in self.decoders:
+            return {"view": {"name": view}}
+        found = {"view": {"name": view, **self._options("views", view)}}
+        if backbone:
+            checkpoint = self.backbone(backbone).get("checkpoint")
+            licence = self.config.get("checkpoints", {}).get(checkpoint, {}).get("licence")
+            found |= {"name": backbone, "licence": licence, "file": self.weights(backbone) or None}
+            found |= self._extract_spec(backbone, dataset)
+        return found
 
     def _head(self, experiment):
         """Kind and options of the head; of a backbone that it names all that a job needs of it."""
@@ -111,7 +141,9 @@ class Specs:
         backbone = self._extract_spec(name, this["dataset"])
         return {**head, "backbone": backbone | {"file": self.weights(name) or None}}
 
-    _occlude_spec = _train_spec
+    def _occlude_spec(self, experiment):
+        spec = self._train_spec(experiment)
+        return {key: spec[key] for key in spec if key != "recipe"}
 
     def _counted(self, experiment, sources):
         """[source, number of stores] in the order of the inputs; a dict would be sorted."""

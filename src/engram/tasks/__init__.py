@@ -24,23 +24,25 @@ from safetensors.numpy import save_file
 from engram import flags, store
 from engram.planning import components
 from engram.store import Rows
+from engram.tasks.refit import refit
 from engram.training import of_view
 
 SHOWN = 5  # names of missing channels in a sentence
 
 
 def train(x, y, model, predictions, latents, spec, made_by, device):
-    """Stage `train`: every fold and every run of one experiment.
+    """Stage `train`: every fold and every run of one experiment, and the model kept for use.
 
     Runs are the seeds of the experiment and one control, whose labels are moved away from
     their rows. If the experiment gives several inputs to choose from, each fold uses the one
-    with the best mean validation score of the seeds.
+    with the best mean validation score of the seeds. The model that is kept is fitted on all
+    subjects, see `engram.tasks.refit`; `engram.trained` reads the file again.
 
     Args:
         x, y: paths of the stores of each source, {source: [path, ...]}.
         model, predictions, latents: paths to write.
-        spec: dict with `task`, `experiment` (folds, seeds), `candidates` (lists of sources)
-            and `head` (kind and options).
+        spec: dict with `task`, `experiment` (folds, seeds), `candidates` (lists of sources),
+            `head` (kind and options) and `recipe`, what makes the rows of each source.
         made_by: provenance of the job, for the headers.
         device: "cpu" or "cuda".
 
@@ -71,7 +73,12 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
     header = predicted[0].header
     store.write(latents, *_latents(fits[best[0]], task, header, candidates[best[0]]))
-    _write_model(model, fits, header, [fold.name for fold in task.folds])
+    kept = (
+        refit(head, options, kind, task, fits, candidates, device)
+        if hasattr(head, "predict")
+        else None
+    )
+    _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
     store.write(predictions, *predicted)
 
 
@@ -192,7 +199,17 @@ def _latents(fit, task, header, sources):
         yield Rows(array, others[[*task.table.columns]].assign(y=-1, part="behind"), facts)
 
 
-def _write_model(path, fits, header, folds):
+def _known(x, y, spec):
+    """What a model states of the rows that it was fitted on."""
+    return {
+        "head": spec["head"],
+        "recipe": spec.get("recipe", {}),
+        "contract": {source: store.stated(store.open(p[0]).header) for source, p in x.items()},
+        "labels": {target: store.stated(store.open(p[0]).header) for target, p in y.items()},
+    }
+
+
+def _write_model(path, fits, kept, header, folds):
     """Parameters as safetensors; of several candidates each has its number before its names."""
     tensors = {
         f"{i}/{name}" if len(fits) > 1 else name: np.ascontiguousarray(values)
@@ -200,6 +217,9 @@ def _write_model(path, fits, header, folds):
         for name, values in fit.state.items()
     }
     facts = {key: header[key] for key in header if key not in ("what", "curves")}
+    if kept:
+        tensors |= {name: np.ascontiguousarray(values) for name, values in kept[0].items()}
+        facts["kept"] = kept[1]
     metadata = {"engram": store.canonical(facts | {"folds": folds})}
     with store.replaced(path) as temporary:
         save_file(tensors, temporary, metadata)

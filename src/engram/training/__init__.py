@@ -48,6 +48,7 @@ class Task:
             are known by their label alone.
         choices: classes that test rows are told apart among, int (k,); None: all.
         facts: what the scores should know beside, JSON-able.
+        chosen: choices by name that were made before; a fold without validation rows takes them.
     """
 
     x: list
@@ -61,6 +62,7 @@ class Task:
     targets: list[np.ndarray] = field(default_factory=list)
     choices: np.ndarray | None = None
     facts: dict = field(default_factory=dict)
+    chosen: dict = field(default_factory=dict)
 
     @property
     def tested(self) -> np.ndarray:

@@ -115,6 +115,29 @@ def _principal(x, rows, components):
     return ((x - centre) / scale) @ axes.T, {"centre": centre, "scale": scale, "axes": axes}
 
 
+def restored(x, state) -> np.ndarray:
+    """The sources of rows side by side, after steps that were fitted before; float32 (n, d).
+
+    Args:
+        x: one array (n, ...) a source.
+        state: parameters of these steps, as `Inputs.fitted` gives them.
+    """
+    found = []
+    for i, values in enumerate(map(flat, x)):
+        if f"reference.{i}" in state:
+            values = tangent.tangent(values, state[f"reference.{i}"])
+        if f"axes.{i}" in state:
+            z = (values - state[f"centre.{i}"]) / state[f"scale.{i}"]
+            values = z @ state[f"axes.{i}"].T
+        found.append(values)
+    return np.concatenate(found, axis=1)
+
+
+def of_runs(state, runs) -> dict[str, np.ndarray]:
+    """Parameters that all runs of a fold share, each with the axis `runs` first."""
+    return {name: np.broadcast_to(value, (runs, *value.shape)) for name, value in state.items()}
+
+
 def stacked(states) -> dict[str, np.ndarray]:
     """Parameters of all folds, each with the axis `folds` first."""
     return {name: np.stack([state[name] for state in states]) for name in states[0]}

@@ -1,0 +1,89 @@
+"""How unlike the rows that a model was fitted on new rows are.
+
+Two distances of multivariate process control (Jackson & Mudholkar 1979. Control procedures for
+residuals associated with principal component analysis. Technometrics 21): Hotelling's T2 within the
+first principal components of the known rows, and the squared residual outside them. Each is
+divided by the 99 % quantile of rows of subjects who were left out, so that 1 is what one row in a
+hundred of a new subject from the same population reaches.
+"""
+
+import numpy as np
+
+COMPONENTS = 32
+FEATURES = 4096  # of a row, evenly spaced, at most
+ROWS = 4000  # that are known, evenly spaced, at most
+GROUPS = 5  # of subjects that are left out in turn
+QUANTILE = 0.99
+
+
+def reference(x, subjects) -> dict[str, np.ndarray]:
+    """What is kept of the known rows.
+
+    Args:
+        x: (n, ...), a row each.
+        subjects: of each row, (n,); with a single one nothing can be left out, and the limits are
+            those of the known rows themselves.
+
+    Returns:
+        `mean`, `sd` (features,), `axes` (components, features) and `variance` (components,) of
+        standardised rows, and `limits` (2,), the quantiles of both distances; float32; and `shape`
+        of a row, int64.
+    """
+    few = np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS)).astype(int))
+    rows, subjects = _flat(x[few]), np.asarray(subjects)[few]
+    names = np.unique(subjects)
+    number = np.searchsorted(names, subjects) % min(GROUPS, len(names))
+    groups = [number == g for g in range(number.max() + 1)]
+    if len(groups) > 1:
+        left_out = [_distances(_fitted(rows[~own]), rows[own]) for own in groups]
+    else:
+        left_out = [_distances(_fitted(rows), rows)]
+    limits = np.quantile(np.concatenate(left_out), QUANTILE, axis=0)
+    found = _fitted(rows) | {"limits": np.where(limits > 0, limits, 1.0)}
+    found = {name: np.asarray(value, np.float32) for name, value in found.items()}
+    return found | {"shape": np.array(x.shape[1:], np.int64)}
+
+
+def distance(known, x) -> np.ndarray:
+    """The larger of both distances of each row, in units of its limit; float32 (n,).
+
+    NaN where a row holds a value that is not finite.
+
+    Args:
+        known: from `reference`.
+        x: (n, ...), rows of the same shape.
+    """
+    parts = [x[start : start + ROWS] for start in range(0, len(x), ROWS)]
+    found = [(_distances(known, _flat(part)) / known["limits"]).max(1) for part in parts]
+    return np.concatenate(found or [np.zeros(0)]).astype(np.float32)
+
+
+def _flat(x):
+    x = np.asarray(x)
+    x = x.reshape(len(x), -1)
+    few = np.unique(np.linspace(0, x.shape[1] - 1, min(x.shape[1], FEATURES)).astype(int))
+    return x[:, few].astype(np.float32)
+
+
+def _fitted(rows):
+    mean, sd = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+    sd = np.where(sd > 0, sd, 1.0)
+    z = (rows - mean) / sd
+    n, d = z.shape
+    wide = d > n
+    values, vectors = np.linalg.eigh((z @ z.T if wide else z.T @ z) / max(n - 1, 1))
+    k = min(COMPONENTS, max(1, min(n - 1, d) // 2))
+    values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+    there = values > np.finfo(np.float32).eps * max(values[0], 1e-12)
+    values, vectors = values[there], vectors[:, there]
+    axes = z.T @ vectors / np.sqrt(values * max(n - 1, 1)) if wide else vectors
+    return {"mean": mean, "sd": sd, "axes": axes.T, "variance": values}
+
+
+def _distances(known, rows):
+    """T2 by component and mean squared residual of each row, float64 (n, 2)."""
+    z = (rows - known["mean"]) / known["sd"]
+    scores = z @ known["axes"].T
+    outside = (z**2).sum(1) - (scores**2).sum(1)
+    t2 = (scores**2 / known["variance"]).mean(1)
+    return np.stack([t2, np.maximum(outside, 0) / z.shape[1]], 1)

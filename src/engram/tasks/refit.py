@@ -1,0 +1,102 @@
+"""The model that is kept for use: fitted on all subjects, with the choices that the folds made.
+
+A fold's model lacks the subjects that test it, and is what a score is of; for new recordings the
+head is fitted once more, on every usable row. Nothing can be chosen then, so that choices are
+those of the folds: the input with the best mean validation score, and of each other choice the
+median over folds and seeds, of two in the middle the lower one, or, of what has no order, the most
+frequent.
+"""
+
+import statistics
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from engram.measures import unlike
+from engram.splits import Fold
+
+RULE = (
+    "fitted again on all subjects; input: best mean validation score; other choices: median over "
+    "folds and seeds"
+)
+
+
+def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, dict]:
+    """Fit a head on all that its task may train on.
+
+    Args:
+        head, options: module and options of the head.
+        kind: module of the task; its `kept(task)`, if it has one, says on which rows models are
+            fitted, one a fold without test rows; else one is, on all rows.
+        task: Task with its folds.
+        fits: what the folds gave, one Fit a candidate.
+        candidates: the sources of each.
+        device: "cpu" or "cuda".
+
+    Returns:
+        ({name: array}, facts): parameters `kept/{name}` (models, seeds, ...) and, of each source,
+        `familiar/{source}/{name}` of `engram.measures.unlike`; and what was chosen.
+    """
+    seeds = [r for r, run in enumerate(task.runs) if not run.shuffled]
+    number = int(np.argmax([fit.validation[:, seeds].mean() for fit in fits]))
+    this = _only(task, candidates[number])
+    chosen = {
+        name: _agreed([of_runs[r] for of_runs in values for r in seeds])
+        for name, values in fits[number].facts.items()
+    }
+    folds = kind.kept(task) if hasattr(kind, "kept") else [_everything(task)]
+    runs = [task.runs[r] for r in seeds]
+    fit = head.fit(replace(this, folds=folds, runs=runs, chosen=chosen), options, device)
+    state = {f"kept/{name}": values for name, values in fit.state.items()}
+    rows = np.unique(np.concatenate([fold.train for fold in folds]))
+    subjects = task.table["subject"].to_numpy(str)[rows]
+    for source, x in zip(this.sources, this.x, strict=True):
+        known = unlike.reference(x[_few(rows)], subjects[_few(np.arange(len(rows)))])
+        state |= {f"familiar/{source}/{name}": value for name, value in known.items()}
+    facts = {
+        "rule": RULE,
+        "models": [fold.name for fold in folds],
+        "seeds": [run.seed for run in runs],
+        "sources": this.sources,
+        "candidate": number,
+        "chosen": chosen,
+        "subjects": sorted({*subjects.tolist()}),
+        "rows": len(rows),
+        "rows_of_classes": _counted(task, rows),
+    }
+    return state, facts
+
+
+def _only(task, sources):
+    at = [task.sources.index(source) for source in sources]
+    return replace(
+        task,
+        x=[task.x[i] for i in at],
+        sources=list(sources),
+        headers=[task.headers[i] for i in at],
+    )
+
+
+def _agreed(values):
+    """One choice of many: the median, of two in the middle the lower; or the most frequent."""
+    if all(isinstance(value, int | float) for value in values):
+        return statistics.median_low(values)
+    found = Counter(map(repr, values)).most_common(1)[0][0]
+    return next(value for value in values if repr(value) == found)
+
+
+def _everything(task):
+    none = np.zeros(0, int)
+    return Fold("all", np.arange(len(task.table)), none, none)
+
+
+def _few(rows):
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), unlike.ROWS)).astype(int))]
+
+
+def _counted(task, rows):
+    if not task.classes or task.y.dtype.kind != "i" or task.targets:
+        return {}
+    counts = np.bincount(task.y[rows], minlength=len(task.classes))
+    return dict(zip(task.classes, counts.tolist(), strict=True))

@@ -1,0 +1,81 @@
+"""A trained head put to use: what is kept, read again, and said of other rows."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from test_train import Study
+
+import engram
+from engram import store
+from engram.errors import InputError
+from engram.measures import unlike
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return Study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def trained(study):
+    path, predictions, _ = study.train()
+    return engram.load_model(path), predictions
+
+
+def stores(study):
+    return sorted((study.folder / "features").rglob("*.h5"))
+
+
+def test_the_kept_model_is_fitted_on_all_subjects_with_the_median_choice(study, trained):
+    """Against scikit-learn on all rows, standardised by all rows."""
+    model, predictions = trained
+    chosen = predictions.header["chosen"]["c"]
+    of_seeds = sorted(c for of_runs in chosen.values() for c in of_runs[:2])
+    c = of_seeds[(len(of_seeds) - 1) // 2]
+    assert model.facts["kept"]["chosen"] == {"c": c}
+    rows = store.load(stores(study))
+    x = rows.array.astype(np.float64)
+    z = (x - x.mean(0)) / x.std(0)
+    y = study.y[study.table.index.get_indexer(rows.table.index)]
+    reference = LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(z, y)
+    table = model.predict(stores(study))
+    assert list(table.index) == list(rows.table.index)
+    expected = reference.predict_proba(z)[:, 1]
+    np.testing.assert_allclose(table["p_alert"], expected, atol=1e-4)
+    np.testing.assert_array_equal(
+        table["class"], np.where(table["p_alert"] > 0.5, "alert", "drowsy")
+    )
+
+
+def test_models_of_the_folds_say_what_was_predicted(study, trained):
+    model, predictions = trained
+    rows = store.load(stores(study))
+    x = rows.array[rows.table.index.get_indexer(predictions.table.index)]
+    _, of_folds = model.outputs([x])
+    of_folds = of_folds.reshape(5, 2, *of_folds.shape[1:])
+    for f, name in enumerate(model.facts["folds"]):
+        own = (predictions.table["fold"] == name).to_numpy()
+        np.testing.assert_allclose(of_folds[f][:, own].swapaxes(0, 1), predictions.array[own, :2],
+                                   atol=1e-6)  # fmt: skip
+
+
+def test_rows_of_another_shape_or_statement_are_refused(study, trained):
+    model, _ = trained
+    with pytest.raises(InputError, match=r"shape \(3,\), but one was fitted on \(\d+,\)"):
+        model.predict(np.zeros((2, 3), np.float32))
+    with pytest.raises(InputError, match="is no model that Engram wrote"):
+        engram.load_model(stores(study)[0])
+    with pytest.raises(InputError, match="no such file"):
+        engram.load_model(study.folder / "nowhere")
+
+
+def test_unlike_rows_are_told_from_new_rows_of_the_same_kind():
+    """Of new subjects of the same population about one row in a hundred is above 1."""
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((10, 40))
+    draw = lambda n: rng.standard_normal((n, 10)) @ mixing + 0.3 * rng.standard_normal((n, 40))  # noqa: E731
+    known = unlike.reference(draw(2000), np.repeat(np.arange(20), 100))
+    assert 0.002 < (unlike.distance(known, draw(4000)) > 1).mean() < 0.03
+    scaled, off = 5 * draw(100), draw(100) + 10 * rng.standard_normal((100, 40))
+    assert (unlike.distance(known, scaled) > 1).mean() > 0.9
+    assert (unlike.distance(known, off) > 1).all()
