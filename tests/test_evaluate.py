@@ -141,7 +141,7 @@ def test_values_are_means_over_subjects_of_means_over_seeds(tmp_path):
     runs = np.array(list(each.values()))
     assert auc["value"] == pytest.approx(runs.mean(), abs=1e-6)
     assert auc["seed_sd"] == pytest.approx(runs.mean(0).std(ddof=1), abs=1e-6)
-    assert auc["interval"] == "bootstrap"
+    assert auc["interval"] == "corrected t"
     assert auc["low"] < auc["value"] < auc["high"]
     assert auc["p"] == pytest.approx(1 / 201)
     assert auc["chance"] == pytest.approx(0.5, abs=0.03)
@@ -214,6 +214,19 @@ def test_row_order_changes_nothing(tmp_path):
         assert after["sample"][key] == (pytest.approx(value) if isinstance(value, float) else value)
 
 
+def test_a_score_of_the_recording_has_no_interval(tmp_path):
+    rng = np.random.default_rng(3)
+    facts = table(subjects=4)
+    path = experiment(tmp_path, rng, facts, switching(rng, facts))
+    rows = store.open(path).load()
+    assert metric(scored(tmp_path, path), "auc")["interval"] is not None
+    store.write(path, type(rows)(rows.array, rows.table, rows.header | {"flags": ["recording"]}))
+    result = scored(tmp_path, path)
+    for row in result["metrics"]:
+        assert row["low"] is row["high"] is row["interval"] is None
+    assert any("to recognise the recording" in text for text in result["warnings"])
+
+
 def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
     rng = np.random.default_rng(22)
     facts = table(subjects=8)
@@ -229,7 +242,9 @@ def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
     differences = pd.Series(right[0] - right[1]).groupby(by).mean()
     assert row["baseline"] == pytest.approx(pd.Series(right[1]).groupby(by).mean().mean())
     assert row["difference"] == pytest.approx(differences.mean())
-    assert row["difference_p"] == 2**-7
+    error = differences.std(ddof=1) * np.sqrt(1 / 8 + 1 / 7)  # they train each other's models
+    p = 2 * stats.t.sf(abs(differences.mean()) / error, 7)
+    assert row["difference_p"] == pytest.approx(p, rel=1e-4)
     assert result["baseline"] == "eeg_bandpower"
     assert result["baseline_rows"] == kept.sum()
     assert any("both predict" in warning for warning in result["warnings"])
@@ -237,7 +252,7 @@ def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, confidence):
-    """Student's t of the differences of subjects, by SciPy; a subject of one class has none."""
+    """Corrected t of the differences of subjects, by SciPy; a subject of one class has none."""
     rng = np.random.default_rng(31)
     facts = table(subjects=7)
     y = np.where(facts["subject"] == "sub-03", 1, switching(rng, facts))
@@ -256,11 +271,12 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
     own, gained = np.array(values[0]), np.subtract(*values)
     for name, one in (("difference", gained), ("value", own)):
         assert row[name] == pytest.approx(one.mean())
-        low, high = stats.t.interval(confidence, len(one) - 1, one.mean(), stats.sem(one))
+        n, error = len(one), one.std(ddof=1) * np.sqrt(1 / len(one) + 1 / (len(one) - 1))
+        low, high = stats.t.interval(confidence, n - 1, one.mean(), error)
         keys = ("difference_low", "difference_high") if name == "difference" else ("low", "high")
         assert [row[key] for key in keys] == pytest.approx([low, high])
     assert row["difference_low"] < row["difference"] < 0
-    assert row["interval"] == "t"
+    assert row["interval"] == "corrected t"
     assert row["seed_sd"] > 0
     assert result["undefined"] == ["sub-03"]
     assert metric(result, "accuracy")["subjects"]["sub-03"] is not None

@@ -122,72 +122,75 @@ def test_hits_by_chance_are_binomial(rng):
 # ---- inference --------------------------------------------------------------------------
 
 
-def test_bootstrap_draws_subjects_and_images(rng):
-    values = (rng.random((6, 40)) < 0.4).astype(float)
-    means = []
-    for _ in range(4000):
-        subjects, images = rng.integers(0, 6, 6), rng.integers(0, 40, 40)
-        means.append(values[np.ix_(subjects, images)].mean())
-    for confidence, ends in ((0.95, [0.025, 0.975]), (0.5, [0.25, 0.75]), (0.8, [0.1, 0.9])):
-        found = inference.bootstrap(values, confidence)
-        assert found == pytest.approx(np.quantile(means, ends), abs=0.006)
-    assert inference.bootstrap(values) == inference.bootstrap(values, 0.95, 10_000, seed=0)
+def test_the_mean_of_one_image_or_subject_has_students_t(rng):
+    column, line = rng.normal(0.4, 1, (9, 1)), rng.normal(0.4, 1, (1, 9))
+    test = stats.ttest_1samp(column[:, 0], 0)
+    for values in (column, line):
+        values = values.copy()
+        values.ravel()[:] = column.ravel()
+        low, high, p = inference.crossed(values)
+        assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+        assert p == pytest.approx(test.pvalue)
 
 
-def test_bootstrap_covers_both_factors(rng):
-    """95 % of intervals hold the truth when subjects and images both differ."""
-    hits = 0
-    for _ in range(200):
-        values = rng.normal(size=(12, 1)) + rng.normal(size=(1, 50)) + rng.normal(size=(12, 50))
-        low, high = inference.bootstrap(values, resamples=400)
+def test_subjects_alone_matter_where_images_do_not(rng):
+    """Every subject answers alike for all images but for noise: a t interval of their means."""
+    values = rng.normal(size=(8, 1)) + 1e-3 * rng.normal(size=(8, 400))
+    test = stats.ttest_1samp(values.mean(1), 0)
+    low, high, p = inference.crossed(values)
+    assert (low, high) == pytest.approx(tuple(test.confidence_interval(0.95)), rel=1e-3)
+    assert p == pytest.approx(test.pvalue, rel=1e-2)
+    shared = inference.crossed(values, shared=True)
+    assert shared[1] - shared[0] == pytest.approx((high - low) * np.sqrt(1 + 8 / 7), rel=1e-3)
+
+
+@pytest.mark.parametrize("subjects", [2, 3, 6, 12])
+def test_intervals_hold_the_truth_when_subjects_and_images_both_differ(rng, subjects):
+    hits = rejected = 0
+    for _ in range(600):
+        values = (
+            0.5 * rng.normal(size=(subjects, 1))
+            + rng.normal(size=(1, 50))
+            + rng.normal(size=(subjects, 50))
+        )
+        low, high, p = inference.crossed(values)
         hits += low <= 0 <= high
-    assert 0.87 <= hits / 200 <= 0.99
+        rejected += p < 0.05
+    assert 0.92 <= hits / 600 <= 0.99
+    assert rejected == 600 - hits
 
 
-def test_bootstrap_repeats():
-    values = np.random.default_rng(1).normal(size=(5, 20))
-    assert inference.bootstrap(values) == inference.bootstrap(values)
-
-
-@pytest.mark.parametrize("n", [2, 4, 10])
-def test_sign_flips_are_scipys(rng, n):
-    differences = rng.normal(size=n) + 0.5
-    exact = stats.permutation_test(
-        (differences,), np.sum, permutation_type="samples", n_resamples=np.inf
-    )
-    assert inference.sign_flip(differences) == pytest.approx(exact.pvalue)
-
-
-def test_sign_flips_of_many_subjects(rng):
-    differences = rng.normal(size=40) + 0.3
-    p = inference.sign_flip(differences)
-    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.03)
-    assert math.isnan(inference.sign_flip([]))
-
-
-def test_of_many_subjects_the_observed_pattern_counts_too():
-    assert inference.sign_flip(np.full(20, 0.1)) == pytest.approx(1 / 10_001)
-    assert inference.sign_flip(np.full(17, -0.1), resamples=100) == pytest.approx(1 / 101)
-
-
-@pytest.mark.parametrize("n", [2, 11, 16])
-def test_sign_flips_are_two_sided_and_exact_up_to_16_subjects(n):
-    for sign in (1, -1):
-        assert inference.sign_flip(np.full(n, sign * 0.1)) == pytest.approx(2 / 2**n, rel=1e-12)
-    assert inference.sign_flip(np.zeros(n)) == 1
-    one_against = np.full(n, 0.1)
-    one_against[-1] *= -1  # as unequal: either sign of the others, any one of n
-    assert inference.sign_flip(one_against) == pytest.approx(min(2 * (n + 1) / 2**n, 1), rel=1e-12)
+def test_an_interval_over_images_is_cut_at_what_is_possible(rng):
+    low, high, _ = inference.crossed(rng.random((3, 20)) < 0.05, (0, 1))
+    assert low == 0
+    assert high < 1
+    assert inference.crossed(np.ones((3, 4)), (0, 1)) == (1, 1, 0)
+    assert inference.crossed(np.zeros((3, 4)), (-1, 1)) == (0, 0, 1)
 
 
 def test_seeds_of_inference_are_used(rng):
-    values = rng.normal(size=(20, 30))
-    assert inference.bootstrap(values, seed=1) != inference.bootstrap(values, seed=2)
-    weak = values.mean(1)
-    assert inference.sign_flip(weak, seed=1) != inference.sign_flip(weak, seed=2)
     square = rng.normal(size=(20, 20))
     one, two = (ranking.permutation(square, seed=s)[1] for s in (1, 2))
     assert (one != two).any()
+
+
+def test_pictures_are_exchanged_for_all_subjects_alike(rng):
+    """Subjects respond alike to a picture: rows that are exchanged one by one reject too often."""
+    rejected = 0
+    for _ in range(200):
+        common = rng.normal(size=(30, 30))
+        similarity = np.concatenate([common + 0.3 * rng.normal(size=(30, 30)) for _ in range(4)])
+        _, _, p = ranking.permutation(similarity, np.tile(np.arange(30), 4), resamples=99)
+        rejected += p <= 0.05
+    assert rejected <= 18
+
+
+def test_the_score_of_several_runs_is_the_mean_of_each(rng):
+    runs = rng.normal(size=(3, 20, 20)) + np.eye(20)
+    observed, null, _ = ranking.permutation(runs, resamples=50)
+    each = [ranking.permutation(one, resamples=50) for one in runs]
+    assert observed == pytest.approx(np.mean([one[0] for one in each]))
+    np.testing.assert_allclose(null, np.mean([one[1] for one in each], 0))
 
 
 def test_a_permutation_counts_the_true_pairing_once(rng):

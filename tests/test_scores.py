@@ -123,68 +123,56 @@ def test_prior_counts_only_the_other_folds():
 # ---- intervals and tests ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_few_subjects_get_the_t_interval(confidence):
-    values = np.array([0.61, 0.52, 0.58, 0.70, 0.49])
-    low, high, kind = inference.interval(values, (0, 1), confidence, 2000, None)
-    expected = scipy.stats.t.interval(confidence, 4, values.mean(), scipy.stats.sem(values))
-    assert (low, high) == pytest.approx(expected)
-    assert kind == "t"
-
-
-def test_t_interval_stays_in_the_range_of_the_score():
-    low, high, _ = inference.interval(np.array([0.2, 1.0]), (0, 1), 0.95, 2000, None)
-    assert (low, high) == (0, 1)
-    assert np.isnan(inference.interval(np.array([0.7]), (0, 1), 0.95, 2000, None)[0])
-
-
-def test_bootstrap_of_zeros_and_ones_has_binomial_quantiles():
-    values = np.repeat([0.0, 1.0], 50)
-    rng = np.random.default_rng(0)
-    low, high, kind = inference.interval(values, (0, 1), 0.95, 20_000, rng)
-    expected = scipy.stats.binom.ppf([0.025, 0.975], 100, 0.5) / 100
-    assert (low, high) == pytest.approx(expected, abs=0.0101)
-    assert kind == "bootstrap"
-
-
-@pytest.mark.parametrize("n", [3, 8, 11])
-def test_sign_flip_is_exact_for_few_subjects(n):
-    rng = np.random.default_rng(n)
-    differences = rng.normal(0.3, 1, n)
-    expected = scipy.stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+@pytest.mark.parametrize("confidence", [0.95, 0.8])
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_intervals_and_tests_of_subjects_are_students_t(n, confidence):
+    values = np.random.default_rng(n).normal(0.3, 0.1, n)
+    sem = scipy.stats.sem(values)
+    expected = scipy.stats.t.interval(confidence, n - 1, values.mean(), sem)
+    assert inference.interval(values, (-9, 9), confidence, False) == pytest.approx(expected)
+    assert inference.t_test(values, False) == pytest.approx(
+        scipy.stats.ttest_1samp(values, 0).pvalue
     )
-    assert inference.sign_flip(differences) == pytest.approx(expected.pvalue)
+    wider = sem * np.sqrt(1 + n / (n - 1))  # s sqrt(1/n + 1/(n - 1))
+    expected = scipy.stats.t.interval(confidence, n - 1, values.mean(), wider)
+    assert inference.interval(values, (-9, 9), confidence, True) == pytest.approx(expected)
+    p = 2 * scipy.stats.t.sf(values.mean() / wider, n - 1)
+    assert inference.t_test(values, True) == pytest.approx(p)
 
 
-def test_smallest_sign_flip_p_of_eleven_subjects():
-    differences = np.random.default_rng(0).uniform(0.1, 1, 11)
-    assert inference.sign_flip(differences) == 2**-10
-    assert inference.sign_flip(np.zeros(11)) == 1
+def test_an_interval_stays_in_the_range_of_the_score():
+    assert inference.interval(np.array([0.2, 1.0]), (0, 1), 0.95, True) == (0, 1)
+    assert np.isnan(inference.interval(np.array([0.7]), (0, 1), 0.95, False)[0])
+    assert np.isnan(inference.t_test([0.1], True))
+    assert inference.t_test(np.zeros(5), True) == 1
+    assert inference.t_test(np.full(5, 0.1), True) == 0
 
 
-def test_sign_flip_of_many_subjects_approaches_the_exact_distribution():
-    rng = np.random.default_rng(5)
-    differences = rng.integers(-9, 14, 25)
-    weights, width = np.ones(1), 0  # distribution of the sum, by convolution
-    for d in np.abs(differences):
-        step = np.zeros(2 * d + 1)
-        step[0] += 0.5
-        step[-1] += 0.5
-        weights, width = np.convolve(weights, step), width + d
-    sums = np.arange(-width, width + 1)
-    expected = weights[np.abs(sums) >= abs(differences.sum())].sum()
-    found = inference.sign_flip(differences.astype(float))
-    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / 10_000))
+def test_intervals_of_subjects_that_train_each_other_hold_the_truth():
+    """Means that share a part: correlation 1/n between subjects, which Student's t ignores."""
+    rng, hits = np.random.default_rng(0), np.zeros(2)
+    n, studies = 10, 2000
+    common = rng.normal(0, np.sqrt(1 / n), (studies, 1))
+    values = common + rng.normal(0, np.sqrt(1 - 1 / n), (studies, n))
+    for one in values:
+        for shared in (False, True):
+            low, high = inference.interval(one, (-9, 9), 0.95, shared)
+            hits[int(shared)] += low <= 0 <= high
+    assert hits[0] / studies < 0.89
+    assert 0.935 < hits[1] / studies < 0.965
 
 
 def test_permutation_p_counts_ties_and_the_observed_value():
     null = np.array([0.4, 0.5, 0.5, 0.6, 0.7])
-    assert classification.permutation_p("accuracy", 0.6, null) == 3 / 6
-    assert classification.permutation_p("brier", 0.5, null) == 4 / 6
-    assert classification.permutation_p("accuracy", 0.9, null) == 1 / 6
-    assert classification.permutation_p("accuracy", 0.9, np.append(null, np.nan)) == 2 / 7
-    assert np.isnan(classification.permutation_p("accuracy", np.nan, null))
+    assert classification.permutation_p("accuracy", 0.6, null, False) == 3 / 6
+    assert classification.permutation_p("brier", 0.5, null, False) == 4 / 6
+    assert classification.permutation_p("accuracy", 0.9, null, False) == 1 / 6
+    assert classification.permutation_p("accuracy", 0.9, np.append(null, np.nan), False) == 2 / 7
+    assert np.isnan(classification.permutation_p("accuracy", np.nan, null, False))
+    # of 0.54 +- the deviations times 1.25: 0.365, 0.49, 0.49, 0.615, 0.74
+    assert classification.permutation_p("accuracy", 0.72, null, True) == 2 / 6
+    assert classification.permutation_p("accuracy", 0.72, null, False) == 1 / 6
+    assert classification.permutation_p("brier", 0.38, null, True) == 2 / 6
 
 
 def test_null_scores_are_scikit_learn_on_shifted_labels():
@@ -247,7 +235,9 @@ def test_permutation_p_of_one_scan_is_the_share_of_its_rotations():
     expected = np.mean(np.array(every) >= every[0] - 1e-12)
     labels = inference.arrangements(y, facts, 4000, rng)
     null = classification.null_scores(labels, p, np.zeros(24, int))["auc"][:, 0]
-    assert classification.permutation_p("auc", every[0], null) == pytest.approx(expected, abs=0.03)
+    assert classification.permutation_p("auc", every[0], null, False) == pytest.approx(
+        expected, abs=0.03
+    )
     assert inference.smallest_p(y, labels) == pytest.approx(1 / 24, abs=0.015)
 
 

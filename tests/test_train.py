@@ -323,6 +323,25 @@ def test_folds_that_leak_are_named_in_either_form(study):
         assert study.train(folds=how)[1].header["flags"] == ["simulated"]
 
 
+def test_blocks_of_scans_with_one_label_each_test_the_recording(study):
+    """Two scans a subject, each of one class: to tell the scans apart is enough."""
+    half = study.table["window"] >= 12
+    study.table["scan"] = np.where(half, "scan-02", "scan-01")
+    study.tables = {source: study.table.copy() for source in study.sources}
+    study.y = half.to_numpy().astype(np.int8)
+    blocked = study.train(folds={"kind": "blocked", "n": 4})[1].header
+    assert blocked["flags"] == ["recording", "simulated"]
+    assert flags.inflated(blocked["flags"])
+    assert study.train()[1].header["flags"] == ["simulated"]
+    study.y[0] = 1
+    assert study.train(folds={"kind": "blocked", "n": 4})[1].header["flags"] == ["simulated"]
+
+
+def test_views_that_are_scaled_by_a_whole_scan_are_said(study):
+    study.headers[study.sources[0]]["view"]["transductive"] = True
+    assert study.train()[1].header["flags"] == ["simulated", "transductive"]
+
+
 def test_one_of_two_sources_is_enough_for_a_warning(tmp_path):
     study = Study(tmp_path, ["a/x", "b/x"])
     study.headers["a/x"] = {"view": {"modality": "eeg"}, "weights": "ViT.safetensors"}

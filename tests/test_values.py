@@ -443,7 +443,7 @@ def test_the_gain_over_a_baseline_is_paired_by_subject(tmp_path):
     assert row["difference"] == pytest.approx((errors - others).mean())
     low, high = stats.t.interval(0.95, 14, (errors - others).mean(), stats.sem(errors - others))
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
-    assert row["difference_p"] == pytest.approx(inference.sign_flip(errors - others))
+    assert row["difference_p"] == pytest.approx(inference.t_test(errors - others, shared=True))
     row = metric(result, "pearson_r")
     r, s = stats.pearsonr(y, p[:, 0])[0], stats.pearsonr(y, q[:, 0])[0]
     assert (row["baseline"], row["difference"]) == pytest.approx((s, r - s))
@@ -497,10 +497,11 @@ def test_numbers_that_vary_within_a_scan_are_scored_within_subjects(tmp_path):
     row = metric(result, "pearson_r")
     assert row["subjects"] == pytest.approx(each)
     assert row["value"] == pytest.approx(np.mean(list(each.values())))
-    low, high = inference.t_interval(np.array(list(each.values())))
-    assert (row["low"], row["high"], row["interval"]) == (
-        pytest.approx(low), pytest.approx(min(high, 1)), "t"
-    )  # fmt: skip
+    r = np.array(list(each.values()))
+    error = r.std(ddof=1) * np.sqrt(1 / 6 + 1 / 5)
+    low, high = stats.t.interval(0.95, 5, r.mean(), error)
+    assert (row["low"], row["high"]) == pytest.approx((low, min(high, 1)))
+    assert row["interval"] == "corrected t"
     assert row["p"] < 0.02
     of_mae = {
         s: sk.mean_absolute_error(facts["y"].to_numpy()[at], predicted[at, 0])

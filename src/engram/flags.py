@@ -25,12 +25,14 @@ FLAGS = {
     "first_layers": Flag("shortcut: the first layers alone", "warn"),
     "block_by_block": Flag("shortcut: a small network, trained block by block", "warn"),
     "leaks": Flag("LEAKS: random windows", "bad", True),
+    "recording": Flag("the label is the recording", "bad", True),
     "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),
     "published_probe": Flag("protocol: published probe", "note"),
     "random_weights": Flag("random weights", "warn"),
     "incomplete": Flag("channels missing", "warn"),
     "circular": Flag("labels from the same EEG", "warn"),
+    "transductive": Flag("scaled by the whole scan", "note"),
 }
 
 

@@ -89,26 +89,39 @@ def repetition_counts(n) -> list[int]:
 # ---- inference --------------------------------------------------------------------------
 
 
-def permutation(similarity, truth=None, score=None, resamples=1000, seed=0):
-    """A score under random pairings of queries with candidates, and the p of the true pairing.
+def permutation(similarities, truth=None, score=None, resamples=1000, seed=0):
+    """A score under random pairings of candidates with what was shown, and the p of the true one.
+
+    A pairing exchanges the candidates for all queries alike: subjects who were shown the same
+    pictures respond alike to them, so that their rows may not be exchanged one by one.
 
     Args:
-        similarity, truth: as for `ranks`.
+        similarities: float (n, m), or several, (runs, n, m), whose scores are averaged.
+        truth: as for `ranks`.
         score: maps ranks (n,) to a number, the larger the better; None: top-1.
-        resamples: random pairings; each exchanges the truth among the queries.
+        resamples: random pairings.
         seed: of these.
 
     Returns:
         (observed, null float (resamples,), p), p = (1 + null >= observed) / (1 + resamples).
     """
-    similarity, truth = _checked(similarity, truth)
+    similarities = np.asarray(similarities)
+    runs = [_checked(one, truth) for one in similarities.reshape(-1, *similarities.shape[-2:])]
+    truth = runs[0][1]
     score = score or (lambda found: float((found <= 1).mean()))
     columns = np.unique(truth)
-    table = np.stack([ranks(similarity, np.full(len(truth), c)) for c in columns], 1)
+    tables = [
+        np.stack([ranks(similarity, np.full(len(truth), c)) for c in columns], 1)
+        for similarity, _ in runs
+    ]
     at, rows = np.searchsorted(columns, truth), np.arange(len(truth))
     rng = np.random.default_rng(seed)
-    null = np.array([score(table[rows, rng.permutation(at)]) for _ in range(resamples)])
-    observed = score(table[rows, at])
+
+    def of(order):
+        return float(np.mean([score(table[rows, order[at]]) for table in tables]))
+
+    null = np.array([of(rng.permutation(len(columns))) for _ in range(resamples)])
+    observed = of(np.arange(len(columns)))
     p = (1 + (null >= observed - TOLERANCE).sum()) / (1 + resamples)
     return observed, null, float(p)
 

@@ -21,6 +21,11 @@ def of_split(result):
             "The split leaks: windows that share data or scans with test windows were trained on, "
             "so these scores are inflated and say nothing about new recordings."
         )
+    if "recording" in result["flags"]:
+        yield (
+            "Every scan has one label, and training has seen each scan: to recognise the recording "
+            "is enough. The scores have no interval, for they say nothing about new recordings."
+        )
     if "seen" in result["flags"]:
         yield (
             "The weights of the backbone were pretrained on subjects that are tested here, without "

@@ -10,7 +10,7 @@ import pandas as pd
 from engram import store
 from engram.errors import InputError
 from engram.measures.fingerprint import identification
-from engram.measures.inference import holm, interval, sign_flip
+from engram.measures.inference import holm, interval, t_test
 from engram.measures.neighbours import purity, silhouette
 from engram.measures.similarity import linear_cka, stratified
 from engram.store import json_file
@@ -182,27 +182,22 @@ def paired_gain(mine, theirs, settings) -> dict:
 
     Args:
         mine, theirs: score by subject, averaged over seeds; None where it is undefined.
-        settings: of the evaluation, with `confidence` and `bootstrap`.
+        settings: of the evaluation, with `confidence`.
 
     Returns:
         difference, the mean over the subjects that both have; low, high, its interval, as
-        `inference.interval` makes it; p, of flipping signs of subjects; subjects,
+        `inference.interval` makes it; p, of `inference.t_test`, both for models of subjects that
+        were trained on each other's data; subjects,
         {subject: difference}.  NaN where fewer than two subjects (interval, p) or none are left.
     """
     both = [s for s in mine if s in theirs and None not in (mine[s], theirs[s])]
     gained = np.array([mine[subject] - theirs[subject] for subject in both])
-    low, high, _ = interval(
-        gained,
-        (-np.inf, np.inf),
-        settings["confidence"],
-        settings["bootstrap"],
-        np.random.default_rng(0),
-    )
+    low, high = interval(gained, (-np.inf, np.inf), settings["confidence"], shared=True)
     return {
         "difference": gained.mean() if both else np.nan,
         "low": low,
         "high": high,
-        "p": sign_flip(gained) if len(both) > 1 else np.nan,
+        "p": t_test(gained, shared=True),
         "subjects": dict(zip(both, gained.tolist(), strict=True)),
     }
 

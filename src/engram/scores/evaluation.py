@@ -50,6 +50,9 @@ def evaluate(predictions, baseline, x, scores, spec):
         **task.score(predictions, baseline, x, spec),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]
+    if "recording" in result["flags"]:
+        nothing = {"low": None, "high": None, "interval": None}
+        result["metrics"] = [row | nothing for row in result["metrics"]]
     result = plain(result)
     result["warnings"] = list(task.warnings(result))
     with store.replaced(scores) as temporary:

@@ -49,7 +49,7 @@ def metrics(subjects, others, chosen, chance, less=()) -> list[dict]:
         each = {s: one.influence[name].mean() for s, one in subjects.items()}
         value = np.mean(list(each.values()))
         matrix = _matrix(subjects, name)
-        low, high = _interval(matrix, chosen)
+        low, high, _ = _interval(matrix, chosen)
         seeds = np.mean([one.seeds[name] for one in subjects.values()], 0)
         control = [one.control[name] for one in subjects.values()]
         sign = -1 if name in less else 1
@@ -58,7 +58,7 @@ def metrics(subjects, others, chosen, chance, less=()) -> list[dict]:
             "value": value,
             "low": low,
             "high": high,
-            "interval": "bootstrap" if low is not None else None,
+            "interval": "crossed t" if low is not None else None,
             "chance": chance(name, subjects, null[name]),
             "p": inference.permutation_p(sign * value, sign * null[name]),
             "control": np.mean(control) if np.size(control) else None,
@@ -107,18 +107,18 @@ def _matrix(subjects, name):
 
 def _interval(matrix, chosen):
     if matrix.isna().to_numpy().any():  # subjects were shown others
-        return None, None
-    return inference.bootstrap(matrix.to_numpy(), chosen.confidence, chosen.bootstrap)
+        return None, None, None
+    return inference.crossed(matrix.to_numpy(), confidence=chosen.confidence)
 
 
 def _gained(matrix, other, chosen):
     gain = matrix - other
-    low, high = _interval(gain, chosen)
+    low, high, p = _interval(gain, chosen)
     of_subjects = gain.mean(axis=1).to_numpy()
     return {
         "baseline": other.mean(axis=1).mean(),
         "difference": of_subjects.mean(),
         "difference_low": low,
         "difference_high": high,
-        "difference_p": inference.sign_flip(of_subjects),
+        "difference_p": p,
     }

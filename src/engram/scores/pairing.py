@@ -9,25 +9,27 @@ DIGITS = 12  # shares of pictures are compared to; what rounding makes differ is
 LEVEL = 0.05
 
 
-def pairing(this, other) -> dict:
+def pairing(this, other, shared) -> dict:
     """The gain in top-1 over another experiment, by subject, and three tests of it.
 
     Args:
         this, other: float frames (subjects, pictures) of the share of seeds that found a
             picture, with the same index and columns.
+        shared: whether models of subjects were trained on each other's data.
 
     Returns:
-        gain: mean over subjects; interval: of it, subjects and pictures drawn anew; subjects:
-        {subject: gain}; p: of flipping signs of subjects; wilcoxon: of the signed-rank test over
+        gain: mean over subjects; interval and p: of it, subjects and pictures being random
+        (`inference.crossed`); subjects: {subject: gain}; wilcoxon: of the signed-rank test over
         subjects; mcnemar: p, {subject: p} of the pictures that one alone finds, and the number
         of subjects that are better and worse at 0.05 after Holm.
     """
     gain = this - other
     of_subject = gain.mean(axis=1)
+    low, high, p = inference.crossed(gain.to_numpy(), (-1, 1), shared=shared)
     return {
         "gain": float(of_subject.mean()),
-        "interval": list(inference.bootstrap(gain.to_numpy())),
-        "p": inference.sign_flip(of_subject.to_numpy()),
+        "interval": [low, high],
+        "p": p,
         "wilcoxon": wilcoxon(of_subject.to_numpy()),
         "subjects": {str(subject): float(value) for subject, value in of_subject.items()},
         "mcnemar": _mcnemar_of_subjects(this > 0.5, other > 0.5),

@@ -14,8 +14,9 @@ INTERVALS = ("top1", "top3", "top5", "mrr", "mean_rank")
 def score(predictions, baseline, x, spec) -> dict:
     """Scores of similarities, see `engram.scores.evaluation.evaluate`.
 
-    Seeds are averaged within each test row, rows within subjects; intervals resample subjects
-    and pictures, because all subjects saw the same pictures.
+    Every number is the mean over seeds of what a single one finds, in both directions and in p.
+    Seeds are averaged within each test row, rows within subjects; in intervals subjects and
+    pictures are random, because all subjects saw the same pictures.
 
     Args:
         predictions: path of a store float32 (n, runs, m), see `engram.tasks.pairs`.
@@ -57,14 +58,14 @@ class _Similarities:
     Attributes:
         similarity: float (n, runs, m); table; header; truth int (n,), the true candidate.
         ranks: float (n, runs); real: bool (runs,).
-        mean: float (n, m), similarity averaged over the real runs.
+        shared: whether models of subjects were trained on each other's data.
     """
 
     def __init__(self, similarity, table, header, truth, ranks):
         self.similarity, self.table, self.header = similarity, table, header
         self.truth, self.ranks = truth, ranks
         self.real = np.array([not run["shuffled"] for run in header["runs"]])
-        self.mean = similarity[:, self.real].mean(1)
+        self.shared = header.get("shared", False)
 
     def some(self, rows):
         """Those of some rows, bool (n,)."""
@@ -97,14 +98,14 @@ def _metrics(this, paired):
             np.array([run[name] for run, own in zip(runs, this.real, strict=True) if own == real])
             for real in (True, False)
         )
-        low, high = _interval(this, name)
+        low, high = _interval(this, name, n)
         found.append(
             {
                 "metric": name.replace("-", "_"),
                 "value": np.mean(list(each.values())),
                 "low": low,
                 "high": high,
-                "interval": "bootstrap" if low is not None else None,
+                "interval": "crossed t" if low is not None else None,
                 "chance": chance[name],
                 "control": of_control.mean(),
                 "seed_sd": of_seeds.std(ddof=1) if len(of_seeds) > 1 else None,
@@ -119,7 +120,7 @@ def _metrics(this, paired):
 
 def _tested(this, paired, value):
     """What is known of top-1 alone: its p, and the gain over the baseline."""
-    p = ranking.permutation(this.mean, this.truth)[2]
+    p = ranking.permutation(this.similarity[:, this.real].swapaxes(0, 1), this.truth)[2]
     if not paired:
         return {"p": p}
     low, high = paired["interval"]
@@ -155,21 +156,30 @@ def _values(this, name):
     return (ranks <= int(name[3:])).mean(1)
 
 
-def _interval(this, name):
+def _interval(this, name, candidates):
     if name not in INTERVALS:
         return None, None
     values = this.matrix(_values(this, name)).to_numpy()
-    return (None, None) if np.isnan(values).any() else inference.bootstrap(values)
+    if np.isnan(values).any():
+        return None, None
+    limits = (1, candidates) if name == "mean_rank" else (0, 1)
+    return inference.crossed(values, limits, shared=this.shared)[:2]
 
 
 def _reverse(this, subjects):
-    """From pictures to EEG, within each subject."""
+    """From pictures to EEG, within each subject; the mean over seeds, as in the other direction."""
     n, chance = len(this.header["candidates"]), ranking.chance(len(this.header["candidates"]))
     found = {f"top{k}": {} for k in (1, 5) if k <= n}
     for subject in subjects:
         rows = np.flatnonzero(this.table["subject"] == subject)
         order = rows[np.argsort(this.truth[rows])]
-        ranks = ranking.ranks(this.mean[np.ix_(order, this.truth[order])].T)
+        columns = this.truth[order]
+        ranks = np.stack(
+            [
+                ranking.ranks(this.similarity[np.ix_(order, [r], columns)][:, 0].T)
+                for r in np.flatnonzero(this.real)
+            ]
+        )
         for name, values in found.items():
             values[subject] = (ranks <= int(name[3:])).mean()
     return [
@@ -186,7 +196,7 @@ def _reverse(this, subjects):
 def _repetitions(every):
     """Top-1 and top-5 by the number of test repetitions averaged: of each subject, and the mean.
 
-    The interval of the mean resamples subjects.
+    The interval of the mean is Student's t over subjects.
     """
     fewer, counts = every.table["fewer"].to_numpy(), every.header["counts"]
     found = {"counts": counts, "top1": {}, "top5": {}, "interval": {"top1": [], "top5": []}}
@@ -198,9 +208,9 @@ def _repetitions(every):
             each = {str(s): float(hits[subject == s].mean()) for s in np.unique(subject)}
             for s, value in each.items():
                 found[name].setdefault(s, []).append(value)
-            values = np.array(list(each.values()))[:, None]
-            interval = inference.bootstrap(values) if len(values) > 1 else None
-            found["interval"][name].append(interval)
+            values = np.array(list(each.values()))
+            ends = inference.interval(values, (0, 1), 0.95, this.shared)
+            found["interval"][name].append(ends if len(values) > 1 else None)
     return found
 
 
@@ -213,7 +223,7 @@ def _paired(this, baseline):
     own, others = (one.matrix(_values(one, "top1")) for one in (this, other))
     if (own - others).isna().to_numpy().any():
         raise InputError(f"{baseline[0]}: has other test rows; give a baseline on the same data")
-    return pairing(own, others)
+    return pairing(own, others, this.shared)
 
 
 def warnings(result) -> list[str]:
@@ -232,7 +242,10 @@ def warnings(result) -> list[str]:
     if not published:
         found += filter(None, (_unpredicted(row, result["predicted"]) for row in result["metrics"]))
     if result["sample"]["subjects"] < 5:
-        found.append("Fewer than five subjects: intervals over subjects are wide and rough.")
+        found.append(
+            f"{result['sample']['subjects']} subjects say little of how subjects differ: intervals "
+            "may be too narrow."
+        )
     return found
 
 

@@ -5,10 +5,11 @@ import numpy as np
 from engram.measures.inference import (
     arrangements,
     interval,
+    kind,
     mean_defined,
     percentile_interval,
-    sign_flip,
     smallest_p,
+    t_test,
 )
 from engram.scores.classification import (
     LIMITS,
@@ -78,14 +79,14 @@ def _lines(this, shared, labels, settings, pooled):
         subjects = found[name].mean(1)
         lines[name] = {
             "value": mean_defined(subjects),
-            **_interval(name, subjects, settings, resampled.get(name)),
+            **_interval(name, subjects, this.shared, settings, resampled.get(name)),
             "chance": mean_defined(null[name]) if name in null else np.nan,
-            "p": _p(name, found, null),
+            "p": _p(name, found, null, this.shared),
             "control": mean_defined(control[name]) if name in control else np.nan,
-            "control_p": _p(name, control, control_null),
+            "control_p": _p(name, control, control_null, this.shared),
             "seed_sd": _spread(mean_defined(found[name], 0)),
             "subject_sd": _spread(subjects[~np.isnan(subjects)]),
-            **_difference(name, compared, settings),
+            **_difference(name, compared, this.shared, settings),
             **gains.get(name, {}),
             "subjects": {} if pooled else dict(zip(names, subjects, strict=True)),
         }
@@ -105,17 +106,13 @@ def _groups(this, pooled):
     return np.unique(this.table["subject"].to_numpy(str), return_inverse=True)
 
 
-def _interval(name, subjects, settings, resampled=None):
+def _interval(name, subjects, shared, settings, resampled=None):
     if resampled is not None:
         low, high = percentile_interval(resampled, settings.confidence)
-        kind = "bootstrap"
-    else:
-        rng = np.random.default_rng(SEED)
-        values = subjects[~np.isnan(subjects)]
-        low, high, kind = interval(
-            values, LIMITS[name], settings.confidence, settings.bootstrap, rng
-        )
-    return {"low": low, "high": high, "interval": kind}
+        return {"low": low, "high": high, "interval": "bootstrap"}
+    values = subjects[~np.isnan(subjects)]
+    low, high = interval(values, LIMITS[name], settings.confidence, shared)
+    return {"low": low, "high": high, "interval": kind(shared)}
 
 
 def _resampled(this, settings):
@@ -154,11 +151,11 @@ def _spread(values):
     return values.std(ddof=1) if len(values) > 1 else np.nan
 
 
-def _p(name, found, null):
+def _p(name, found, null, shared):
     """How often shifted labels suit the predictions as well as the labels they were made for."""
     if name not in null or name not in found:
         return np.nan
-    return permutation_p(name, mean_defined(found[name]), null[name].mean(1))
+    return permutation_p(name, mean_defined(found[name]), null[name].mean(1), shared)
 
 
 def _control(this, groups, settings):
@@ -183,20 +180,19 @@ def _by_subject(these, pooled):
     return {name: values.mean(1) for name, values in found.items()}
 
 
-def _difference(name, compared, settings):
+def _difference(name, compared, shared, settings):
     """The baseline's score, and what is gained over it, paired by subject."""
     if not compared:
         return {}
     mine, theirs = compared
-    rng = np.random.default_rng(SEED)
     baseline, gained = theirs[name], mine[name] - theirs[name]
     gained = gained[~np.isnan(gained)]
     width = LIMITS[name][1] - LIMITS[name][0]
-    low, high, _ = interval(gained, (-width, width), settings.confidence, settings.bootstrap, rng)
+    low, high = interval(gained, (-width, width), settings.confidence, shared)
     return {
         "baseline": mean_defined(baseline),
         "difference": mean_defined(gained),
         "difference_low": low,
         "difference_high": high,
-        "difference_p": sign_flip(gained) if len(gained) > 1 else np.nan,
+        "difference_p": t_test(gained, shared),
     }

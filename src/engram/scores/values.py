@@ -18,10 +18,11 @@ from engram.measures.inference import (
     arrangements,
     interval,
     jackknife,
+    kind,
     mean_defined,
     permutation_p,
-    sign_flip,
     smallest_p,
+    t_test,
 )
 from engram.scores import caveats
 from engram.scores.probes import probe
@@ -370,7 +371,7 @@ def _gained(name, compared, of_seeds, chosen):
     difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
     if name == "mae":
         one, other = (np.array(list(_errors(these).values())) for these in compared)
-        p = sign_flip(one - other) if len(every) > 1 else np.nan
+        p = t_test(one - other, shared=True)
     return {
         "baseline": float(of_seeds(theirs, every).mean()),
         "difference": difference,
@@ -387,11 +388,11 @@ def _within(name, score, this, compared, chosen):
     """(value, value of each seed, what else is known) of a score within each subject."""
     each = _values(score, this.y[None], this, within=True)[:, 0]
     names, subjects = np.unique(this.table["subject"].to_numpy(str)), each.mean(1)
-    low, high, kind = _interval(subjects, score.limits, chosen)
+    low, high = _interval(subjects, score.limits, chosen)
     line = {
         "low": low,
         "high": high,
-        "interval": kind,
+        "interval": kind(shared=True),
         "subject_sd": _spread(subjects[~np.isnan(subjects)]),
         "subjects": dict(zip(names, subjects, strict=True)),
     }
@@ -400,21 +401,19 @@ def _within(name, score, this, compared, chosen):
             _values(score, these.y[None], these, within=True).mean((1, 2)) for these in compared
         )
         gained = (mine - theirs)[~np.isnan(mine - theirs)]
-        low, high, _ = _interval(gained, (-np.inf, np.inf), chosen)
+        low, high = _interval(gained, (-np.inf, np.inf), chosen)
         line |= {
             "baseline": mean_defined(theirs),
             "difference": mean_defined(gained),
             "difference_low": low,
             "difference_high": high,
-            "difference_p": sign_flip(gained) if len(gained) > 1 else np.nan,
+            "difference_p": t_test(gained, shared=True),
         }
     return mean_defined(subjects), mean_defined(each, 0), line
 
 
 def _interval(values, limits, chosen):
-    values = values[~np.isnan(values)]
-    rng = np.random.default_rng(SEED)
-    return interval(values, limits, chosen.confidence, chosen.bootstrap, rng)
+    return interval(values[~np.isnan(values)], limits, chosen.confidence, shared=True)
 
 
 # ---- what they rest on --------------------------------------------------------------------

@@ -60,7 +60,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "task": spec["task"],
         "runs": [{"seed": run.seed, "shuffled": run.shuffled} for run in task.runs],
         "excluded": excluded,
-        "flags": flags.ordered([*_flags(x, y, task), *_of_split(spec), *fits[0].flags]),
+        "flags": flags.ordered([*_flags(x, y, task), *_of_split(spec, task), *fits[0].flags]),
         "sources": task.sources,
         "inputs": _inputs(x),
         "targets": [*y],
@@ -139,6 +139,8 @@ def _flags(x, y, task):
         yield "seen"
     if any(of_view(header, "missing") or header.get("input", {}).get("missing") for header in of_x):
         yield "incomplete"
+    if any(of_view(header, "transductive") for header in of_x):
+        yield "transductive"
     eeg = any(of_view(header, "modality") == "eeg" for header in of_x)
     if eeg and any(header.get("derived_from") == "eeg" for header in of_y):
         yield "circular"
@@ -160,9 +162,15 @@ def _said(header):
     yield from counted.get("converted", ())
 
 
-def _of_split(spec):
+def _of_split(spec, task):
     how = spec["experiment"].get("folds")
-    return ["leaks"] * ((how["kind"] if isinstance(how, dict) else how) == "random_windows")
+    how = how["kind"] if isinstance(how, dict) else how
+    if how == "random_windows":
+        yield "leaks"
+    if how == "blocked" and task.classes:
+        scans = task.table.assign(y=task.y).groupby(["subject", "scan"])["y"]
+        if (scans.nunique() == 1).all():
+            yield "recording"
 
 
 # ---- what is written --------------------------------------------------------------------

@@ -85,6 +85,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
         choices=pictures.shown,
         facts={
             "counts": first.counts,
+            "shared": kind != "within",  # models of subjects, trained on each other's trials
             # of one subject, trained on that subject's trials
             "attainable": first.header.get("attainable") if kind == "within" else None,
         },
