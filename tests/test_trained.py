@@ -1,14 +1,24 @@
 """A trained head put to use: what is kept, read again, and said of other rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from test_heads import fit, task
 from test_train import Study
+from toy import IMAGES, QUICK, images
 
 import engram
 from engram import store
 from engram.errors import InputError
 from engram.measures import unlike
+from engram.splits import Fold
+from engram.training import Run
+
+#: What makes the heads quicker still.
+SHORT = {"linear": {}, "adapter": {"epochs": 5}, "cnn": {"epochs": 2}}
+PICTURES = ("cnn", "finetune")
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +57,45 @@ def test_the_kept_model_is_fitted_on_all_subjects_with_the_median_choice(study, 
     )
 
 
-def test_models_of_the_folds_say_what_was_predicted(study, trained):
-    model, predictions = trained
+@pytest.mark.parametrize("head", [*SHORT])
+def test_models_of_the_folds_say_what_was_predicted(tmp_path, monkeypatch, head):
+    monkeypatch.setitem(QUICK, head, QUICK[head] | SHORT[head])
+    study = Study(tmp_path)
+    if head in PICTURES:
+        study.x["spectrogram/clip"], study.headers["spectrogram/clip"] = images(study.y), IMAGES
+    folds = {"kind": "group_kfold", "n": 2}
+    path, predictions, _ = study.train(head=head, folds=folds)
+    model = engram.load_model(path)
     rows = store.load(stores(study))
     x = rows.array[rows.table.index.get_indexer(predictions.table.index)]
-    _, of_folds = model.outputs([x])
-    of_folds = of_folds.reshape(5, 2, *of_folds.shape[1:])
+    kept, of_folds = model.outputs([x])
+    assert kept.shape == (2, 120, 2)
+    of_folds = of_folds.reshape(2, 2, *of_folds.shape[1:])
     for f, name in enumerate(model.facts["folds"]):
         own = (predictions.table["fold"] == name).to_numpy()
         np.testing.assert_allclose(of_folds[f][:, own].swapaxes(0, 1), predictions.array[own, :2],
                                    atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "chosen"), [("adapter", 5), ("cnn", 2)])
+def test_a_choice_made_before_gives_the_weights_that_validation_would_have_kept(head, chosen):
+    """A fifth of the rows that validate has other labels: an epoch before the last is chosen."""
+    this, none = task(head, seeds=1), np.zeros(0, int)
+    every = np.arange(len(this.y))
+    train, validation = every[every % 4 > 0], every[::4]
+    y = this.y.copy()
+    y[validation[::5]] ^= 1
+    this = replace(this, runs=[Run(0, False, y)])
+    validated = fit(head, replace(this, folds=[Fold("all", train, validation, none)]))
+    (name,) = validated.facts
+    assert validated.facts == {name: [[chosen]]}
+    kept = replace(this, folds=[Fold("all", train, none, none)], chosen={name: chosen})
+    again = fit(head, kept)
+    assert np.isnan(again.validation).all()
+    assert again.facts == validated.facts
+    assert again.state.keys() == validated.state.keys()
+    for key, values in again.state.items():
+        np.testing.assert_array_equal(values, validated.state[key], key)
 
 
 def test_rows_of_another_shape_or_statement_are_refused(study, trained):
