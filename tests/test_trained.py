@@ -17,7 +17,7 @@ from engram.splits import Fold
 from engram.training import Run
 
 #: What makes the heads quicker still.
-SHORT = {"linear": {}, "adapter": {"epochs": 5}, "cnn": {"epochs": 2}}
+SHORT = {"linear": {}, "adapter": {"epochs": 5}, "cnn": {"epochs": 2}, "forest": {}}
 PICTURES = ("cnn", "finetune")
 
 

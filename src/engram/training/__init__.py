@@ -86,7 +86,8 @@ class Fit:
             tests it: probabilities of the classes, or similarity to the choices; or float64
             (tested, runs, 1), the predicted number.
         validation: float (folds, runs), the score of the validation rows, the larger the better.
-        state: parameters by name, (folds, runs, ...), for the model file.
+        state: parameters by name, (folds, runs, ...), for the model file; what is for use alone may
+            lack the control, which is the last run.
         latent: float32, all rows (n, d), or tested ones (tested, d), in the space that the head
             decides in: by the first run of the first fold, or of the fold that tests the row.
         curves: one row a fold, run and epoch: fold, run, epoch, lr, train_loss,
