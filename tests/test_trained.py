@@ -13,11 +13,13 @@ import engram
 from engram import store
 from engram.errors import InputError
 from engram.measures import unlike
+from engram.planning.components import options
 from engram.splits import Fold
 from engram.training import Run
 
 #: What makes the heads quicker still.
-SHORT = {"linear": {}, "adapter": {"epochs": 5}, "cnn": {"epochs": 2}, "forest": {}}
+SHORT = {"linear": {}, "adapter": {"epochs": 5}, "cnn": {"epochs": 2}, "forest": {},
+         "probe": {"epochs": 4}, "finetune": {"epochs": 1, "keep_backbone": True}}  # fmt: skip
 PICTURES = ("cnn", "finetune")
 
 
@@ -64,20 +66,36 @@ def test_models_of_the_folds_say_what_was_predicted(tmp_path, monkeypatch, head)
     if head in PICTURES:
         study.x["spectrogram/clip"], study.headers["spectrogram/clip"] = images(study.y), IMAGES
     folds = {"kind": "group_kfold", "n": 2}
-    path, predictions, _ = study.train(head=head, folds=folds)
+    path, predictions, _ = study.train(head=head, folds=folds, seeds=1)
     model = engram.load_model(path)
     rows = store.load(stores(study))
     x = rows.array[rows.table.index.get_indexer(predictions.table.index)]
     kept, of_folds = model.outputs([x])
-    assert kept.shape == (2, 120, 2)
-    of_folds = of_folds.reshape(2, 2, *of_folds.shape[1:])
+    assert kept.shape == (1, 120, 2)
+    of_folds = of_folds.reshape(2, 1, *of_folds.shape[1:])
     for f, name in enumerate(model.facts["folds"]):
         own = (predictions.table["fold"] == name).to_numpy()
-        np.testing.assert_allclose(of_folds[f][:, own].swapaxes(0, 1), predictions.array[own, :2],
+        np.testing.assert_allclose(of_folds[f][:, own].swapaxes(0, 1), predictions.array[own, :1],
                                    atol=1e-6)  # fmt: skip
 
 
-@pytest.mark.parametrize(("head", "chosen"), [("adapter", 5), ("cnn", 2)])
+@pytest.mark.parametrize("head", ["linear", "forest", "probe", "finetune"])
+def test_numbers_are_predicted_as_they_were_in_the_folds(head):
+    this = task(head, seeds=1)
+    y = this.y * 20.0 + 40
+    this = replace(this, y=y, classes=[], runs=[Run(0, False, y)], folds=this.folds[:2])
+    module, asked = options("heads", QUICK[head] | SHORT[head])
+    found = module.fit(this, asked, "cpu")
+    for f, fold in enumerate(this.folds):
+        one = {name: values[f] for name, values in found.state.items()}
+        said = module.predict(one, [this.x[0][fold.test]], this, asked, "cpu")
+        at = np.searchsorted(this.tested, fold.test)
+        np.testing.assert_allclose(said[0], found.outputs[at, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "chosen"), [("adapter", 5), ("cnn", 2), ("probe", 0.1), ("finetune", 0)]
+)
 def test_a_choice_made_before_gives_the_weights_that_validation_would_have_kept(head, chosen):
     """A fifth of the rows that validate has other labels: an epoch before the last is chosen."""
     this, none = task(head, seeds=1), np.zeros(0, int)
@@ -86,11 +104,12 @@ def test_a_choice_made_before_gives_the_weights_that_validation_would_have_kept(
     y = this.y.copy()
     y[validation[::5]] ^= 1
     this = replace(this, runs=[Run(0, False, y)])
-    validated = fit(head, replace(this, folds=[Fold("all", train, validation, none)]))
+    more = {"keep_backbone": True, "epochs": 2} if head == "finetune" else {}
+    validated = fit(head, replace(this, folds=[Fold("all", train, validation, none)]), **more)
     (name,) = validated.facts
     assert validated.facts == {name: [[chosen]]}
     kept = replace(this, folds=[Fold("all", train, none, none)], chosen={name: chosen})
-    again = fit(head, kept)
+    again = fit(head, kept, **more | ({"keep_backbone": False} if more else {}))
     assert np.isnan(again.validation).all()
     assert again.facts == validated.facts
     assert again.state.keys() == validated.state.keys()

@@ -40,7 +40,7 @@ def arrays(forest, k) -> dict[str, np.ndarray]:
 
 
 def stacked(forests) -> dict[str, np.ndarray]:
-    """Trees of several forests (forests, trees, ...) in the least integers that hold them; or none."""
+    """Trees of several forests (forests, trees, ...), in the least integers that hold them."""
     found = {}
     for name in forests[0] if forests else ():
         parts = [forest[name] for forest in forests]

@@ -60,7 +60,8 @@ class Model:
 
         Returns:
             (seeds, n, k) of the model that is kept, and (folds * seeds, n, k) of the folds' models
-            that chose the same input.
+            that chose the same input; none of them where these were not kept whole (`keep_backbone`
+            of head finetune).
         """
         head, options = components.options("heads", self.facts["head"])
         return tuple(
@@ -117,14 +118,18 @@ class Model:
         Returns:
             Of stores the names of their rows and what is known of them; then `class` and the
             probability `p_{class}` of each, or `value`; `spread`, the standard deviation over folds
-            and seeds of that probability or number; and `unlike`, see `Model.unlike`. Rows that a
-            store excludes have no prediction, and the reason in `exclude`.
+            and seeds of that probability or number, NaN where models of the folds were not kept;
+            and `unlike`, see `Model.unlike`. Rows that a store excludes have no prediction, and the
+            reason in `exclude`. Where the model says what a subject is, a row is still a line: the
+            scores are of means over all rows of a subject.
 
         Raises:
             InputError: the rows are not what the model was fitted on.
         """
         arrays, table = self._rows(x)
         usable = np.flatnonzero(table["exclude"] == "")
+        if not len(usable):
+            return table
         rows = [values[usable] for values in arrays]
         for source, values in zip(self.sources, rows, strict=True):
             finite = np.isfinite(values).reshape(len(values), -1).all(1)
@@ -229,6 +234,7 @@ def _comparable(header):
 
 def _said(probabilities, folds, classes):
     """Lines of a table: mean of the seeds, and the spread of all models of the folds."""
+    folds = folds if len(folds) else np.full((1, *folds.shape[1:]), np.nan)
     if not classes:
         value, spread = probabilities[:, 0], folds[:, :, 0].std(0)
         return pd.DataFrame({"value": value, "spread": spread})
