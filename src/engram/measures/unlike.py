@@ -12,26 +12,31 @@ import numpy as np
 COMPONENTS = 32
 FEATURES = 4096  # of a row, evenly spaced, at most
 ROWS = 4000  # that are known, evenly spaced, at most
+READ = 256  # of them at once
 GROUPS = 5  # of subjects that are left out in turn
 QUANTILE = 0.99
 SPARE, PASSES = 10, 4  # of the search for components: vectors beside them, rounds
 
 
-def reference(x, subjects) -> dict[str, np.ndarray]:
+def reference(x, subjects, rows=None) -> dict[str, np.ndarray]:
     """What is kept of the known rows.
 
     Args:
-        x: (n, ...), a row each.
-        subjects: of each row, (n,); with a single one nothing can be left out, and the limits are
-            those of the known rows themselves.
+        x: (n, ...), a row each, an array or an object with `shape` that reads the rows asked for,
+            block by block.
+        subjects: of each known row, (m,); with a single one nothing can be left out, and the limits
+            are those of the known rows themselves.
+        rows: int (m,), which rows are known; None: all.
 
     Returns:
         `mean`, `sd` (features,), `axes` (components, features) and `variance` (components,) of
         standardised rows, and `limits` (2,), the quantiles of both distances; float32; and `shape`
         of a row, int64.
     """
-    few = np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS)).astype(int))
-    rows, subjects = _flat(x[few]), np.asarray(subjects)[few]
+    known = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
+    few = np.unique(np.linspace(0, len(known) - 1, min(len(known), ROWS)).astype(int))
+    blocks = [known[few[start : start + READ]] for start in range(0, len(few), READ)]
+    rows, subjects = np.concatenate([_flat(x[one]) for one in blocks]), np.asarray(subjects)[few]
     names = np.unique(subjects)
     number = np.searchsorted(names, subjects) % min(GROUPS, len(names))
     groups = [number == g for g in range(number.max() + 1)]

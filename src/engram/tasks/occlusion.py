@@ -33,7 +33,8 @@ def occlude(x, y, model, importance, spec, device):
     head, options = components.options("heads", spec["head"])
     task, _ = components.module("tasks", spec["task"]).load(x, y, spec["experiment"])
     with safe_open(model, "np") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [n for n in file.keys() if not n.startswith(("kept/", "familiar/"))]  # noqa: SIM118
+        state = {name: file.get_tensor(name) for name in names}
         chosen = json.loads(file.metadata()["engram"])["chosen"].get("x")
     parts = []
     for f, fold in enumerate(task.folds):

@@ -16,9 +16,10 @@ import numpy as np
 from engram.measures import unlike
 from engram.splits import Fold
 
+ROWS = "all subjects"
 RULE = (
-    "fitted again on all subjects; input: best mean validation score; other choices: median over "
-    "folds and seeds"
+    "fitted again on {}; input: best mean validation score; other choices: median over folds and "
+    "seeds"
 )
 
 
@@ -28,7 +29,8 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     Args:
         head, options: module and options of the head.
         kind: module of the task; its `kept(task)`, if it has one, says on which rows models are
-            fitted, one a fold without test rows; else one is, on all rows.
+            fitted, one a fold without test rows, and `KEPT` says so in words; else one is, on all
+            rows.
         task: Task with its folds.
         fits: what the folds gave, one Fit a candidate.
         candidates: the sources of each.
@@ -52,16 +54,17 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     rows = np.unique(np.concatenate([fold.train for fold in folds]))
     subjects = task.table["subject"].to_numpy(str)[rows]
     for source, x in zip(this.sources, this.x, strict=True):
-        known = unlike.reference(x[_few(rows)], subjects[_few(np.arange(len(rows)))])
+        known = unlike.reference(x, subjects, rows)
         state |= {f"familiar/{source}/{name}": value for name, value in known.items()}
     facts = {
-        "rule": RULE,
+        "rule": RULE.format(getattr(kind, "KEPT", ROWS)),
         "models": [fold.name for fold in folds],
         "seeds": [run.seed for run in runs],
         "sources": this.sources,
         "candidate": number,
         "chosen": chosen,
         "subjects": sorted({*subjects.tolist()}),
+        "subjects_of": {"models": _subjects(task, folds), "folds": _subjects(task, task.folds)},
         "rows": len(rows),
         "rows_of_classes": _counted(task, rows),
     }
@@ -91,8 +94,10 @@ def _everything(task):
     return Fold("all", np.arange(len(task.table)), none, none)
 
 
-def _few(rows):
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), unlike.ROWS)).astype(int))]
+def _subjects(task, folds):
+    """Subjects that each fold trains on, in the order of its rows."""
+    subjects = task.table["subject"].to_numpy(str)
+    return [list(dict.fromkeys(subjects[fold.train].tolist())) for fold in folds]
 
 
 def _counted(task, rows):
