@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from test_heads import fit, task
 from test_train import Study
-from toy import IMAGES, QUICK, images
+from toy import IMAGES, QUICK, SUBJECTS, images
 
 import engram
 from engram import store
@@ -15,7 +15,9 @@ from engram.errors import InputError
 from engram.measures import unlike
 from engram.planning.components import options
 from engram.splits import Fold
-from engram.training import Run
+from engram.tasks import classes
+from engram.tasks.refit import agreed, refit
+from engram.training import Fit, Run
 
 #: What makes the heads quicker still.
 SHORT = {"linear": {}, "adapter": {"epochs": 5}, "cnn": {"epochs": 2}, "forest": {},
@@ -115,6 +117,36 @@ def test_a_choice_made_before_gives_the_weights_that_validation_would_have_kept(
     assert again.state.keys() == validated.state.keys()
     for key, values in again.state.items():
         np.testing.assert_array_equal(values, validated.state[key], key)
+
+
+def chosen_of(validation, c, chosen_by="c"):
+    """A hand-made Fit of two folds under two seeds and the control."""
+    none = np.zeros(0, np.float32)
+    return Fit(none, np.array(validation), {}, none, facts={chosen_by: c})
+
+
+def test_choices_are_the_median_of_seeds_and_the_input_is_the_one_that_validates_best():
+    """By hand: the control has no say, of two in the middle the lower is taken."""
+    this = task("linear", seeds=2)
+    this = replace(this, x=[this.x[0], -this.x[0]], sources=["a", "b"], headers=this.headers * 2)
+    worse = chosen_of([[0.7, 0.7, 1.0], [0.7, 0.7, 1.0]], [[9.0, 9.0, 9.0]] * 2)
+    better = chosen_of([[0.6, 0.9, 0.0], [0.6, 0.9, 0.0]], [[0.1, 10.0, 1e6], [1.0, 0.1, 1e6]])
+    module, asked = options("heads", QUICK["linear"])
+    state, facts = refit(module, asked, classes, this, [worse, better], [["a"], ["a", "b"]], "cpu")
+    assert facts["candidate"] == 1
+    assert facts["sources"] == ["a", "b"]
+    assert facts["chosen"] == {"c": 0.1}
+    assert state["kept/weight"].shape == (1, 2, 2, 12)  # models, seeds, classes, features
+    assert facts["rows"] == len(this.y)
+    assert facts["rows_of_classes"] == {"drowsy": 60, "alert": 60}
+    assert facts["subjects"] == SUBJECTS
+    np.testing.assert_allclose(state["familiar/b/mean"], -state["familiar/a/mean"], atol=1e-6)
+
+
+def test_a_choice_without_order_is_the_most_frequent():
+    assert agreed([[1, 2], [3], [1, 2]]) == [1, 2]
+    assert agreed(["x", "y", "y"]) == "y"
+    assert agreed([4, 1, 3, 2]) == 2
 
 
 def test_rows_of_another_shape_or_statement_are_refused(study, trained):

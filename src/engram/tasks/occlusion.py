@@ -10,7 +10,6 @@ from safetensors import safe_open
 from engram import store
 from engram.measures.inference import t_interval
 from engram.planning import components
-from engram.tasks import only
 
 TIME_WINDOWS = 20  # pieces of the epoch that are set to zero in turn
 
@@ -39,7 +38,7 @@ def occlude(x, y, model, importance, spec, device):
     parts = []
     for f, fold in enumerate(task.folds):
         of_x = spec["candidates"].index(chosen[fold.name]) if chosen else 0
-        this = only(task, spec["candidates"][of_x])
+        this = task.of(spec["candidates"][of_x])
         own = _of_candidate(state, of_x if chosen else None)
         trained = head.restored(this, own, f, 0, options, device)
         rows = fold.test[task.table["fewer"].to_numpy()[fold.test] == 0]

@@ -42,9 +42,9 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     """
     seeds = [r for r, run in enumerate(task.runs) if not run.shuffled]
     number = int(np.argmax([fit.validation[:, seeds].mean() for fit in fits]))
-    this = _only(task, candidates[number])
+    this = task.of(candidates[number])
     chosen = {
-        name: _agreed([of_runs[r] for of_runs in values for r in seeds])
+        name: agreed([of_runs[r] for of_runs in values for r in seeds])
         for name, values in fits[number].facts.items()
     }
     folds = kind.kept(task) if hasattr(kind, "kept") else [_everything(task)]
@@ -71,17 +71,7 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     return state, facts
 
 
-def _only(task, sources):
-    at = [task.sources.index(source) for source in sources]
-    return replace(
-        task,
-        x=[task.x[i] for i in at],
-        sources=list(sources),
-        headers=[task.headers[i] for i in at],
-    )
-
-
-def _agreed(values):
+def agreed(values):
     """One choice of many: the median, of two in the middle the lower; or the most frequent."""
     if all(isinstance(value, int | float) for value in values):
         return statistics.median_low(values)

@@ -1,7 +1,7 @@
 """What a head gets and gives, and the small parts that heads share."""
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,16 @@ class Task:
     choices: np.ndarray | None = None
     facts: dict = field(default_factory=dict)
     chosen: dict = field(default_factory=dict)
+
+    def of(self, sources) -> "Task":
+        """The task with some of its sources alone."""
+        at = [self.sources.index(source) for source in sources]
+        return replace(
+            self,
+            x=[self.x[i] for i in at],
+            sources=list(sources),
+            headers=[self.headers[i] for i in at],
+        )
 
     @property
     def tested(self) -> np.ndarray:
