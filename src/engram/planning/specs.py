@@ -24,6 +24,9 @@ KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS
 #: Keys of an experiment that are no setting of it.
 TOLD = ("baseline", "title", "automatic")
 
+#: Keys of a dataset that say what it is and whose.
+TOLD_OF_DATA = ("title", "licence", "terms", "published_as")
+
 #: Families in which a stage loads the module called after the task of its experiment.
 OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "figures"}
 
@@ -160,6 +163,24 @@ class Specs:
             "sources": self._counted(experiment, probed),
             **settings,
         }
+
+    def _card_spec(self, experiment):
+        """What is said of a model and of what it was made from, but changes nothing in it."""
+        this = self.known[experiment]
+        data = self.config["datasets"][this["dataset"]]
+        sides = [*self.sources(experiment), *self.targets(experiment)]
+        return {
+            "experiment": experiment,
+            "title": this.get("title", experiment),
+            "data": {key: data[key] for key in TOLD_OF_DATA if key in data},
+            "licences": {s: licence for s in sides if (licence := self._licence(s))},
+        }
+
+    def _licence(self, source):
+        """Licence of the weights through which a source was seen."""
+        backbone = source.partition("/")[2]
+        checkpoint = self.backbone(backbone).get("checkpoint") if backbone else None
+        return self.config.get("checkpoints", {}).get(checkpoint, {}).get("licence")
 
     def _plot_spec(self, experiment):
         return {"task": self.task(experiment), "experiment": experiment}
