@@ -451,15 +451,16 @@ def test_experiments_of_the_report_whose_head_predicts_have_a_card(config):
 
 
 def test_what_is_told_of_data_and_weights_reruns_the_card_alone(config):
-    config["datasets"]["simulated"]["licence"] = "CC0"
-    this = plan.Plan(config)
-    spec = this.spec("card", experiment="eeg_bandpower")
-    assert spec["data"] == {"title": "Simulated vigilance", "licence": "CC0"}
-    config["backbones"]["clip_random"] |= {"weights": "published"}
-    checkpoint = plan.Plan(config).backbone("clip_random")["checkpoint"]
-    licence = config["checkpoints"][checkpoint]["licence"]
+    assert plan.Plan(config).spec("card", experiment="eeg_clip")["licences"] == {}
+    config["backbones"]["clip_random"] |= {"weights": "published", "checkpoint": "there"}
+    config["checkpoints"]["there"] = {"url": "https://example.org/w.pt", "licence": "MIT"}
+    before = plan.Plan(config).spec("train", experiment="eeg_clip")
+    config["datasets"]["simulated"] |= {"title": "Sleepy", "licence": "CC0"}
+    config["checkpoints"]["there"]["licence"] = "mine"
     spec = plan.Plan(config).spec("card", experiment="eeg_clip")
-    assert spec["licences"] == {"spectrogram/clip_random": licence}
+    assert spec["data"] == {"title": "Sleepy", "licence": "CC0"}
+    assert spec["licences"] == {"spectrogram/clip_random": "mine"}
+    assert plan.Plan(config).spec("train", experiment="eeg_clip") == before
 
 
 def test_pictures_are_those_of_the_first_source(config):

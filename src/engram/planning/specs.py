@@ -109,9 +109,8 @@ class Specs:
         """What makes the rows of each source and target, for those who apply the model later."""
         name = self.known[experiment]["dataset"]
         this, sides = self.config["datasets"][name], ("sources", "targets")
-        told = {key: this[key] for key in ("title", "licence", "published_as") if key in this}
         return {
-            "dataset": {"name": name, "windows": this.get("windows"), **told}
+            "dataset": {"name": name, "windows": this.get("windows")}
             | self._options("datasets", name),
             **{
                 side: {source: self._made_by(source, name) for source in found}
@@ -128,9 +127,7 @@ class Specs:
             return {"view": {"name": view}}
         found = {"view": {"name": view, **self._options("views", view)}}
         if backbone:
-            checkpoint = self.backbone(backbone).get("checkpoint")
-            licence = self.config.get("checkpoints", {}).get(checkpoint, {}).get("licence")
-            found |= {"name": backbone, "licence": licence, "file": self.weights(backbone) or None}
+            found |= {"name": backbone, "file": self.weights(backbone) or None}
             found |= self._extract_spec(backbone, dataset)
         return found
 
@@ -177,10 +174,12 @@ class Specs:
         }
 
     def _licence(self, source):
-        """Licence of the weights through which a source was seen."""
+        """Licence of the published weights through which a source was seen."""
         backbone = source.partition("/")[2]
-        checkpoint = self.backbone(backbone).get("checkpoint") if backbone else None
-        return self.config.get("checkpoints", {}).get(checkpoint, {}).get("licence")
+        this = self.backbone(backbone) if backbone else {}
+        if this.get("weights") != "published":
+            return None
+        return self.config["checkpoints"][this["checkpoint"]].get("licence")
 
     def _plot_spec(self, experiment):
         return {"task": self.task(experiment), "experiment": experiment}
