@@ -2,14 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import study
 import yaml
 from safetensors.numpy import save_file
+from test_train import Study
 
-from engram.cards import card
+from engram.cards import card, limits
 from engram.errors import InputError
 from engram.flags import FLAGS
 from engram.store import canonical
@@ -282,3 +284,33 @@ def test_several_sources_are_given_by_name(write):
     assert f"model.predict({given})" in facts["use"]["python"]
     assert facts["use"]["python"] in page
     compile(facts["use"]["python"], "example", "exec")
+
+
+# ---- docs/models.md ------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs/models.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    trained = Study(tmp_path)
+    model, _, _ = trained.train()
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    named = re.search(r'load_model\("(.*?)"\)', example)[1]
+    Path(named).parent.mkdir(parents=True)
+    model.rename(named)
+    Path("features/sub-01/spectrogram/clip.h5").rename("features.h5")
+    found = {}
+    exec(example, found)
+    own = trained.table.index[trained.table["subject"] == "sub-01"]
+    assert [*found["table"].index] == [*own]
+    assert {"class", "p_drowsy", "p_alert", "spread", "unlike", "exclude"} <= {*found["table"]}
+
+
+def test_the_page_has_every_reason_and_no_other(write):
+    named = PAGE.partition("| because |")[2].partition("\n\n")[0]
+    given = re.findall(r"^\| (`.*?) \|", named, re.MULTILINE)
+    reasons = {name for cell in given for name in re.findall(r"`(\w+)`", cell)}
+    source = Path(limits.__file__).read_text(encoding="utf-8")
+    found = set(re.findall(r'yield \(?\s*"(\w+)"', source)) | {*limits.INFLATED, limits.RANDOM}
+    assert reasons == found
