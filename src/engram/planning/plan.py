@@ -241,8 +241,9 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
         return [name for name in self.shown() if self._keeps_a_model(name)]
 
     def _keeps_a_model(self, experiment):
-        head = self.config["heads"][self.known[experiment]["head"]]
-        return components.defines(f"engram.heads.{head['kind']}", "predict")
+        this = self.known[experiment]
+        kind = self.config["heads"][this["head"]]["kind"]
+        return "model" not in this and components.defines(f"engram.heads.{kind}", "predict")
 
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
