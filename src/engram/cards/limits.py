@@ -1,6 +1,7 @@
 """What a model must not be used for, as far as it follows from what is known of it."""
 
 from engram.cards.words import counted, data, interval, listed, number, p_value, score
+from engram.flags import FLAGS
 
 LEVEL = 0.05  # p above which a score is that of chance
 RANDOM = "random_weights"
@@ -26,7 +27,10 @@ def not_for(card):
     """
     flags = [flag["name"] for flag in card["flags"]]
     yield from _at_all(card, flags)
-    yield from ((flag, INFLATED[flag]) for flag in flags if flag in INFLATED)
+    for flag in flags:
+        if FLAGS[flag].inflates:
+            otherwise = f"Expecting its score of new data: {FLAGS[flag].text}."
+            yield flag, INFLATED.get(flag, otherwise)
     if "simulated" in flags:
         yield (
             "simulated",
