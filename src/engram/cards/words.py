@@ -82,7 +82,7 @@ def _trained_on(card):
     yield "published as", this.get("published_as")
     yield "licence", this.get("licence") or "not stated"
     yield "terms", this.get("terms")
-    yield "subjects", f"{len(on['subjects'])}: {listed(on['subjects'])}"
+    yield "subjects", f"{len(on['subjects'])}: {listed(on['subjects'], 6)}"
     yield "rows", str(on["rows"])
     yield "classes", listed(f"{name} {rows}" for name, rows in on["rows_of_classes"].items())
     yield "left out", listed(f"{rows} {why}" for why, rows in on["left_out"].items())
@@ -171,7 +171,7 @@ def _option(value):
 
 def _reached(this):
     row = this["metrics"][0]
-    yield "of", f"{this['generalises_to']}, {this['tested']}"
+    yield "tested on", f"{this['generalises_to']}, {this['tested']}"
     sample = this["sample"]
     these = ("subjects", "scans", "windows", "rows")
     yield "sample", ", ".join(counted(sample[k], k[:-1]) for k in these if k in sample)
