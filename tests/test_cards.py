@@ -266,6 +266,8 @@ def test_a_model_of_pictures_ranks_a_gallery_and_names_what_it_predicts(write):
     assert facts["takes"][0]["view"]["rate_hz"] == 250.0
     assert facts["predicts"]["targets"][0]["backbone"]["weights_sha256"] == "5" * 64
     assert "sub-01, sub-02 have one each" in text(facts, "own_models")
+    assert 'model.predict("features.h5", gallery="pictures.h5")' in facts["use"]["python"]
+    assert facts["use"]["console"].endswith("FILES... --gallery pictures.h5 -o OUT")
 
 
 def test_a_model_of_vectors_names_what_it_predicts(write):

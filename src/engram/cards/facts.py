@@ -23,7 +23,7 @@ OF_SCORE = (
 
 TESTED = (
     "by the models of the folds, each of which lacks what it is tested on; the model that is kept "
-    "was fitted on all of these subjects and tested on nobody"
+    "was tested on nobody"
 )
 
 

@@ -88,4 +88,4 @@ def _p(p):
 
 def _use(use):
     python, console = f"```python\n{use['python']}\n```", f"```console\n{use['console']}\n```"
-    return f"## Use\n\n{python}\n\nRecordings, from the command line:\n\n{console}"
+    return f"## Use\n\n{python}\n\nFrom the command line, of recordings or stores:\n\n{console}"

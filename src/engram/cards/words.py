@@ -33,13 +33,16 @@ def use(card) -> dict:
     path, sources = card["file"]["path"], [one["source"] for one in card["takes"]]
     stores = {source: f"features_{i}.h5" for i, source in enumerate(sources, 1)}
     given = json.dumps(stores if len(sources) > 1 else "features.h5")
+    asked = ""
+    if card["predicts"]["what"] == "pictures":
+        given, asked = f'{given}, gallery="pictures.h5"', " --gallery pictures.h5"
     lines = (
         "import engram",
         "",
         f'model = engram.load_model("{path}")',
         f"table = model.predict({given})  # a store of {' and one of '.join(sources)}",
     )
-    return {"python": "\n".join(lines), "console": f"engram apply {path} FILES... -o OUT"}
+    return {"python": "\n".join(lines), "console": f"engram apply {path} FILES...{asked} -o OUT"}
 
 
 def number(value, digits=3) -> str:
