@@ -12,6 +12,7 @@ from engram import store
 from engram.errors import InputError
 from engram.measures import unlike
 from engram.planning import components
+from engram.trained import nearest, vectors
 
 #: Facts about a view that have to be the same where a model is applied; others may differ.
 OF_VIEW = (
@@ -29,7 +30,7 @@ class Model:
     Attributes:
         path: of the file.
         facts: its header: `task`, `classes`, `recipe`, `contract`, `labels`, `flags`, `kept`...
-        state: parameters by name, as the file has them.
+        state: parameters by name, as the file has them, but for coefficients of vectors.
     """
 
     path: Path
@@ -60,37 +61,46 @@ class Model:
 
         Returns:
             (seeds, n, k) of the model that is kept, and (folds * seeds, n, k) of the folds' models
-            that chose the same input.
+            that chose the same input; none of them where these were not kept whole (`keep_backbone`
+            of head finetune).
         """
         head, options = components.options("heads", self.facts["head"])
-        return tuple(
-            head.predict(state, x, self, options, device) for state in (self._kept, self._folds)
-        )
+        states = self.kept_of()[0], self.folds_of()[0]
+        return tuple(head.predict(state, x, self, options, device) for state in states)
 
-    @property
-    def _kept(self):
-        return {
-            name.removeprefix("kept/"): values.reshape(-1, *values.shape[2:])
-            for name, values in self.state.items()
-            if name.startswith("kept/")
+    def kept_of(self, name=None) -> tuple[dict, list[int]]:
+        """Parameters (models * seeds, ...) of the model of that name, or of all; and which it is.
+
+        The second is the position of each among `kept`'s models.
+        """
+        models, seeds = (self.facts["kept"][key] for key in ("models", "seeds"))
+        chosen = [m for m, other in enumerate(models) if name in (None, other)]
+        state = {
+            key.removeprefix("kept/"): values[chosen].reshape(-1, *values.shape[2:])
+            for key, values in self.state.items()
+            if key.startswith("kept/")
         }
+        return state, np.repeat(chosen, len(seeds)).tolist()
 
-    @property
-    def _folds(self):
-        """Parameters of the folds, without the control and folds that chose another input."""
+    def folds_of(self, name=None) -> tuple[dict, list[int]]:
+        """Parameters (folds * seeds, ...) of the fold of that name, or of all; and which it is.
+
+        Without the control and folds that chose another input.
+        """
         number, inputs = self.facts["kept"]["candidate"], self.facts["chosen"].get("x", {})
         prefix = f"{number}/" if inputs else ""
         folds = [
             f
-            for f, name in enumerate(self.facts["folds"])
-            if inputs.get(name, self.sources) == self.sources
+            for f, other in enumerate(self.facts["folds"])
+            if name in (None, other) and inputs.get(other, self.sources) == self.sources
         ]
         runs = [r for r, run in enumerate(self.facts["runs"]) if not run["shuffled"]]
-        return {
-            name.removeprefix(prefix): values[np.ix_(folds, runs)].reshape(-1, *values.shape[2:])
-            for name, values in self.state.items()
-            if name.startswith(prefix) and not name.startswith(("kept/", "familiar/"))
+        state = {
+            key.removeprefix(prefix): values[np.ix_(folds, runs)].reshape(-1, *values.shape[2:])
+            for key, values in self.state.items()
+            if key.startswith(prefix) and not key.startswith(("kept/", "familiar/"))
         }
+        return state, np.repeat(folds, len(runs)).tolist()
 
     def unlike(self, x) -> np.ndarray:
         """How unlike the rows of its training rows are, the most unlike source; float32 (n,).
@@ -106,25 +116,40 @@ class Model:
             found.append(unlike.distance(known, values))
         return np.max(found, axis=0)
 
-    def predict(self, x, device="cpu") -> pd.DataFrame:
+    def predict(self, x, device="cpu", gallery=None, subject=None) -> pd.DataFrame:
         """What the model says of rows, a line each.
 
         Args:
             x: path of a store, or several, or an array (n, ...); where the model has several
                 sources {source: path, paths or array}.
             device: "cpu" or "cuda".
+            gallery: where the model tells pictures apart, the stores of the features of those to
+                choose among, path, paths or {source: paths}.
+            subject: where vectors are predicted, whose model is asked, if the rows do not say so.
 
         Returns:
             Of stores the names of their rows and what is known of them; then `class` and the
             probability `p_{class}` of each, or `value`; `spread`, the standard deviation over folds
-            and seeds of that probability or number; and `unlike`, see `Model.unlike`. Rows that a
-            store excludes have no prediction, and the reason in `exclude`.
+            and seeds of that probability or number, NaN where models of the folds were not kept;
+            and `unlike`, see `Model.unlike`. Rows that a store excludes have no prediction, and the
+            reason in `exclude`. Where the model says what a subject is, a row is still a line: the
+            scores are of means over all rows of a subject.
+
+        Of pictures: `picture_1` to `picture_5`, the names of the nearest, the cosine with each in
+        `similarity_1` to `similarity_5`, mean over seeds, and `spread` of the first. Of vectors: a
+        column a number, called 0, 1, ...; `engram.trained.vectors.blocks` gives some at a time.
 
         Raises:
             InputError: the rows are not what the model was fitted on.
         """
+        if self.facts["task"] == "pairs":
+            return nearest.predict(self, x, gallery, device)
+        if self.facts["task"] == "vectors":
+            return vectors.predict(self, x, subject)
         arrays, table = self._rows(x)
         usable = np.flatnonzero(table["exclude"] == "")
+        if not len(usable):
+            return table
         rows = [values[usable] for values in arrays]
         for source, values in zip(self.sources, rows, strict=True):
             finite = np.isfinite(values).reshape(len(values), -1).all(1)
@@ -169,13 +194,18 @@ class Model:
         self.check_shape(source, loaded.array, paths[0])
         return loaded
 
-    def check(self, source, header, path):
+    def check(self, source, header, path, side="contract"):
         """Refuse rows that state something else than those the model was fitted on.
+
+        Args:
+            source: of the rows, or a target, with `side` "labels".
+            header: of their store.
+            path: of it.
 
         Raises:
             InputError: names the file, the fact and both sides.
         """
-        wanted = _comparable(self.facts["contract"][source])
+        wanted = _comparable(self.facts[side][source])
         said = store.differences.said(wanted, _comparable(header))
         if said:
             raise InputError(
@@ -207,7 +237,8 @@ def load_model(path) -> Model:
     try:
         with safe_open(path, "np") as file:
             facts = json.loads((file.metadata() or {})["engram"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [n for n in file.keys() if not n.endswith(vectors.LARGE)]  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; a model is {{study}}/models/NAME.safetensors"
@@ -215,7 +246,9 @@ def load_model(path) -> Model:
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path}: is no model that Engram wrote ({error})") from None
     if "kept" not in facts:
-        raise InputError(f"{path}: holds no model for use; train it again with this version")
+        kind = facts.get("head", {}).get("kind")
+        how = "set `coefficients: true` of it" if kind == "ridge" else "use another head"
+        raise InputError(f"{path}: head {kind} kept no model for use; {how} and train again")
     return Model(Path(path), facts, state)
 
 
@@ -229,6 +262,7 @@ def _comparable(header):
 
 def _said(probabilities, folds, classes):
     """Lines of a table: mean of the seeds, and the spread of all models of the folds."""
+    folds = folds if len(folds) else np.full((1, *folds.shape[1:]), np.nan)
     if not classes:
         value, spread = probabilities[:, 0], folds[:, :, 0].std(0)
         return pd.DataFrame({"value": value, "spread": spread})
