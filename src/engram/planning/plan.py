@@ -236,6 +236,15 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
         """The backbone that the head of an experiment trains, or None."""
         return self.config["heads"][self.known[experiment]["head"]].get("backbone")
 
+    def cards(self) -> list[str]:
+        """Experiments of the report that keep a model for use: those whose head can predict."""
+        return [name for name in self.shown() if self._keeps_a_model(name)]
+
+    def _keeps_a_model(self, experiment):
+        this = self.known[experiment]
+        kind = self.config["heads"][this["head"]]["kind"]
+        return "model" not in this and components.defines(f"engram.heads.{kind}", "predict")
+
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
         name = self.known[experiment].get("baseline")
