@@ -12,6 +12,7 @@ from engram import store
 from engram.errors import InputError
 from engram.measures import unlike
 from engram.planning import components
+from engram.recording import Recording
 
 #: Facts about a view that have to be the same where a model is applied; others may differ.
 OF_VIEW = (
@@ -111,7 +112,7 @@ class Model:
 
         Args:
             x: path of a store, or several, or an array (n, ...); where the model has several
-                sources {source: path, paths or array}.
+                sources {source: path, paths or array}; or path of a recording, or a `Recording`.
             device: "cpu" or "cuda".
 
         Returns:
@@ -121,8 +122,11 @@ class Model:
             store excludes have no prediction, and the reason in `exclude`.
 
         Raises:
-            InputError: the rows are not what the model was fitted on.
+            InputError: the rows are not what the model was fitted on, or the recording lacks what
+                it needs.
         """
+        if isinstance(x, Recording) or (isinstance(x, str | Path) and not is_store(x)):
+            return components.module("trained", "recordings").predict(self, x, device)
         arrays, table = self._rows(x)
         usable = np.flatnonzero(table["exclude"] == "")
         rows = [values[usable] for values in arrays]
@@ -196,6 +200,11 @@ class Model:
                 f"{path}: has rows of shape {values.shape[1:]}, but {self.path.name} was fitted on "
                 f"{tuple(map(int, wanted))} as {source}"
             )
+
+
+def is_store(path) -> bool:
+    """Whether a path is that of a store of rows, by its ending, and not of a recording."""
+    return Path(path).suffix in store.formats.FORMATS
 
 
 def load_model(path) -> Model:
