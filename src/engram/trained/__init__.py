@@ -129,6 +129,8 @@ class Model:
             return components.module("trained", "recordings").predict(self, x, device)
         arrays, table = self._rows(x)
         usable = np.flatnonzero(table["exclude"] == "")
+        if not len(usable):
+            return table
         rows = [values[usable] for values in arrays]
         for source, values in zip(self.sources, rows, strict=True):
             finite = np.isfinite(values).reshape(len(values), -1).all(1)

@@ -90,12 +90,13 @@ def apply(model, files, out, device="cpu", settings=None) -> Applied:
     return applied
 
 
-def lines(table, name) -> pd.DataFrame:
+def lines(table, name, classes) -> pd.DataFrame:
     """Lines of `predictions.csv` from a table of `Model.predict`.
 
     Args:
         table: of one recording, or of several scans.
         name: of the recording; scans stand behind it where there are several.
+        classes: of the model, none where it says a number.
     """
     scans = table.index.str.rpartition("/").get_level_values(0)
     whole = len(set(scans)) == 1
@@ -104,9 +105,10 @@ def lines(table, name) -> pd.DataFrame:
     lines["recording"] = name if whole else [f"{name}/{scan}" for scan in last]
     lines["onset"] = table["onset"] if "onset" in table else np.arange(len(table))
     lines["duration"] = table.get("duration", np.nan)
-    said = [c for c in table if c in ("class", "value", "spread", "unlike") or c.startswith("p_")]
-    lines[said] = table[said]
-    unlike = np.where(table["unlike"] > UNLIKE, "unlike", "yes")
+    what = ["class", *(f"p_{name}" for name in classes)] if classes else ["value"]
+    said = [*what, "spread", "unlike"]
+    lines[said] = table.reindex(columns=said)  # of rows that are all left out nothing is said
+    unlike = np.where(lines["unlike"] > UNLIKE, "unlike", "yes")
     lines["usable"] = np.where(table["exclude"] == "", unlike, table["exclude"])
     return lines.reset_index(drop=True)
 
@@ -140,7 +142,7 @@ def _one(way, path, name, out):
         (folder / NOTE).unlink(missing_ok=True)
         recordings = [] if rows else way.read(path, name)
         made = way.made_of_store(path, folder) if rows else way.made(recordings, folder, inputs)
-        table = lines(made.table, name)
+        table = lines(made.table, name, way.model.classes)
         files = {one: f"{found.safe(one)}.png" for one in dict.fromkeys(table["recording"])}
         for one, file in files.items():
             own = (table["recording"] == one).to_numpy()
@@ -150,7 +152,7 @@ def _one(way, path, name, out):
         facts = {"key": key, "file": str(path), "said": made.said, "pictures": files}
         json_file.write(facts, folder / NOTE)
     text = {"recording": str, "class": str, "usable": str}
-    table = pd.read_csv(folder / TABLE, dtype=text, float_precision="round_trip")
+    table = pd.read_csv(folder / TABLE, dtype=text)
     return table, json.loads((folder / NOTE).read_text(encoding="utf-8"))
 
 
