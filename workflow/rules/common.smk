@@ -76,6 +76,8 @@ def checked_plan():
                 this.raw(dataset, unit)
             for view in this.config["views"]:
                 this.beside(dataset, view)
+        for name in this.applications():
+            this.applied_files(name)
         return this
     except InputError as error:
         refuse(config_files.located(str(error), files, workflow.config_settings.config))
@@ -273,6 +275,21 @@ def compared_labels(wildcards):
     return plan.y(next(iter(plan.members(wildcards.comparison))))
 
 
+@signed
+def applied_model(wildcards):
+    return plan.applied_model(wildcards.applied)
+
+
+@signed
+def applied_files(wildcards):
+    return plan.applied_files(wildcards.applied)
+
+
+@signed
+def applied_weights(wildcards):
+    return plan.applied_weights(wildcards.applied)
+
+
 def tracked_model(wildcards):
     return plan.tracked_model(wildcards.experiment)
 
@@ -290,4 +307,5 @@ wildcard_constraints:
     decoder="|".join(plan.decoders),
     experiment="|".join(plan.known),
     comparison="|".join(plan.config.get("comparisons", {})),
+    applied="|".join(plan.applications()),
     unit="[^/]+",

@@ -75,3 +75,29 @@ rule evaluate:
         code=code("evaluate"),
     script:
         "../scripts/evaluate.py"
+
+
+rule predict:
+    input:
+        model=applied_model,
+        files=applied_files,
+        weights=applied_weights,
+    output:
+        table="results/<study>/applied/{applied}/predictions.csv",
+        summary="results/<study>/applied/{applied}/summary.html",
+    log:
+        "results/<study>/logs/predict/{applied}.log",
+    benchmark:
+        "results/<study>/benchmarks/predict/{applied}.tsv"
+    conda:
+        "../../envs/predict.yaml"
+    threads: 8
+    resources:
+        gpu=gpu("predict"),
+        mem_mb=growing(8_000),
+        runtime="4h",
+    params:
+        spec=spec("predict"),
+        code=code("predict"),
+    script:
+        "../scripts/predict.py"

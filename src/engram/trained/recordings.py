@@ -19,6 +19,7 @@ from engram.errors import InputError
 from engram.frozen.contract import VOLTS
 from engram.job import digest, versions
 from engram.planning import components, provenance
+from engram.planning.applied import READERS
 from engram.planning.companions import companions
 from engram.readers import atlases, channels
 from engram.readers.eeg_files import resampled
@@ -28,10 +29,9 @@ from engram.signals import quality
 #: Options of datasets that make labels and nothing else.
 OF_LABELS = ("conditions", "event_channels", "protocol", "facts")
 
-#: What reads a file, by its ending; others by the signal that the model reads.
+#: Endings of files that are read as the dataset in the recipe is; others go by their signal.
 IMAGES = (".nii", ".nii.gz")
 SIMULATED = ".npz"
-READERS = {"eeg": "eeg_recordings", "fmri": "roi_series"}
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,8 @@ class Way:
     def code(self) -> list[str]:
         """Modules that are run, with their digests."""
         kinds = {("heads", self.model.facts["head"]["kind"])}
-        kinds |= {("datasets", kind) for kind in {self.dataset["kind"], *READERS.values()}}
+        kinds |= {("datasets", kind) for kind in READERS.values()}
+        kinds |= {("datasets", self.dataset["kind"])} if self.dataset else set()
         for recipe in self.recipes.values():
             kinds |= {(f"{part}s", recipe[part]["kind"]) for part in ("view", "backbone")
                       if part in recipe}  # fmt: skip

@@ -6,8 +6,7 @@ import jinja2
 import numpy as np
 
 import engram
-from engram import store
-from engram.figures import page
+from engram import figures, store
 from engram.flags import FLAGS, ordered
 
 UNLIKE_SHARE = 0.1  # of the windows with data, above which a recording is said to be unlike
@@ -78,13 +77,13 @@ def write(path, model, applied):
         model: `engram.trained.Model`.
         applied: `engram.trained.applied.Applied`.
     """
-    folders = [Path(__file__).parent, Path(page.__file__).parent]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"share": _share, "number": _number}
-    environment.globals["css"] = (Path(page.__file__).parent / "report.css").read_text("utf-8")
+    style = Path(figures.__file__).with_name("report.css")
+    environment.globals["css"] = style.read_text(encoding="utf-8")
     text = environment.get_template("summary.html").render(
         model=model,
         facts=facts(model),
