@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import save_file
+from test_plan import SCHEMA, merge
+from test_plan import read as read_yaml
 from test_specs import Study
 
 import engram
@@ -17,6 +19,8 @@ from engram.cli import main
 from engram.datasets import read, simulated_vigilance
 from engram.downloads import download
 from engram.errors import InputError
+from engram.planning import configuration
+from engram.planning.plan import Plan
 from engram.trained import found
 
 SFREQ, BLOCK, BLOCKS = 100, 30, 4
@@ -343,3 +347,55 @@ def test_a_simulated_file_says_how_long_its_scans_are(tmp_path):
     (tmp_path / "v.npz").write_bytes(b"")
     with pytest.raises(InputError, match=r"v\.npz: not what the simulation"):
         simulated_vigilance.told_by(tmp_path / "v.npz")
+
+
+# ---- in the workflow --------------------------------------------------------------------
+
+
+def planned(tmp_path, **asked):
+    """The plan of the vocabulary with one entry under `predict`, checked."""
+    config = merge(read_yaml("config/config.yaml"), read_yaml("config/backbones.yaml"))
+    (tmp_path / "a.edf").write_bytes(b"")
+    files = {"model": "eeg_bandpower", "files": str(tmp_path)}
+    config["predict"] = {"night": files | asked}
+    configuration.check(config, SCHEMA)
+    return Plan(config)
+
+
+def test_a_study_applies_its_models_to_recordings(tmp_path):
+    plan = planned(tmp_path)
+    assert plan.predictions() == [
+        "results/demo/applied/night/predictions.csv", "results/demo/applied/night/summary.html",
+    ]  # fmt: skip
+    assert plan.predicting_model("night") == "results/demo/models/eeg_bandpower.safetensors"
+    assert plan.predicted_recordings("night") == [str(tmp_path / "a.edf")]
+    assert plan.spec("predict", predicted="night") == {"files": [str(tmp_path)], "options": {}}
+    assert plan.predicting_weights("night") == []
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    modules = plan.modules("predict", predicted="night")
+    assert {"engram.views.multitaper", "engram.heads.linear", "engram.datasets.roi_series"} < {
+        *modules
+    }
+    assert modules[-1] == "engram.backbones.bandpower"
+    assert plan.gpus("predict", predicted="night") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"model": "eeg_bandpowr"}, r"predict\.night\.model: .*'eeg_bandpowr'.*eeg_bandpower"),
+        ({"files": []}, "predict"),
+        ({"file": "x"}, r"predict\.night.*file"),
+    ],
+)
+def test_what_is_wrong_under_predict_is_said(tmp_path, asked, words):
+    with pytest.raises(InputError, match=words):
+        planned(tmp_path, **asked)
+
+
+def test_recordings_that_are_not_there_are_named(tmp_path):
+    (tmp_path / "none").mkdir()
+    for files, words in (("x.edf", "no file .*x.edf"), ("none", "the folder .*none is empty")):
+        plan = planned(tmp_path, files=[str(tmp_path / files)])
+        with pytest.raises(InputError, match=rf"predict\.night\.files: {words}"):
+            plan.predicted_recordings("night")

@@ -92,7 +92,7 @@ def jobs():
         yield "render", {"dataset": dataset, "unit": "unit", "view": view}
     yield from (("extract", {"backbone": one}) for one in plan.config["backbones"])
     yield from (("pretrain", {"backbone": one}) for one in plan.pretrained())
-    yield from (("predict", {"applied": one}) for one in plan.applications())
+    yield from (("predict", {"predicted": one}) for one in plan.predicted())
     of_unit = {"dataset": "osf", "unit": "unit"}
     yield from (("decode", {**of_unit, "decoder": one}) for one in plan.decoders)
     for experiment in plan.known:

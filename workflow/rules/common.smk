@@ -76,8 +76,8 @@ def checked_plan():
                 this.raw(dataset, unit)
             for view in this.config["views"]:
                 this.beside(dataset, view)
-        for name in this.applications():
-            this.applied_files(name)
+        for name in this.predicted():
+            this.predicted_recordings(name)
         return this
     except InputError as error:
         refuse(config_files.located(str(error), files, workflow.config_settings.config))
@@ -276,18 +276,18 @@ def compared_labels(wildcards):
 
 
 @signed
-def applied_model(wildcards):
-    return plan.applied_model(wildcards.applied)
+def predicting_model(wildcards):
+    return plan.predicting_model(wildcards.predicted)
 
 
 @signed
-def applied_files(wildcards):
-    return plan.applied_files(wildcards.applied)
+def predicted_recordings(wildcards):
+    return plan.predicted_recordings(wildcards.predicted)
 
 
 @signed
-def applied_weights(wildcards):
-    return plan.applied_weights(wildcards.applied)
+def predicting_weights(wildcards):
+    return plan.predicting_weights(wildcards.predicted)
 
 
 def tracked_model(wildcards):
@@ -307,5 +307,5 @@ wildcard_constraints:
     decoder="|".join(plan.decoders),
     experiment="|".join(plan.known),
     comparison="|".join(plan.config.get("comparisons", {})),
-    applied="|".join(plan.applications()),
+    predicted="|".join(plan.predicted()),
     unit="[^/]+",

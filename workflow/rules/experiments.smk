@@ -79,16 +79,16 @@ rule evaluate:
 
 rule predict:
     input:
-        model=applied_model,
-        files=applied_files,
-        weights=applied_weights,
+        model=predicting_model,
+        files=predicted_recordings,
+        weights=predicting_weights,
     output:
-        table="results/<study>/applied/{applied}/predictions.csv",
-        summary="results/<study>/applied/{applied}/summary.html",
+        table="results/<study>/applied/{predicted}/predictions.csv",
+        summary="results/<study>/applied/{predicted}/summary.html",
     log:
-        "results/<study>/logs/predict/{applied}.log",
+        "results/<study>/logs/predict/{predicted}.log",
     benchmark:
-        "results/<study>/benchmarks/predict/{applied}.tsv"
+        "results/<study>/benchmarks/predict/{predicted}.tsv"
     conda:
         "../../envs/predict.yaml"
     threads: 8

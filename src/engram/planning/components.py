@@ -140,6 +140,15 @@ def _class(path, name):
 
 
 @cache
+def defines(module, name) -> bool:
+    """Whether a module has or imports a function called `name`, read without importing it."""
+    path = provenance.locate(module)
+    imported = provenance.statements(path, r"from \S+ import ")
+    names = {alias.asname or alias.name for node in imported for alias in node.names}
+    return name in names or bool(provenance.statements(path, rf"def {name}\("))
+
+
+@cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
     found = provenance.statements(provenance.locate(module), f"{name} = ")

@@ -7,11 +7,11 @@ import re
 
 from engram.errors import InputError
 from engram.planning import names, plan, shape
-from engram.planning.applied import check_application
 from engram.planning.component_checks import check_component, checked_backbone
 from engram.planning.dataset_checks import check_dataset
 from engram.planning.decoder_checks import check_decoded, check_decoder
 from engram.planning.experiment_checks import check_comparison, check_experiment
+from engram.planning.predicting import check_predicted
 from engram.planning.shape import check_name
 
 #: Families whose names stand in paths: components, what is made of them, and weights.
@@ -66,7 +66,7 @@ def check(config, schema):
     for name in config.get("compare", []):
         check_name("compare", name, config.get("comparisons", {}), "comparison")
     for name in config.get("predict", {}):
-        check_application(config, known, name)
+        check_predicted(plan.Plan(config), name)
     if not config["run"] and not config.get("compare"):
         raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
     _check_weights(config)

@@ -2,7 +2,7 @@
 
 Everything the rules need to know is computed here, from plain data and with the standard
 library alone, so that it can be tested without Snakemake. The parts of a plan are `raw_files`,
-`comparisons`, `pretraining`, `decoding`, `applied` and `specs`.
+`comparisons`, `pretraining`, `decoding`, `predicting` and `specs`.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from functools import cached_property
 
 from engram.errors import InputError
 from engram.planning import components
-from engram.planning.applied import Applications
 from engram.planning.comparisons import Comparisons
 from engram.planning.decoding import Decoding
 from engram.planning.kept import kept
+from engram.planning.predicting import Predicting
 from engram.planning.pretraining import Pretraining
 from engram.planning.raw_files import RawFiles
 from engram.planning.specs import Specs
@@ -36,7 +36,7 @@ TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint"
 
 
 @dataclass(frozen=True)
-class Plan(RawFiles, Comparisons, Pretraining, Decoding, Applications, Specs):
+class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
     """The graph of one configuration.
 
     Attributes:

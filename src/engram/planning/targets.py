@@ -41,7 +41,7 @@ def _check_own(this, target, study, name):
     """A file of this study, of an experiment or comparison that there is."""
     _check_study(this, target, study)
     if name:
-        known = {*this.known, *this.config.get("comparisons", {}), *this.applications()}
+        known = {*this.known, *this.config.get("comparisons", {}), *this.predicted()}
         check_name(target, name, known, "experiment")
 
 

@@ -19,8 +19,8 @@ from engram.errors import InputError
 from engram.frozen.contract import VOLTS
 from engram.job import digest, versions
 from engram.planning import components, provenance
-from engram.planning.applied import READERS
 from engram.planning.companions import companions
+from engram.planning.predicting import READERS
 from engram.readers import atlases, channels
 from engram.readers.eeg_files import resampled
 from engram.recording import Recording

@@ -1,5 +1,6 @@
 """What was said of recordings, in numbers for a person: a dict a recording, and one page."""
 
+import json
 from pathlib import Path
 
 import jinja2
@@ -8,6 +9,7 @@ import numpy as np
 import engram
 from engram import figures, store
 from engram.flags import FLAGS, ordered
+from engram.job import digest
 
 UNLIKE_SHARE = 0.1  # of the windows with data, above which a recording is said to be unlike
 
@@ -87,6 +89,7 @@ def write(path, model, applied):
     text = environment.get_template("summary.html").render(
         model=model,
         facts=facts(model),
+        card=_card(model),
         badges=[FLAGS[flag][:2] for flag in ordered(model.facts.get("flags", []))],
         recordings=applied.recordings,
         failed=applied.failed,
@@ -113,6 +116,15 @@ def facts(model) -> dict[str, str]:
         "Rule": kept["rule"],
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _card(model):
+    """What stage `card` says of the model, if its file lies beside it and is of this very file."""
+    path = model.path.with_suffix(".json")
+    if not path.is_file():
+        return None
+    card = json.loads(path.read_text(encoding="utf-8"))
+    return card if card["file"]["sha256"] == digest(model.path) else None
 
 
 def _share(value):
