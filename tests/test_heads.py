@@ -244,6 +244,9 @@ def test_forest_is_scikit_learn(changes):
         np.testing.assert_allclose(
             found.state["importance"][f, r], model.feature_importances_, rtol=1e-6
         )
+        kept = {name: values[f, r][None] for name, values in found.state.items()}
+        said = forest.predict(kept, this.x, this, None, "cpu")[0]
+        np.testing.assert_allclose(said, model.predict_proba(this.x[0]), atol=2e-7)
 
 
 # ---- adapter ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from test_heads import fit, task
 from engram.backbones import connectome
 from engram.errors import InputError
 from engram.measures import tangent
+from engram.planning import components
 from engram.training import inputs, subject_weights
 
 R = 5
@@ -150,11 +151,16 @@ def test_no_step_of_a_head_feels_the_test_rows(kind, step):
 
 
 @pytest.mark.parametrize("kind", ["linear", "forest"])
-def test_heads_learn_in_the_tangent_space(kind):
+def test_heads_learn_in_the_tangent_space_and_are_read_again_to_predict(kind):
     this = covariances()
-    found = fit(kind, this, space="tangent")
+    found = fit(kind, this, space="tangent", components=3)
     right = found.outputs[:, 0].argmax(1) == this.y
     assert right.mean() > 0.8
+    head = components.module("heads", kind)
+    for f, fold in enumerate(this.folds):
+        kept = {name: values[f, :1] for name, values in found.state.items()}
+        said = head.predict(kept, [this.x[0][fold.test]], this, None, "cpu")[0]
+        np.testing.assert_allclose(said, found.outputs[fold.test, 0], atol=1e-5)
 
 
 def test_what_has_no_tangent_space_is_refused_by_name():

@@ -2,20 +2,26 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors import safe_open
 from scipy import stats
 
+import engram
 from engram import contrastive, store
 from engram.errors import InputError
 from engram.heads import nice
 from engram.scores.evaluation import evaluate
+from engram.splits import Fold
 from engram.store import Rows
 from engram.tasks import epochs, occlusion, pairs, train
 from engram.tasks.occlusion import occlude
+from engram.trained import nearest
+from engram.training import Run
 
 CHANNELS, TIMES, WIDTH = 6, 30, 12
 ACTIVE = slice(10, 16)  # samples that carry the code
@@ -29,6 +35,7 @@ HEAD = {
     "dropout": 0.1,
     "image_dropout": 0.1,
 }
+OPTIONS = nice.Options(**{key: value for key, value in HEAD.items() if key != "kind"})
 SUBJECTS = ("sub-01", "sub-02")
 
 
@@ -290,6 +297,7 @@ def test_the_model_file_gives_the_model_back(tmp_path, within):
         facts = json.loads(file.metadata()["engram"])
     assert facts["folds"] == [*SUBJECTS]
     assert facts["runs"] == found.header["runs"]
+    state = {k: v for k, v in state.items() if not k.startswith(("kept/", "familiar/"))}
     assert {len(values) for values in state.values()} == {2}
     x = {"epochs": [folder / f"{subject}/epochs.h5" for subject in SUBJECTS]}
     task, _ = pairs.load(x, {"picture/net": [folder / "picture/net.h5"]}, specified()["experiment"])
@@ -298,6 +306,108 @@ def test_the_model_file_gives_the_model_back(tmp_path, within):
         model = nice.restored(task, state, f, 1, options, "cpu")
         again = nice.predicted(model, task.x[0][fold.test], task, f, fold.test)
         np.testing.assert_array_equal(again, found.array[(found.table["fold"] == fold.name), 1])
+
+
+# ---- the model that is kept -------------------------------------------------------------
+
+
+def test_models_of_the_folds_say_what_was_predicted(within):
+    folder, found = within
+    model = engram.load_model(folder / "m.safetensors")
+    pictures = store.open(folder / "picture/net.h5").load()
+    targets = [pictures.array[pictures.table.index.get_indexer(found.header["candidates"])]]
+    for name in SUBJECTS:
+        rows = store.open(folder / f"{name}/epochs.h5").load()
+        test = (rows.table["split"] == "test").to_numpy()
+        state, at = model.folds_of(name)
+        asked = nearest.Asked(targets, None, [[name]] * len(at))
+        said = nice.predict(state, [rows.array[test]], asked, OPTIONS, "cpu")
+        expected = found.array[(found.table["fold"] == name).to_numpy(), :2]
+        np.testing.assert_allclose(said.swapaxes(0, 1), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def cosines(state, epochs, features):
+    """Mean over models of the cosine of epochs and pictures, (n, m), by PyTorch."""
+    found = []
+    for m in range(2):
+        net = contrastive.Network(CHANNELS, TIMES, [WIDTH], OPTIONS)
+        net.load_state_dict({name: torch.as_tensor(values[m]) for name, values in state.items()})
+        a = net.eval().eeg(net.encoder.prepare(torch.as_tensor(epochs)))
+        found.append(torch.cosine_similarity(a[:, None], net.image(torch.as_tensor(features)), 2))
+    return torch.stack(found).mean(0).numpy()
+
+
+def test_the_nearest_pictures_of_a_gallery_are_those_of_brute_force(within):
+    """Of test pictures, which no model has seen: most are found, with the cosine of all seeds."""
+    folder, _ = within
+    model = engram.load_model(folder / "m.safetensors")
+    assert model.facts["kept"]["models"] == [*SUBJECTS]
+    assert "test pictures unseen" in model.facts["kept"]["rule"]
+    x = [folder / f"{name}/epochs.h5" for name in SUBJECTS]
+    rows, pictures = store.load(x), store.open(folder / "picture/net.h5").load()
+    shown = (pictures.table["split"] == "test").to_numpy()
+    names = pictures.table.index[shown]
+    gallery = folder / "gallery/picture/net.h5"
+    store.write(gallery, Rows(pictures.array[shown], pictures.table[shown], pictures.header))
+    table = model.predict(x, gallery=gallery)
+    assert list(table.index) == list(rows.table.index)
+    test = (table["split"] == "test").to_numpy()
+    assert (table["picture_1"] == table["stimulus"])[test].mean() > 0.5
+    for name in SUBJECTS:
+        own = (table["subject"] == name).to_numpy()
+        said = cosines(model.kept_of(name)[0], rows.array[own], pictures.array[shown])
+        order = np.argsort(-said, 1)[:, :5]
+        for i in range(5):
+            assert list(table[f"picture_{i + 1}"][own]) == list(names[order[:, i]])
+            expected = np.take_along_axis(said, order, 1)[:, i]
+            np.testing.assert_allclose(table[f"similarity_{i + 1}"][own], expected, atol=1e-5)
+
+
+def test_what_a_gallery_has_to_be(within, tmp_path):
+    folder, _ = within
+    model = engram.load_model(folder / "m.safetensors")
+    epochs = folder / "sub-01/epochs.h5"
+    with pytest.raises(InputError, match="give `gallery`, stores of picture/net"):
+        model.predict(epochs)
+    pictures = store.open(folder / "picture/net.h5").load()
+    other = Rows(pictures.array, pictures.table, pictures.header | {"what": "picture"})
+    store.write(tmp_path / "net.h5", other)
+    with pytest.raises(InputError, match="is not what m.safetensors was fitted on as picture/net"):
+        model.predict(epochs, gallery=tmp_path / "net.h5")
+    stranger = store.open(epochs).load()
+    table = stranger.table.assign(subject="sub-09")
+    store.write(tmp_path / "epochs.h5", Rows(stranger.array, table, stranger.header))
+    with pytest.raises(InputError, match="has a model a subject, of .* and none of sub-09"):
+        model.predict(tmp_path / "epochs.h5", gallery=folder / "picture/net.h5")
+
+
+@pytest.mark.parametrize("folds", ["pooled", "leave_one_subject_out"])
+def test_one_model_is_kept_of_all_subjects_and_it_never_sees_test_pictures(tmp_path, folds):
+    task = loaded(World(tmp_path), folds)
+    (fold,) = pairs.kept(task)
+    assert list(fold.train) == [*np.flatnonzero(task.table["split"] == "train")]
+    assert len(fold.validation) == len(fold.test) == 0
+
+
+def test_an_epoch_chosen_before_gives_the_weights_that_validation_would_have_kept(tmp_path):
+    task, none = loaded(World(tmp_path)), np.zeros(0, int)
+    options = replace(OPTIONS, epochs=6)
+    task = replace(task, folds=task.folds[:1], runs=task.runs[:1])
+    (fold,) = task.folds
+    wrong = task.y.copy()
+    wrong[fold.validation] = np.roll(wrong[fold.validation], 9)
+    found = nice.fit(replace(task, y=wrong, runs=[Run(0, False, wrong)]), options, "cpu")
+    ((epoch,),) = found.facts["epoch"]
+    assert epoch < 5
+    kept = replace(task, folds=[Fold(fold.name, fold.train, none, none)], chosen={"epoch": epoch})
+    again = nice.fit(kept, options, "cpu")
+    assert again.facts == found.facts
+    for name, values in again.state.items():
+        np.testing.assert_array_equal(values, found.state[name])
+
+
+# ---- what else is written, and refused --------------------------------------------------
 
 
 def test_latents_are_where_test_rows_lie_in_the_common_space(within):
@@ -406,9 +516,10 @@ def test_what_the_head_is_told(tmp_path, monkeypatch):
     told = []
     fit = contrastive.fit
 
-    def noted(eeg, targets, rows, options, seeds, device, control):
-        told.append((rows, seeds, control))
-        return fit(eeg, targets, rows, options, seeds, device, control)
+    def noted(eeg, targets, rows, options, seeds, device, control, until):
+        if control is not None:  # else the model that is kept
+            told.append((rows, seeds, control))
+        return fit(eeg, targets, rows, options, seeds, device, control, until)
 
     monkeypatch.setattr(contrastive, "fit", noted)
     world = World(tmp_path, train=20, test=4)
@@ -576,7 +687,8 @@ def test_training_repetitions_are_rows_or_drawn_for_every_step(tmp_path):
         patch.setattr(contrastive, "fit", noted)
         world.run(epochs=2)
         drawn = world.run(epochs=12, sub_average=2)
-    assert shapes == [(480, CHANNELS, TIMES)] * 2 + [(120, 4, CHANNELS, TIMES)] * 2
+    # of each of two subjects in its fold, and for the model that is kept
+    assert shapes == [(480, CHANNELS, TIMES)] * 4 + [(120, 4, CHANNELS, TIMES)] * 4
     assert metric(scored(tmp_path))["value"] > 0.3
     assert drawn.array.shape == (80, 3, 20)
 

@@ -171,6 +171,9 @@ def test_the_forest_is_that_of_scikit_learn_with_every_subject_weighing_the_same
         np.testing.assert_allclose(
             found.state["importance"][f, 0], model.feature_importances_, rtol=1e-5
         )
+        kept = {name: values[f, :1] for name, values in found.state.items()}
+        said = forest.predict(kept, this.x, this, None, "cpu")[0, :, 0]
+        np.testing.assert_allclose(said, model.predict(x), rtol=1e-6)
 
 
 @pytest.mark.parametrize("head", [linear, forest])

@@ -20,7 +20,7 @@ from engram.training import loop, ranks
 DRAWS, DRAWN = 20, 200
 
 
-def fit(eeg, targets, rows, options, seeds, device, control=None) -> list[Model]:
+def fit(eeg, targets, rows, options, seeds, device, control=None, until=0) -> list[Model]:
     """Train one model a seed, one after the other, on the same resident data.
 
     Side by side they would save a twentieth of a step, and only if all saw the same batches. On
@@ -40,6 +40,7 @@ def fit(eeg, targets, rows, options, seeds, device, control=None) -> list[Model]
         device: "cpu" or "cuda".
         control: int (n,), other images in place of `rows.image`; gives one more model, the
             last, of the first seed.
+        until: epochs after which training stops, its rates being those of all; 0 = all.
 
     Raises:
         InputError: sizes do not agree, a value that is used is not finite, an option is out of
@@ -59,11 +60,11 @@ def fit(eeg, targets, rows, options, seeds, device, control=None) -> list[Model]
             pairs = Pairs(data, image, options.mask)
             with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
                 torch.manual_seed(seed)
-                models.append(_train(data, pairs, options, seed, bar))
+                models.append(_train(data, pairs, options, seed, bar, until))
     return models
 
 
-def _train(data, pairs, options, seed, bar):
+def _train(data, pairs, options, seed, bar, until):
     """One model; random numbers come from the global state, which the caller has seeded."""
     network = Network(data.channels, data.times, data.widths, options)
     network.target_scale.copy_(data.target_scale)
@@ -83,6 +84,7 @@ def _train(data, pairs, options, seed, bar):
         patience=options.patience,
         clip_gradient=options.clip_gradient,
         recorded=data.device == "cuda",
+        until=until,
     )
 
     def validate(network):

@@ -1,5 +1,7 @@
 """What a network that is trained end to end learns to say: classes or numbers."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -8,7 +10,13 @@ from engram import training
 
 
 class Classes:
-    """Cross-entropy of weighted classes."""
+    """Cross-entropy of weighted classes.
+
+    Attributes:
+        scale: what predictions need beside the network, by name.
+    """
+
+    scale: ClassVar[dict] = {}
 
     def __init__(self, y, fold, subjects, k, options, device):
         weights = training.class_weights(y[fold.train], k) if options.class_weights else np.ones(k)
@@ -34,7 +42,11 @@ class Classes:
 
 
 class Numbers:
-    """Squared error of standardised numbers; every subject weighs the same."""
+    """Squared error of standardised numbers; every subject weighs the same.
+
+    Attributes:
+        scale: mean and standard deviation of the training rows.
+    """
 
     def __init__(self, y, fold, subjects, k, options, device):
         self.y, self.subjects = y, subjects
@@ -42,6 +54,7 @@ class Numbers:
         self.mean = np.average(y[fold.train], weights=weights)
         variance = np.average((y[fold.train] - self.mean) ** 2, weights=weights)
         self.sd = float(np.sqrt(variance)) or 1.0
+        self.scale = {"target_mean": np.float64(self.mean), "target_sd": np.float64(self.sd)}
         every = np.zeros(len(y), np.float32)
         every[fold.train] = weights
         self.weights = torch.as_tensor(every, device=device)

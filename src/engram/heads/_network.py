@@ -53,10 +53,19 @@ class Network(nn.Module):
         self.backbone.requires_grad_(True)
         with torch.no_grad():
             width = self.latent(rows).shape[1]
-        self.norm = nn.BatchNorm1d(width).to(self.device)
-        self.last = nn.Linear(width, self.outputs).to(self.device)
+        self._end(width)
         nn.init.trunc_normal_(self.last.weight, std=2e-5)
         nn.init.zeros_(self.last.bias)
+
+    def restore(self, state):
+        """The network whose `state_dict` is given, as arrays by name, in evaluation mode."""
+        self._end(state["last.weight"].shape[1])
+        self.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+        self.eval()
+
+    def _end(self, width):
+        self.norm = nn.BatchNorm1d(width).to(self.device)
+        self.last = nn.Linear(width, self.outputs).to(self.device)
 
     def train(self, mode=True):
         super().train(False)

@@ -67,9 +67,34 @@ def fit(task, options, device) -> training.Fit:
         return Network(generators, of_models, fmri, options, len(task.classes))
 
     one = Network([torch.Generator()], scales[:1], fmri, options, len(task.classes))
-    at_once = max(1, BYTES_AT_ONCE[device] // sum(p.nbytes for p in one.parameters()))
     tensors = [torch.as_tensor(source, device=device) for source in x]
-    return stacked.fit(task, tensors, build, options, at_once)
+    return stacked.fit(task, tensors, build, options, _at_once(one, device))
+
+
+def predict(state, x, known, options, device) -> np.ndarray:
+    """Probabilities of the classes of rows, float32 (models, n, classes).
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: one array (n, ...) a source.
+        known: `engram.training.Task` or `engram.trained.Model`.
+    """
+    fmri = [training.of_view(header, "modality") == "fmri" for header in known.headers]
+    scales = [(state[f"adapters.{i}.mean"][0], state[f"adapters.{i}.sd"][0]) for i in range(len(x))]
+
+    def build(models):
+        generators = [torch.Generator() for _ in range(models)]
+        return Network(generators, [scales] * models, fmri, options, len(known.classes))
+
+    def inputs(some):
+        return [torch.as_tensor(np.asarray(source, np.float32)) for source in some]
+
+    return stacked.predict(state, x, build, inputs, _at_once(build(1), device), device)
+
+
+def _at_once(one, device):
+    """Models in one computation, from a stack of one."""
+    return max(1, BYTES_AT_ONCE[device] // sum(p.nbytes for p in one.parameters()))
 
 
 def _check(task, options):

@@ -51,7 +51,7 @@ def fit(task, options, device) -> training.Fit:
             size, or an option is out of range.
     """
     training.check_options(options)
-    x = _images(task, options).to(device, memory_format=torch.channels_last)
+    x = _images(task.x, task, options).to(device, memory_format=torch.channels_last)
 
     def build(group):
         return Network(group[0].generator, x.shape[1:3], options, len(task.classes))
@@ -59,10 +59,29 @@ def fit(task, options, device) -> training.Fit:
     return stacked.fit(task, [x], build, options, at_once=1)
 
 
-def _images(task, options):
+def predict(state, x, known, options, device) -> np.ndarray:
+    """Probabilities of the classes of rows, float32 (models, n, classes).
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: one array (n, ...) a source.
+        known: `engram.training.Task` or `engram.trained.Model`.
+    """
+    size = _images([source[:1] for source in x], known, options).shape[1:3]
+
+    def build(_):
+        return Network(torch.Generator(), size, options, len(known.classes))
+
+    def inputs(some):
+        return [_images(some, known, options).contiguous(memory_format=torch.channels_last)]
+
+    return stacked.predict(state, x, build, inputs, 1, device)
+
+
+def _images(x, known, options):
     """Images of all sources as channels, float32 tensor (n, channel, h, w), 0 to 1."""
     parts = []
-    for source, header, values in zip(task.sources, task.headers, task.x, strict=True):
+    for source, header, values in zip(known.sources, known.headers, x, strict=True):
         if header.get("what") not in ("spectrogram", "picture"):
             raise InputError(
                 f"{source}: holds {header.get('what')!r}, no images; a cnn trains on a view of "
@@ -71,7 +90,7 @@ def _images(task, options):
         parts.append(torch.cat([_scaled(v, header, options.pool) for v in _pieces(values)]))
     sizes = {tuple(part.shape[2:]) for part in parts}
     if len(sizes) > 1:
-        raise InputError(f"{' and '.join(task.sources)}: images differ in size: {sorted(sizes)}")
+        raise InputError(f"{' and '.join(known.sources)}: images differ in size: {sorted(sizes)}")
     return torch.cat(parts, 1)
 
 

@@ -60,7 +60,8 @@ class Options:
         clip_gradient: largest L2 norm of a step's gradient; 0 = no clipping.
         class_weights: of classes: weigh them so that each counts the same in training.
         precision: of the products; `auto` is bf16 where the hardware multiplies it natively.
-        keep_backbone: write the trained backbone of every fold and run into the model file too.
+        keep_backbone: write the trained backbone of every fold and run into the model file too, not
+            only that of the model that is kept for use.
     """
 
     backbone: str
@@ -85,7 +86,8 @@ def fit(task, options, device) -> training.Fit:
     """Train all folds and runs, one after the other, each from the same backbone.
 
     Numbers are standardised by the mean and deviation of the training rows, every subject
-    weighing the same, and learnt by squared error.
+    weighing the same, and learnt by squared error. Where the task has `chosen`, nothing validates:
+    training stops after its `epoch`, with the rates of all, and the backbone is kept.
 
     Args:
         task: Task whose one source is a view that the backbone takes.
@@ -108,6 +110,53 @@ def fit(task, options, device) -> training.Fit:
             for r, run in enumerate(task.runs):
                 fits.add(f, fold, r, run, bar)
     return fits.result()
+
+
+@torch.no_grad()
+def predict(state, x, known, options, device) -> np.ndarray:
+    """What networks say of rows: probabilities (models, n, classes), or numbers (models, n, 1).
+
+    Without `keep_backbone` the models of the folds lack theirs: there is none to ask then.
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: rows (n, ...) of the view, a list of one.
+        known: `engram.training.Task` or `engram.trained.Model`.
+        options, device: as for `fit`; the file of the weights that training began with is read,
+            for what else stands in it.
+    """
+    outputs, found = len(known.classes) or 1, []
+    if not any(name.startswith("backbone.") for name in state):
+        return np.zeros((0, len(x[0]), outputs))
+    network = Network(*_loaded(known, options, device), outputs, options.augment, device)
+    autocast = _autocast(options, device)
+    for m in range(len(state["last.weight"])):
+        one = {name: values[m] for name, values in state.items()}
+        mean, sd = one.pop("target_mean", None), one.pop("target_sd", None)
+        network.restore(one)
+        said, _ = _said(network, x[0], np.arange(len(x[0])), options.batch_size, autocast)
+        found.append(
+            said.softmax(1).numpy() if known.classes else said.double().numpy() * sd + mean
+        )
+    return np.stack(found)
+
+
+def _said(network, x, rows, size, autocast):
+    """(outputs of the last layer, latent) of rows of x, `size` at once, float32 on the CPU."""
+    outputs = [torch.empty(0, network.outputs)]
+    latent = [torch.empty(0, network.norm.num_features)]
+    for start in range(0, len(rows), size):
+        with autocast:
+            found = network.latent(x[rows[start : start + size]])
+            outputs.append(network.last(network.norm(found)).float().cpu())
+        latent.append(found.cpu())
+    return torch.cat(outputs), torch.cat(latent)
+
+
+def _autocast(options, device):
+    auto = options.precision == "auto" and multiplies_bf16(device)
+    bf16 = auto or options.precision == "bf16"
+    return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
 
 def _check(task, options):
@@ -157,10 +206,8 @@ class _Fits:
         self.latent = None
         self.subjects = task.table["subject"].to_numpy(str)
         self.total = sum(len(fold.train) for fold in task.folds) * shape[1] * options.epochs
-        bf16 = options.precision == "bf16" or (
-            options.precision == "auto" and multiplies_bf16(device)
-        )
-        self.autocast = torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
+        self.autocast = _autocast(options, device)
+        self.kept = task.chosen.get("epoch")
 
     def add(self, f, fold, r, run, bar):
         """Train and test the model of one fold and run."""
@@ -174,9 +221,9 @@ class _Fits:
         self.network.load_state_dict(trained.state)
         found, latent = self._predicted(fold.test)
         self.outputs[fold.test, r] = goal.predictions(found)
-        self.validation[f, r] = trained.curves[trained.epoch]["validation_score"]
+        self.validation[f, r] = trained.curves[trained.epoch].get("validation_score", np.nan)
         self.epochs[f, r] = trained.epoch
-        self._keep(f, fold, r, latent, trained.state)
+        self._keep(f, fold, r, latent, trained.state, goal.scale)
         self.curves += [_curve(row, fold.name, r) for row in trained.curves]
 
     def _goal(self, fold, y):
@@ -215,6 +262,8 @@ class _Fits:
             some = fold.train[:: -(-len(fold.train) // SETTLED)]
             with self.autocast:
                 network.settle(x[some], o.batch_size)
+            if self.kept is not None:
+                return {}
             found, _ = self._predicted(fold.validation)
             return goal.validation(found, fold.validation)
 
@@ -233,6 +282,7 @@ class _Fits:
             patience=o.patience,
             clip_gradient=o.clip_gradient,
             watched=True,
+            until=0 if self.kept is None else self.kept + 1,
         )
         return loop.fit(learner, validate, settings, len(fold.train), name, bar=bar)
 
@@ -258,31 +308,25 @@ class _Fits:
 
     @torch.no_grad()
     def _predicted(self, rows):
-        """(outputs of the last layer, latent) of rows, float32 on the CPU."""
         self.network.eval()
-        outputs, latent = [], []
-        for start in range(0, len(rows), self.options.batch_size):
-            with self.autocast:
-                found = self.network.latent(
-                    self.task.x[0][rows[start : start + self.options.batch_size]]
-                )
-                outputs.append(self.network.last(self.network.norm(found)).float().cpu())
-            latent.append(found.cpu())
-        if not outputs:
-            return torch.empty(0, self.network.outputs), None
-        return torch.cat(outputs), torch.cat(latent)
+        return _said(self.network, self.task.x[0], rows, self.options.batch_size, self.autocast)
 
-    def _keep(self, f, fold, r, latent, state):
+    def _keep(self, f, fold, r, latent, state, scale):
         if r == 0:
             if self.latent is None:
                 self.latent = np.zeros((len(self.task.table), latent.shape[1]), np.float32)
             self.latent[fold.test] = latent
-        for name, value in state.items():
-            if self.options.keep_backbone or not name.startswith("backbone."):
-                if name not in self.states:
-                    shape = (*self.validation.shape, *value.shape)
-                    self.states[name] = np.zeros(shape, value.cpu().numpy().dtype)
-                self.states[name][f, r] = value.cpu().numpy()
+        whole = self.options.keep_backbone or self.kept is not None
+        found = {
+            name: value.cpu().numpy()
+            for name, value in state.items()
+            if whole or not name.startswith("backbone.")
+        }
+        for name, value in (found | scale).items():
+            if name not in self.states:
+                shape = (*self.validation.shape, *value.shape)
+                self.states[name] = np.zeros(shape, value.dtype)
+            self.states[name][f, r] = value
 
     def result(self) -> training.Fit:
         curves = pd.DataFrame(self.curves)

@@ -31,7 +31,8 @@ class Options(contrastive.options.Options):
 def fit(task, options, device) -> training.Fit:
     """One model a fold and run, see `engram.contrastive.fit`.
 
-    Under `select_on: test` the validation rows train too, as published.
+    Under `select_on: test` the validation rows train too, as published. Where the task has
+    `chosen`, nothing validates: training stops after its `epoch`, with the rates of all.
 
     Raises:
         InputError: there is more than one source, or an option does not suit the rows.
@@ -41,22 +42,42 @@ def fit(task, options, device) -> training.Fit:
     outputs = np.zeros((len(task.tested), len(task.runs), len(task.choices)), np.float32)
     for f, fold in enumerate(task.folds):
         of_fold = _trained(task, f, options, device)
+        models.append(of_fold)
+        if not len(fold.test):
+            continue
         at = np.searchsorted(task.tested, fold.test)
         test = task.x[0][fold.test]
         for r, model in enumerate(of_fold):
             outputs[at, r] = predicted(model, test, task, f, fold.test)
         subject = _known(task.table, fold.test, fold.train)
         latents.append((at, contrastive.vectors(of_fold[0], test, subject)))
-        models.append(of_fold)
     return training.Fit(
         outputs=outputs,
         validation=np.array([[model.score for model in of_fold] for of_fold in models]),
         state=_state(models),
-        latent=_placed(latents),
+        latent=_placed(latents) if latents else np.zeros((0, 0), np.float32),
         curves=_curves(task, models),
         facts={"epoch": [[model.epoch for model in of_fold] for of_fold in models]},
         flags=("published_protocol",) * (options.select_on == "test"),
     )
+
+
+def predict(state, x, known, options, device) -> np.ndarray:
+    """Similarity of epochs to the pictures of a gallery, float32 (models, n, pictures).
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: epochs (n, channel, time), a list of one.
+        known: `engram.trained.nearest.Asked`: the pictures, and whose epochs these are.
+    """
+    (epochs,), found = x, []
+    sizes = (*epochs.shape[1:], [part.shape[1] for part in known.targets])
+    for m, trained in enumerate(known.trained):
+        one = {name: values[m] for name, values in state.items()}
+        model = contrastive.restored(one, sizes, options, 0, device)
+        subject = None if known.subjects is None else _numbers(known.subjects, trained)
+        found.append(contrastive.similarity(model, epochs, known.targets, subject))
+    return np.stack(found)
 
 
 def restored(task, state, f, r, options, device) -> contrastive.Model:
@@ -121,13 +142,13 @@ def _trained(task, f, options, device):
     if options.select_on == "test":
         train = np.sort(np.concatenate([train, validation]))
         validation = fold.test[task.table["fewer"].to_numpy()[fold.test] == 0]
-    train, validation = (_grouped(task, rows, options) for rows in (train, validation))
-    at = np.concatenate([train, validation])
+    parts = [_grouped(task, rows, options) for rows in (train, validation) if len(rows)]
+    at, n = np.concatenate(parts), len(parts[0])
     first = at if at.ndim == 1 else at[:, 0]
     rows = contrastive.Rows(
         image=task.y[first],
-        train=np.arange(len(train)),
-        validation=np.arange(len(train), len(at)),
+        train=np.arange(n),
+        validation=np.arange(n, len(at)),
         concept=task.table["concept"].iloc[first].factorize()[0],
         subject=_known(task.table, first, fold.train),
     )
@@ -136,12 +157,13 @@ def _trained(task, f, options, device):
     print(f"fold {fold.name}: {len(at)} epochs, at most {size:.2f} GiB in memory")
     seeds = [run.seed for run in task.runs if not run.shuffled]
     control = next((run.labels(f)[first] for run in task.runs if run.shuffled), None)
-    return contrastive.fit(eeg, task.targets, rows, options, seeds, device, control)
+    until = task.chosen["epoch"] + 1 if task.chosen else 0
+    return contrastive.fit(eeg, task.targets, rows, options, seeds, device, control, until)
 
 
 def _grouped(task, rows, options):
     """Rows (n,), or under `sub_average` those of one subject and picture, (n, repetition)."""
-    if not options.sub_average or not len(rows):
+    if not options.sub_average:
         return rows
     table = task.table.iloc[rows]
     groups = table.groupby(["subject", "stimulus"], sort=False, observed=True).indices.values()
@@ -156,8 +178,12 @@ def _grouped(task, rows, options):
 
 def _known(table, rows, trained):
     """Number of the subject of each row among those trained on, (m,); None if one was not there."""
-    subject = table["subject"]
-    found = pd.Index(subject.iloc[trained].unique()).get_indexer(subject.iloc[rows])
+    subject = table["subject"].to_numpy(str)
+    return _numbers(subject[rows], pd.unique(subject[trained]))
+
+
+def _numbers(subjects, trained):
+    found = pd.Index(trained).get_indexer(subjects)
     return None if (found < 0).any() else found
 
 

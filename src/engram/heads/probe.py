@@ -5,7 +5,7 @@ several rates the one that is best on the validation rows. Of features (n, crop,
 training row, and what is predicted of a row is the mean of the outputs over its crops.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -45,13 +45,15 @@ def fit(task, options, device) -> training.Fit:
 
     Classes are learnt by cross-entropy, numbers, standardised over the training rows, by absolute
     error. All rates see the same batches, so that they share the statistics of the batch norm.
+    Where the task has `chosen`, its `lr` is the only one, and nothing validates: scores are NaN.
 
     Raises:
         InputError: an option is out of range, sources differ in their crops, or a fold has too few
             rows.
     """
+    options = replace(options, lr=[task.chosen["lr"]]) if task.chosen else options
     _check(options)
-    x = _crops(task)
+    x = _crops(task.x, task.sources)
     k, shape = len(task.classes) or 1, (len(task.folds), len(task.runs))
     outputs = np.zeros((len(x), shape[1], k), np.float32 if task.classes else np.float64)
     found, curves = [], []
@@ -81,6 +83,27 @@ def fit(task, options, device) -> training.Fit:
     )
 
 
+def predict(state, x, known, options, device) -> np.ndarray:
+    """What probes say of rows: probabilities (models, n, classes), or numbers (models, n, 1).
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: one array (n, ...) a source.
+        known: `engram.training.Task` or `engram.trained.Model`.
+    """
+    x, found = _crops(x, known.sources), []
+    for m in range(len(state["weight"])):
+        one = {name: torch.as_tensor(values[m]) for name, values in state.items()}
+        normal = (x - one["mean"]) * torch.rsqrt(one["variance"] + EPSILON)
+        normal = normal * one["gain"] + one["shift"]
+        said = (normal @ one["weight"] + one["bias"]).mean(1)
+        if known.classes:
+            found.append(said.softmax(1))
+        else:
+            found.append(said.double() * one["target_sd"] + one["target_mean"])
+    return torch.stack(found).numpy()
+
+
 def _check(options):
     if not options.lr or min(options.lr) <= 0:
         raise InputError("heads: `lr` of a probe must list positive numbers")
@@ -89,13 +112,13 @@ def _check(options):
             raise InputError(f"heads: {name} is {getattr(options, name)}; at least {least}")
 
 
-def _crops(task):
+def _crops(x, sources):
     """Features of all sources side by side, float32 (n, crop, d)."""
-    parts = [np.asarray(source, np.float32) for source in task.x]
+    parts = [np.asarray(source, np.float32) for source in x]
     parts = [part[:, None] if part.ndim == 2 else part.reshape(*part.shape[:2], -1)
              for part in parts]  # fmt: skip
     if len({part.shape[1] for part in parts}) > 1:
-        raise InputError(f"{' and '.join(task.sources)}: differ in the number of crops of a row")
+        raise InputError(f"{' and '.join(sources)}: differ in the number of crops of a row")
     return torch.from_numpy(np.concatenate(parts, 2))
 
 
@@ -104,7 +127,7 @@ class _Probe:
 
     Attributes:
         lr, score: the rate that is kept, and its score on the validation rows: balanced accuracy
-            or, of numbers, the explained share.
+            or, of numbers, the explained share; NaN without any.
         state: its parameters by name.
     """
 
@@ -174,6 +197,9 @@ class _Probe:
     def _validation(self):
         """Loss and score of the crops of validation rows, at every rate."""
         rows = self.fold.validation
+        if not len(rows):
+            none = torch.full((len(self.rates),), torch.nan)
+            return none, none.tolist()
         found = self._outputs(self.normal(self.x[rows].flatten(0, 1)))
         each = np.repeat(rows, self.x.shape[1])
         return self.goal.losses(found, each).mean(1), self.goal.scores(found, each)
@@ -185,13 +211,15 @@ class _Probe:
         self.lr = self.options.lr[kept]
         self.state = {name: value[0].numpy() for name, value in self.parameters.items()}
         self.state |= {"mean": self.mean.numpy(), "variance": self.variance.numpy()}
+        self.state |= self.goal.scale
         rows = self.fold.validation
-        self.score = self.goal.validation(self._averaged(rows), rows)
+        scored = self.goal.validation
+        self.score = scored(self._averaged(rows), rows) if len(rows) else np.nan
 
     def _averaged(self, rows):
         """Outputs (rows, k), the mean over crops."""
         found = self._outputs(self.normal(self.x[rows].flatten(0, 1)))[0]
-        return found.unflatten(0, (len(rows), -1)).mean(1)
+        return found.unflatten(0, (-1, self.x.shape[1])).mean(1)
 
     def predictions(self, rows):
         return self.goal.predictions(self._averaged(rows))
@@ -199,7 +227,7 @@ class _Probe:
 
 class _Classes:
     def __init__(self, y, fold, k):
-        self.y, self.k = y, k
+        self.y, self.k, self.scale = y, k, {}
 
     def losses(self, found, rows):
         """Cross-entropy (rates, rows)."""
@@ -230,6 +258,7 @@ class _Numbers:
     def __init__(self, y, fold, k):
         self.y, self.k = y, k
         self.mean, self.sd = y[fold.train].mean(), y[fold.train].std() or 1.0
+        self.scale = {"target_mean": np.float64(self.mean), "target_sd": np.float64(self.sd)}
         self.standard = torch.as_tensor((y - self.mean) / self.sd, dtype=torch.float32)
 
     def losses(self, found, rows):

@@ -15,8 +15,6 @@ What else is known of it stands in constants that the plan reads without importi
 - `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
@@ -53,7 +51,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     head, options = components.options("heads", spec["head"])
     task, excluded = kind.load(x, y, spec["experiment"])
     candidates = spec["candidates"]
-    fits = [head.fit(only(task, sources), options, device) for sources in candidates]
+    fits = [head.fit(task.of(sources), options, device) for sources in candidates]
     best = _best(fits, task.runs)
     header = {
         "what": "predictions",
@@ -80,17 +78,6 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     )
     _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
     store.write(predictions, *predicted)
-
-
-def only(task, sources):
-    """The task with some of its sources alone."""
-    at = [task.sources.index(source) for source in sources]
-    return replace(
-        task,
-        x=[task.x[i] for i in at],
-        sources=list(sources),
-        headers=[task.headers[i] for i in at],
-    )
 
 
 def _best(fits, runs):

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from engram import store
 from engram.measures.inference import t_interval
 from engram.planning import components
-from engram.tasks import only
 
 TIME_WINDOWS = 20  # pieces of the epoch that are set to zero in turn
 
@@ -33,12 +32,13 @@ def occlude(x, y, model, importance, spec, device):
     head, options = components.options("heads", spec["head"])
     task, _ = components.module("tasks", spec["task"]).load(x, y, spec["experiment"])
     with safe_open(model, "np") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [n for n in file.keys() if not n.startswith(("kept/", "familiar/"))]  # noqa: SIM118
+        state = {name: file.get_tensor(name) for name in names}
         chosen = json.loads(file.metadata()["engram"])["chosen"].get("x")
     parts = []
     for f, fold in enumerate(task.folds):
         of_x = spec["candidates"].index(chosen[fold.name]) if chosen else 0
-        this = only(task, spec["candidates"][of_x])
+        this = task.of(spec["candidates"][of_x])
         own = _of_candidate(state, of_x if chosen else None)
         trained = head.restored(this, own, f, 0, options, device)
         rows = fold.test[task.table["fewer"].to_numpy()[fold.test] == 0]

@@ -35,6 +35,7 @@ MEMORY_MB = 16_000
 RUNTIME = "12h"
 
 VALIDATION_CONCEPTS = 74
+KEPT = "all training and validation pictures, test pictures unseen; a model a subject if `within`"
 
 
 def load(x, y, experiment) -> tuple[Task, dict]:
@@ -104,6 +105,22 @@ def predictions(outputs, task, header) -> list[Rows]:
     table = task.table.iloc[task.tested][columns].assign(fold=task.tested_by)
     candidates = [task.classes[i] for i in task.choices]
     return [Rows(outputs, table, header | {"candidates": candidates})]
+
+
+def kept(task) -> list[Fold]:
+    """On what the models kept for use are fitted: all pictures but those of the test.
+
+    Those stay unseen, so that they can be a gallery. There is a model a subject where folds are
+    `within` one, else one on all subjects.
+    """
+    subject, none = task.table["subject"].to_numpy(str), np.zeros(0, int)
+    within = all(
+        {*subject[fold.train]} == {*subject[fold.test]} and len({*subject[fold.test]}) == 1
+        for fold in task.folds
+    )
+    if within:
+        return [Fold(fold.name, fold.known, none, none) for fold in task.folds]
+    return [Fold("all", np.unique(np.concatenate([f.known for f in task.folds])), none, none)]
 
 
 # ---- rows -------------------------------------------------------------------------------

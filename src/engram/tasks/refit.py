@@ -16,9 +16,10 @@ import numpy as np
 from engram.measures import unlike
 from engram.splits import Fold
 
+ROWS = "all subjects"
 RULE = (
-    "fitted again on all subjects; input: best mean validation score; other choices: median over "
-    "folds and seeds"
+    "fitted again on {}; input: best mean validation score; other choices: median over folds and "
+    "seeds"
 )
 
 
@@ -28,7 +29,8 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     Args:
         head, options: module and options of the head.
         kind: module of the task; its `kept(task)`, if it has one, says on which rows models are
-            fitted, one a fold without test rows; else one is, on all rows.
+            fitted, one a fold without test rows, and `KEPT` says so in words; else one is, on all
+            rows.
         task: Task with its folds.
         fits: what the folds gave, one Fit a candidate.
         candidates: the sources of each.
@@ -40,9 +42,9 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     """
     seeds = [r for r, run in enumerate(task.runs) if not run.shuffled]
     number = int(np.argmax([fit.validation[:, seeds].mean() for fit in fits]))
-    this = _only(task, candidates[number])
+    this = task.of(candidates[number])
     chosen = {
-        name: _agreed([of_runs[r] for of_runs in values for r in seeds])
+        name: agreed([of_runs[r] for of_runs in values for r in seeds])
         for name, values in fits[number].facts.items()
     }
     folds = kind.kept(task) if hasattr(kind, "kept") else [_everything(task)]
@@ -52,33 +54,24 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
     rows = np.unique(np.concatenate([fold.train for fold in folds]))
     subjects = task.table["subject"].to_numpy(str)[rows]
     for source, x in zip(this.sources, this.x, strict=True):
-        known = unlike.reference(x[_few(rows)], subjects[_few(np.arange(len(rows)))])
+        known = unlike.reference(x, subjects, rows)
         state |= {f"familiar/{source}/{name}": value for name, value in known.items()}
     facts = {
-        "rule": RULE,
+        "rule": RULE.format(getattr(kind, "KEPT", ROWS)),
         "models": [fold.name for fold in folds],
         "seeds": [run.seed for run in runs],
         "sources": this.sources,
         "candidate": number,
         "chosen": chosen,
         "subjects": sorted({*subjects.tolist()}),
+        "subjects_of": {"models": _subjects(task, folds), "folds": _subjects(task, task.folds)},
         "rows": len(rows),
         "rows_of_classes": _counted(task, rows),
     }
     return state, facts
 
 
-def _only(task, sources):
-    at = [task.sources.index(source) for source in sources]
-    return replace(
-        task,
-        x=[task.x[i] for i in at],
-        sources=list(sources),
-        headers=[task.headers[i] for i in at],
-    )
-
-
-def _agreed(values):
+def agreed(values):
     """One choice of many: the median, of two in the middle the lower; or the most frequent."""
     if all(isinstance(value, int | float) for value in values):
         return statistics.median_low(values)
@@ -91,8 +84,10 @@ def _everything(task):
     return Fold("all", np.arange(len(task.table)), none, none)
 
 
-def _few(rows):
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), unlike.ROWS)).astype(int))]
+def _subjects(task, folds):
+    """Subjects that each fold trains on, in the order of its rows."""
+    subjects = task.table["subject"].to_numpy(str)
+    return [list(dict.fromkeys(subjects[fold.train].tolist())) for fold in folds]
 
 
 def _counted(task, rows):

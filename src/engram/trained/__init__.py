@@ -13,6 +13,7 @@ from engram.errors import InputError
 from engram.measures import unlike
 from engram.planning import components
 from engram.recording import Recording
+from engram.trained import nearest
 
 #: Facts about a view that have to be the same where a model is applied; others may differ.
 OF_VIEW = (
@@ -61,37 +62,46 @@ class Model:
 
         Returns:
             (seeds, n, k) of the model that is kept, and (folds * seeds, n, k) of the folds' models
-            that chose the same input.
+            that chose the same input; none of them where these were not kept whole (`keep_backbone`
+            of head finetune).
         """
         head, options = components.options("heads", self.facts["head"])
-        return tuple(
-            head.predict(state, x, self, options, device) for state in (self._kept, self._folds)
-        )
+        states = self.kept_of()[0], self.folds_of()[0]
+        return tuple(head.predict(state, x, self, options, device) for state in states)
 
-    @property
-    def _kept(self):
-        return {
-            name.removeprefix("kept/"): values.reshape(-1, *values.shape[2:])
-            for name, values in self.state.items()
-            if name.startswith("kept/")
+    def kept_of(self, name=None) -> tuple[dict, list[int]]:
+        """Parameters (models * seeds, ...) of the model of that name, or of all; and which it is.
+
+        The second is the position of each among `kept`'s models.
+        """
+        models, seeds = (self.facts["kept"][key] for key in ("models", "seeds"))
+        chosen = [m for m, other in enumerate(models) if name in (None, other)]
+        state = {
+            key.removeprefix("kept/"): values[chosen].reshape(-1, *values.shape[2:])
+            for key, values in self.state.items()
+            if key.startswith("kept/")
         }
+        return state, np.repeat(chosen, len(seeds)).tolist()
 
-    @property
-    def _folds(self):
-        """Parameters of the folds, without the control and folds that chose another input."""
+    def folds_of(self, name=None) -> tuple[dict, list[int]]:
+        """Parameters (folds * seeds, ...) of the fold of that name, or of all; and which it is.
+
+        Without the control and folds that chose another input.
+        """
         number, inputs = self.facts["kept"]["candidate"], self.facts["chosen"].get("x", {})
         prefix = f"{number}/" if inputs else ""
         folds = [
             f
-            for f, name in enumerate(self.facts["folds"])
-            if inputs.get(name, self.sources) == self.sources
+            for f, other in enumerate(self.facts["folds"])
+            if name in (None, other) and inputs.get(other, self.sources) == self.sources
         ]
         runs = [r for r, run in enumerate(self.facts["runs"]) if not run["shuffled"]]
-        return {
-            name.removeprefix(prefix): values[np.ix_(folds, runs)].reshape(-1, *values.shape[2:])
-            for name, values in self.state.items()
-            if name.startswith(prefix) and not name.startswith(("kept/", "familiar/"))
+        state = {
+            key.removeprefix(prefix): values[np.ix_(folds, runs)].reshape(-1, *values.shape[2:])
+            for key, values in self.state.items()
+            if key.startswith(prefix) and not key.startswith(("kept/", "familiar/"))
         }
+        return state, np.repeat(folds, len(runs)).tolist()
 
     def unlike(self, x) -> np.ndarray:
         """How unlike the rows of its training rows are, the most unlike source; float32 (n,).
@@ -107,24 +117,33 @@ class Model:
             found.append(unlike.distance(known, values))
         return np.max(found, axis=0)
 
-    def predict(self, x, device="cpu") -> pd.DataFrame:
+    def predict(self, x, device="cpu", gallery=None) -> pd.DataFrame:
         """What the model says of rows, a line each.
 
         Args:
             x: path of a store, or several, or an array (n, ...); where the model has several
                 sources {source: path, paths or array}; or path of a recording, or a `Recording`.
             device: "cpu" or "cuda".
+            gallery: where the model tells pictures apart, the stores of the features of those to
+                choose among, path, paths or {source: paths}.
 
         Returns:
             Of stores the names of their rows and what is known of them; then `class` and the
             probability `p_{class}` of each, or `value`; `spread`, the standard deviation over folds
-            and seeds of that probability or number; and `unlike`, see `Model.unlike`. Rows that a
-            store excludes have no prediction, and the reason in `exclude`.
+            and seeds of that probability or number, NaN where models of the folds were not kept;
+            and `unlike`, see `Model.unlike`. Rows that a store excludes have no prediction, and the
+            reason in `exclude`. Where the model says what a subject is, a row is still a line: the
+            scores are of means over all rows of a subject.
+
+        Of pictures: `picture_1` to `picture_5`, the names of the nearest, the cosine with each in
+        `similarity_1` to `similarity_5`, mean over seeds, and `spread` of the first.
 
         Raises:
             InputError: the rows are not what the model was fitted on, or the recording lacks what
                 it needs.
         """
+        if self.facts["task"] == "pairs":
+            return nearest.predict(self, x, gallery, device)
         if isinstance(x, Recording) or (isinstance(x, str | Path) and not is_store(x)):
             return components.module("trained", "recordings").predict(self, x, device)
         arrays, table = self._rows(x)
@@ -175,13 +194,18 @@ class Model:
         self.check_shape(source, loaded.array, paths[0])
         return loaded
 
-    def check(self, source, header, path):
+    def check(self, source, header, path, side="contract"):
         """Refuse rows that state something else than those the model was fitted on.
+
+        Args:
+            source: of the rows, or a target, with `side` "labels".
+            header: of their store.
+            path: of it.
 
         Raises:
             InputError: names the file, the fact and both sides.
         """
-        wanted = _comparable(self.facts["contract"][source])
+        wanted = _comparable(self.facts[side][source])
         said = store.differences.said(wanted, _comparable(header))
         if said:
             raise InputError(
@@ -240,6 +264,7 @@ def _comparable(header):
 
 def _said(probabilities, folds, classes):
     """Lines of a table: mean of the seeds, and the spread of all models of the folds."""
+    folds = folds if len(folds) else np.full((1, *folds.shape[1:]), np.nan)
     if not classes:
         value, spread = probabilities[:, 0], folds[:, :, 0].std(0)
         return pd.DataFrame({"value": value, "spread": spread})

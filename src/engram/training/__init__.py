@@ -1,7 +1,7 @@
 """What a head gets and gives, and the small parts that heads share."""
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -64,6 +64,16 @@ class Task:
     facts: dict = field(default_factory=dict)
     chosen: dict = field(default_factory=dict)
 
+    def of(self, sources) -> "Task":
+        """The task with some of its sources alone."""
+        at = [self.sources.index(source) for source in sources]
+        return replace(
+            self,
+            x=[self.x[i] for i in at],
+            sources=list(sources),
+            headers=[self.headers[i] for i in at],
+        )
+
     @property
     def tested(self) -> np.ndarray:
         """Rows that a fold tests, ascending."""
@@ -86,7 +96,8 @@ class Fit:
             tests it: probabilities of the classes, or similarity to the choices; or float64
             (tested, runs, 1), the predicted number.
         validation: float (folds, runs), the score of the validation rows, the larger the better.
-        state: parameters by name, (folds, runs, ...), for the model file.
+        state: parameters by name, (folds, runs, ...), for the model file; what is for use alone may
+            lack the control, which is the last run.
         latent: float32, all rows (n, d), or tested ones (tested, d), in the space that the head
             decides in: by the first run of the first fold, or of the fold that tests the row.
         curves: one row a fold, run and epoch: fold, run, epoch, lr, train_loss,

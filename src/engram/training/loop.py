@@ -68,6 +68,7 @@ class Settings:
         clip_gradient: largest L2 norm of the gradient of a batch; 0 = no clipping.
         recorded: replay the kernels of a step, which the loss then launches alike for all
             batches of one size; on a GPU, with one rank, without `decays` and `draw`.
+        until: epochs after which training stops, its rates being those of all; 0 = all.
         watched: look in every step whether loss and gradient are finite, for which a GPU is waited.
     """
 
@@ -78,6 +79,7 @@ class Settings:
     clip_gradient: float = 0.0
     recorded: bool = False
     watched: bool = False
+    until: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ class _Run:
     def _ended(self):
         patience = self.settings.patience
         waited = self.epoch - 1 - self.kept
-        return self.epoch == self.settings.epochs or 0 < patience <= waited
+        last = self.settings.until or self.settings.epochs
+        return self.epoch == last or 0 < patience <= waited
 
     def _batches(self):
         return self.order.tensor_split(self.steps)

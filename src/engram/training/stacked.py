@@ -86,7 +86,9 @@ def models(task) -> list[Model]:
 def fit(task, x, build, options, at_once) -> Fit:
     """Train a network for every fold and run, `at_once` of them in one batched computation.
 
-    The epoch whose validation loss is lowest is kept; test rows are read once, after that.
+    The epoch whose validation loss is lowest is kept; test rows are read once, after that. Where
+    the task has `chosen`, nothing validates: every model is that of its `epoch`, whose rates are
+    those of a training of all epochs, and its score is NaN.
 
     Args:
         task: Task.
@@ -108,7 +110,8 @@ def fit(task, x, build, options, at_once) -> Fit:
     def train(group):
         network = build(group).to(x[0].device)
         labels = _Labels(task, group, options, x[0])
-        records, epochs, scores = _train(network, group, x, labels, options, bar)
+        chosen = task.chosen.get("epoch")
+        records, epochs, scores = _train(network, group, x, labels, options, bar, chosen)
         state = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
         first = [m for m, model in enumerate(group) if (model.fold, model.run) == (0, 0)]
         latents = [_latent(network, x, m) for m in first]
@@ -143,7 +146,8 @@ def _gathered(task, groups, results) -> Fit:
         for name, value in values.items():
             state.setdefault(name, np.zeros(shape + value.shape[1:], value.dtype))[at] = value
         for model, rows in zip(group, predicted, strict=True):
-            probabilities[model.test, model.run] = rows
+            if len(model.test):
+                probabilities[model.test, model.run] = rows
         curves += records
         latent += latents
     curves = pd.DataFrame(curves).sort_values(["fold", "run", "epoch"], ignore_index=True)
@@ -191,9 +195,21 @@ class _Labels:
         return torch.bincount(cell[mask], minlength=m * c * c).view(m, c, c).cpu().numpy()
 
 
-def _train(network, group, x, labels, options, bar):
-    """Train a stack; curve records, and for each model the epoch kept and its balanced accuracy."""
+def _train(network, group, x, labels, options, bar, chosen=None):
+    """Train a stack; curve records, and for each model the epoch kept and its balanced accuracy.
+
+    `chosen` is the epoch to keep, if that is known before.
+    """
     optimiser = _Optimiser(network, group, options)
+    if chosen is not None:
+        records = []
+        for epoch in range(chosen + 1):
+            scalars = _epoch(network, group, x, labels, options, optimiser, epoch)
+            records += _records(group, epoch, scalars)
+            bar.update(len(group))
+        bar.update(len(group) * (options.epochs - chosen - 1))
+        _refuse_diverged(torch.cat([p.flatten() for p in network.parameters()]))
+        return records, np.full(len(group), chosen), np.full(len(group), np.nan)
     rows, mask = _tensors(*_padded([model.validation for model in group]), device=x[0].device)
     y, weight = labels.of(rows, mask)
     best = {name: value.clone() for name, value in network.state_dict().items()}
@@ -212,16 +228,24 @@ def _train(network, group, x, labels, options, bar):
         kept[improved], kept_scores[improved] = epoch, balanced_accuracy(counts)[improved]
         scalars["validation_loss"] = loss.cpu().numpy()
         scalars |= {f"validation_{name}": value for name, value in metrics(counts).items()}
-        records += [
-            {"fold": m.fold, "run": m.run, "epoch": epoch}
-            | {name: float(values[i]) for name, values in scalars.items()}
-            for i, m in enumerate(group)
-        ]
+        records += _records(group, epoch, scalars)
         bar.update(len(group))
-    if not torch.isfinite(lowest).all():
-        raise InputError("heads: training diverged, no epoch has a finite loss; lower base_lr")
+    _refuse_diverged(lowest)
     network.load_state_dict(best)
     return records, kept, kept_scores
+
+
+def _records(group, epoch, scalars):
+    return [
+        {"fold": m.fold, "run": m.run, "epoch": epoch}
+        | {name: float(values[i]) for name, values in scalars.items()}
+        for i, m in enumerate(group)
+    ]
+
+
+def _refuse_diverged(values):
+    if not torch.isfinite(values).all():
+        raise InputError("heads: training diverged, no epoch has a finite loss; lower base_lr")
 
 
 def _epoch(network, group, x, labels, options, optimiser, epoch):
@@ -368,9 +392,40 @@ def _predict(network, x, rows, size=256):
 def _test(network, group, x):
     """Probabilities of the test rows of every model, predicted once; a list over models."""
     rows, mask = _padded([model.test for model in group])
+    if not rows.size:
+        return [None for _ in group]
     logits = _predict(network, x, *_tensors(rows, device=x[0].device))
     values = logits.softmax(-1).float().cpu().numpy()
     return [values[m, mask[m]] for m in range(len(group))]
+
+
+@torch.no_grad()
+def predict(state, x, build, inputs, at_once, device, size=256) -> np.ndarray:
+    """Probabilities of the classes by trained networks, float32 (models, n, classes).
+
+    Args:
+        state: as `Fit.state`, with one axis of models for folds and runs.
+        x: one array (n, ...) a source.
+        build: number of models -> stack of as many, as for `fit`.
+        inputs: some rows of `x` -> their tensors (b, ...), as for `fit`.
+        at_once: models in one computation.
+        device: "cpu" or "cuda".
+        size: rows in one computation.
+    """
+    models, n = len(next(iter(state.values()))), len(x[0])
+    found = []
+    for first in range(0, models, at_once):
+        own = {k: torch.as_tensor(v[first : first + at_once]) for k, v in state.items()}
+        network = build(min(at_once, models - first)).to(device)
+        network.load_state_dict(own)
+        network.eval()
+        parts = []
+        for start in range(0, n, size):
+            some = inputs([source[start : start + size] for source in x])
+            some = [s.to(device).expand(min(at_once, models - first), *s.shape) for s in some]
+            parts.append(network(some)["logits"].softmax(-1).float().cpu().numpy())
+        found.append(np.concatenate(parts, axis=1))
+    return np.concatenate(found)
 
 
 @torch.no_grad()
