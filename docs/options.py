@@ -34,6 +34,7 @@ def tables() -> str:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     experiments = schema["properties"]["experiments"]["additionalProperties"]["properties"]
     comparisons = schema["properties"]["comparisons"]["additionalProperties"]["properties"]
+    predict = schema["properties"]["predict"]["additionalProperties"]["properties"]
     evaluation = schema["properties"]["evaluation"]["properties"]
     tracking = schema["properties"]["tracking"]["properties"]["wandb"]["properties"]
     checkpoints = schema["properties"]["checkpoints"]["additionalProperties"]["properties"]
@@ -46,6 +47,7 @@ def tables() -> str:
         contract(backbones["takes"]["properties"]),
         section("`datasets.<name>.source`", from_schema(schema["$defs"]["source"]["properties"])),
         section("`comparisons.<name>`", from_schema(comparisons)),
+        section("`predict.<name>`", from_schema(predict)),
         section("`evaluation`", from_schema(evaluation)),
         section("`tracking.wandb`", from_schema(tracking)),
     ]

@@ -269,6 +269,7 @@ def test_environments_hold_what_their_stage_imports():
     learnt = [f"backbones/{kind}" for kind in learnt]
     families |= {"pretrain": ["objectives", "frozen/contract", *learnt]}
     families |= {"train": ["tasks", "heads", "backbones", "frozen"]}
+    families |= {"predict": ["datasets", "views", "backbones", "frozen", "heads"]}
     families |= {"occlude": ["tasks", "heads"], "decode": ["decoders"]}
     tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
     families |= {"evaluate": [f"scores/{task}" for task in tasks]}

@@ -44,6 +44,8 @@ def every_component():
     config["experiments"]["latents"] = {
         "dataset": "osf", "x": "epochs", "y": "picture/vdvae", "head": "ridge"
     }  # fmt: skip
+    config["experiments"] |= applied(config)
+    config["predict"] = {name: {"model": name, "files": []} for name in config["experiments"]}
     config["decoders"] = {kind: decoder(kind) for kind in components.kinds("decoders")}
     for kind in components.kinds("objectives"):
         pretrain = {"objective": kind, "view": "timeseries", "datasets": ["osf"]}
@@ -51,6 +53,15 @@ def every_component():
         own = {"kind": backbone, "weights": "pretrained", "pretrain": pretrain}
         config["backbones"][f"{kind}_own"] = own
     return Plan(config)
+
+
+def applied(config):
+    """Experiments whose models are made of every dataset, view and backbone."""
+    given = [{"dataset": kind} for kind in components.kinds("datasets")]
+    given += [{"x": kind} for kind in config["views"]]
+    given += [{"x": f"multitaper/{kind}"} for kind in config["backbones"]]
+    usual = {"dataset": "osf", "x": "multitaper", "y": "vigall", "head": "linear"}
+    return {f"applied_{i}": usual | one for i, one in enumerate(given)}
 
 
 def decoder(kind):
@@ -81,6 +92,7 @@ def jobs():
         yield "render", {"dataset": dataset, "unit": "unit", "view": view}
     yield from (("extract", {"backbone": one}) for one in plan.config["backbones"])
     yield from (("pretrain", {"backbone": one}) for one in plan.pretrained())
+    yield from (("predict", {"predicted": one}) for one in plan.predicted())
     of_unit = {"dataset": "osf", "unit": "unit"}
     yield from (("decode", {**of_unit, "decoder": one}) for one in plan.decoders)
     for experiment in plan.known:

@@ -76,6 +76,8 @@ def checked_plan():
                 this.raw(dataset, unit)
             for view in this.config["views"]:
                 this.beside(dataset, view)
+        for name in this.predicted():
+            this.predicted_recordings(name)
         return this
     except InputError as error:
         refuse(config_files.located(str(error), files, workflow.config_settings.config))
@@ -273,6 +275,21 @@ def compared_labels(wildcards):
     return plan.y(next(iter(plan.members(wildcards.comparison))))
 
 
+@signed
+def predicting_model(wildcards):
+    return plan.predicting_model(wildcards.predicted)
+
+
+@signed
+def predicted_recordings(wildcards):
+    return plan.predicted_recordings(wildcards.predicted)
+
+
+@signed
+def predicting_weights(wildcards):
+    return plan.predicting_weights(wildcards.predicted)
+
+
 def tracked_model(wildcards):
     return plan.tracked_model(wildcards.experiment)
 
@@ -290,4 +307,5 @@ wildcard_constraints:
     decoder="|".join(plan.decoders),
     experiment="|".join(plan.known),
     comparison="|".join(plan.config.get("comparisons", {})),
+    predicted="|".join(plan.predicted()),
     unit="[^/]+",

@@ -95,3 +95,29 @@ rule evaluate:
         code=code("evaluate"),
     script:
         "../scripts/evaluate.py"
+
+
+rule predict:
+    input:
+        model=predicting_model,
+        files=predicted_recordings,
+        weights=predicting_weights,
+    output:
+        table="results/<study>/applied/{predicted}/predictions.csv",
+        summary="results/<study>/applied/{predicted}/summary.html",
+    log:
+        "results/<study>/logs/predict/{predicted}.log",
+    benchmark:
+        "results/<study>/benchmarks/predict/{predicted}.tsv"
+    conda:
+        "../../envs/predict.yaml"
+    threads: 8
+    resources:
+        gpu=gpu("predict"),
+        mem_mb=growing(8_000),
+        runtime="4h",
+    params:
+        spec=spec("predict"),
+        code=code("predict"),
+    script:
+        "../scripts/predict.py"

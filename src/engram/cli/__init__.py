@@ -1,4 +1,4 @@
-"""The command `engram`: look at stores, verify them, encode images outside the workflow."""
+"""The command `engram`: look at stores, verify them, encode or apply outside the workflow."""
 
 import argparse
 import copy
@@ -56,6 +56,22 @@ def parser():
     one.add_argument("--weights", help="a file, or `random`; by default as configured")
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     _add_configfiles(one)
+
+    one = command(apply, "apply", "say what a trained model says of recordings without labels")
+    one.add_argument("model", type=Path, metavar="MODEL", help="{study}/models/NAME.safetensors")
+    one.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="recordings, folders of them, or stores"
+    )
+    one.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="a folder")
+    one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    one.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="how files are read, an option of the dataset, e.g. tr=2.0; may be given more than "
+        "once",
+    )
 
     one = command(data, "data", "list, fetch or verify what is published")
     one.add_argument("action", choices=["list", "fetch", "verify"])
@@ -214,6 +230,23 @@ def features(options):
     encode_files(
         config, options.backbone, options.inputs, options.output, options.weights, options.device
     )
+
+
+# ---- apply ----------------------------------------------------------------------------
+
+
+def apply(options):
+    from engram.cli.applying import apply_model
+
+    files, out = options.files, options.output
+    applied, (head, *lines) = apply_model(options.model, files, out, options.device, options.set)
+    _print_table(head, lines)
+    print(
+        f"\n{len(applied.table)} windows in {out}/predictions.csv, pictures in {out}/summary.html"
+    )
+    if applied.failed:
+        there = len(applied.failed) + len(lines)
+        raise InputError(f"{len(applied.failed)} of {there} cannot be used; each is said above")
 
 
 # ---- data -----------------------------------------------------------------------------

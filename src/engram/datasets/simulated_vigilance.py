@@ -161,6 +161,23 @@ def read(unit, rows, options):
         ) from None
 
 
+def told_by(path) -> dict:
+    """Options that a file of a simulation tells itself: scans, and the duration of one (s).
+
+    Raises:
+        InputError: the file is not one that `make` wrote.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            samples = file[f"{_scan(0)}/eeg"].shape[1]
+            return {
+                "scans": sum(name.endswith("/eeg") for name in file),
+                "duration": samples / SFREQ,
+            }
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not what the simulation wrote ({error})") from None
+
+
 def _recording(unit, index, arrays, options):
     scan = _scan(index)
     arrays = {name: arrays[f"{scan}/{name}"] for name in FILED}

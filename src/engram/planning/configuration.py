@@ -11,10 +11,11 @@ from engram.planning.component_checks import check_component, checked_backbone
 from engram.planning.dataset_checks import check_dataset
 from engram.planning.decoder_checks import check_decoded, check_decoder
 from engram.planning.experiment_checks import check_comparison, check_experiment
+from engram.planning.predicting import check_predicted
 from engram.planning.shape import check_name
 
 #: Families whose names stand in paths: components, what is made of them, and weights.
-NAMED = (*plan.FAMILIES, "experiments", "comparisons", "checkpoints")
+NAMED = (*plan.FAMILIES, "experiments", "comparisons", "checkpoints", "predict")
 
 #: Names that mean something else where they would stand.
 TAKEN = {
@@ -64,6 +65,8 @@ def check(config, schema):
     _check_seen(plan.Plan(config))
     for name in config.get("compare", []):
         check_name("compare", name, config.get("comparisons", {}), "comparison")
+    for name in config.get("predict", {}):
+        check_predicted(plan.Plan(config), name)
     if not config["run"] and not config.get("compare"):
         raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
     _check_weights(config)

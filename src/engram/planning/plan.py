@@ -2,7 +2,7 @@
 
 Everything the rules need to know is computed here, from plain data and with the standard
 library alone, so that it can be tested without Snakemake. The parts of a plan are `raw_files`,
-`comparisons`, `pretraining`, `decoding` and `specs`.
+`comparisons`, `pretraining`, `decoding`, `predicting` and `specs`.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from engram.planning import components
 from engram.planning.comparisons import Comparisons
 from engram.planning.decoding import Decoding
 from engram.planning.kept import kept
+from engram.planning.predicting import Predicting
 from engram.planning.pretraining import Pretraining
 from engram.planning.raw_files import RawFiles
 from engram.planning.specs import Specs
@@ -35,7 +36,7 @@ TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint"
 
 
 @dataclass(frozen=True)
-class Plan(RawFiles, Comparisons, Pretraining, Decoding, Specs):
+class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
     """The graph of one configuration.
 
     Attributes:

@@ -235,6 +235,8 @@ class Specs:
 
     def modules(self, stage, **names) -> list[str]:
         """Modules of the components that one job loads by name."""
+        if stage == "predict":
+            return self._predict_modules(**names)
         spec = self.spec(stage, **names)
         parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads",
                  "objective": "objectives", "decoder": "decoders"}  # fmt: skip

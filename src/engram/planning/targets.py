@@ -11,7 +11,7 @@ from engram.planning.shape import check_name
 #: The report of a study, or a file that is called after one of its experiments or comparisons.
 OF_STUDY = (
     r"results/([^/]+)/(?:report\.html$|"
-    "(?:models|predictions|latents|scores|importance|figures|comparisons|tracking)/([^/.]+))"
+    "(?:models|predictions|latents|scores|importance|figures|comparisons|tracking|applied)/([^/.]+))"
 )
 
 
@@ -41,7 +41,7 @@ def _check_own(this, target, study, name):
     """A file of this study, of an experiment or comparison that there is."""
     _check_study(this, target, study)
     if name:
-        known = {*this.known, *this.config.get("comparisons", {})}
+        known = {*this.known, *this.config.get("comparisons", {}), *this.predicted()}
         check_name(target, name, known, "experiment")
 
 

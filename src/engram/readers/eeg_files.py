@@ -88,10 +88,11 @@ class EegFile:
             for one in found:
                 if one.kind not in ("eeg", "unknown"):
                     self.said.append(f"{one.label} looks like {one.kind}; `channels` asks for it")
-            left = {}
+            others = [c for c in self.channels if c.kind == "eeg"]
         else:
             found = channels.ordered(self._named_eeg())
-            left = {c.key: c.kind for c in self.channels if c.key not in {f.key for f in found}}
+            others = self.channels
+        left = {c.key: c.kind for c in others if c.key not in {f.key for f in found}}
         good, bad = ([one for one in found if one.bad == is_bad] for is_bad in (False, True))
         left |= {one.key: "marked bad" for one in bad}
         if not good:

@@ -12,6 +12,7 @@ from engram import store
 from engram.errors import InputError
 from engram.measures import unlike
 from engram.planning import components
+from engram.recording import Recording
 from engram.trained import nearest, vectors
 
 #: Facts about a view that have to be the same where a model is applied; others may differ.
@@ -121,7 +122,7 @@ class Model:
 
         Args:
             x: path of a store, or several, or an array (n, ...); where the model has several
-                sources {source: path, paths or array}.
+                sources {source: path, paths or array}; or path of a recording, or a `Recording`.
             device: "cpu" or "cuda".
             gallery: where the model tells pictures apart, the stores of the features of those to
                 choose among, path, paths or {source: paths}.
@@ -140,12 +141,15 @@ class Model:
         column a number, called 0, 1, ...; `engram.trained.vectors.blocks` gives some at a time.
 
         Raises:
-            InputError: the rows are not what the model was fitted on.
+            InputError: the rows are not what the model was fitted on, or the recording lacks what
+                it needs.
         """
         if self.facts["task"] == "pairs":
             return nearest.predict(self, x, gallery, device)
         if self.facts["task"] == "vectors":
             return vectors.predict(self, x, subject)
+        if isinstance(x, Recording) or (isinstance(x, str | Path) and not is_store(x)):
+            return components.module("trained", "recordings").predict(self, x, device)
         arrays, table = self._rows(x)
         usable = np.flatnonzero(table["exclude"] == "")
         if not len(usable):
@@ -226,6 +230,11 @@ class Model:
                 f"{path}: has rows of shape {values.shape[1:]}, but {self.path.name} was fitted on "
                 f"{tuple(map(int, wanted))} as {source}"
             )
+
+
+def is_store(path) -> bool:
+    """Whether a path is that of a store of rows, by its ending, and not of a recording."""
+    return Path(path).suffix in store.formats.FORMATS
 
 
 def load_model(path) -> Model:
