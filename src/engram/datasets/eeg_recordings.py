@@ -84,20 +84,53 @@ def read(unit, rows, options) -> list[Recording]:
         InputError: a file cannot be read as it was recorded, belongs to another one, lacks a
             channel or holds one without a signal or of unknown unit, or sampling rates differ.
     """
-    _refuse_parts(rows)
+    refuse_parts(rows)
     recordings, told = zip(*(_read(row, options) for row in rows), strict=True)
-    first = recordings[0].signals["eeg"].sfreq
-    for row, recording in zip(rows, recordings, strict=True):
-        if recording.signals["eeg"].sfreq != first:
-            raise InputError(
-                f"{row['path']}: {recording.signals['eeg'].sfreq:g} samples per second, but "
-                f"{rows[0]['path']} has {first:g}; set `sfreq` of the dataset to resample them"
-            )
+    refuse_rates(rows, [recording.signals["eeg"].sfreq for recording in recordings])
     origin = {"recorded": {r.scan: facts for r, facts in zip(recordings, told, strict=True)}}
     return [dataclasses.replace(recording, origin=origin) for recording in recordings]
 
 
-def _refuse_parts(rows):
+def outline(unit, rows, options) -> list[Recording]:
+    """The recordings as their headers say, without events that need samples.
+
+    Values of the signals are NaN and take no memory.
+    """
+    return [_outline(row, options) for row in rows]
+
+
+def _outline(row, options):
+    file = _opened(row, options)
+    chosen, bad, left_out = file.eeg(options.channels)
+    samples = file.outline(chosen)
+    names, bad = (tuple(one.name for one in these) for these in (chosen, bad))
+    rate = options.sfreq or samples.sfreq
+    length = round(samples.data.shape[1] * rate / samples.sfreq)
+    data = np.broadcast_to(np.float32(np.nan), (len(names), length))
+    columns = ["onset", "duration", "description"]
+    facts = {"eeg": [one.label for one in chosen], "left_out": left_out, "said": file.said}
+    return Recording(
+        subject=row["subject"],
+        scan=row["scan"],
+        duration=samples.data.shape[1] / samples.sfreq,
+        signals={"eeg": Signal(data, rate, names, "uV", bad=bad)},
+        events=pd.DataFrame(samples.timeline.events, columns=columns),
+        bad=pd.DataFrame(samples.timeline.bad, columns=columns),
+        origin={"recorded": {row["scan"]: facts}},
+    )
+
+
+def refuse_rates(rows, rates):
+    """Refuse scans of a unit whose samples per second differ."""
+    for row, rate in zip(rows, rates, strict=True):
+        if rate != rates[0]:
+            raise InputError(
+                f"{row['path']}: {rate:g} samples per second, but {rows[0]['path']} has "
+                f"{rates[0]:g}; set `sfreq` of the dataset to resample them"
+            )
+
+
+def refuse_parts(rows):
     """Refuse a file that is read with another: the same seconds would stand there twice."""
     named = {Path(row["path"]).resolve() for row in rows}
     for row in rows:
@@ -109,11 +142,10 @@ def _refuse_parts(rows):
                 )
 
 
-def _read(row, options):
-    """One recording, and what its header says of how it was read."""
+def _opened(row, options):
     path = row["path"]
     table = companions.channels_table(path)
-    file = EegFile(
+    return EegFile(
         path,
         encoding=options.encoding,
         types=options.types,
@@ -122,6 +154,11 @@ def _read(row, options):
         bids=bids_channels.read(table) if table else None,
         markers=companions.markers(path),
     )
+
+
+def _read(row, options):
+    """One recording, and what its header says of how it was read."""
+    path, file = row["path"], _opened(row, options)
     chosen, bad, left_out = file.eeg(options.channels)
     samples = file.microvolts(chosen)
     signals = {"eeg": _signal(path, samples, options.sfreq, bad)}

@@ -93,26 +93,38 @@ class RawFiles:
         Raises:
             InputError: a file is missing that is not fetched.
         """
+        paths, beside = [], []
+        for row in self.rows(dataset, unit):
+            own, more = self.raw_of(dataset, row)
+            paths += own
+            beside += more
+        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
+
+    def raw_of(self, dataset, row) -> tuple[list[str], list[str]]:
+        """Paths of the raw files that one row of a unit names, and of their companions.
+
+        Raises:
+            InputError: a file is missing that is not fetched.
+        """
         this = self.config["datasets"][dataset]
         if "folder" not in this:
             self.check_terms(dataset)
         inside = components.constant(f"engram.datasets.{this['kind']}", "INSIDE")
         paths, beside = [], []
-        for row in self.rows(dataset, unit):
-            for file in manifest.files(row):
-                path = self._folder(dataset, file) / file
-                local = "folder" in this or file in this.get("by_hand", [])
-                tables = this.get(inside) or [] if local and path.is_dir() else []
-                tables = [path / table for table in tables]
-                gone = next((one for one in (path, *tables) if local and not one.exists()), None)
-                if gone:
-                    raise InputError(
-                        f"datasets.{dataset}: {gone} is missing{_similar(gone)}; put the data "
-                        f"there, or set datasets.{dataset}.folder to where it lies"
-                    )
-                paths.append(str(path))
-                beside += map(str, [*tables, *companions(path)] if local else [])
-        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
+        for file in manifest.files(row):
+            path = self._folder(dataset, file) / file
+            local = "folder" in this or file in this.get("by_hand", [])
+            tables = this.get(inside) or [] if local and path.is_dir() else []
+            tables = [path / table for table in tables]
+            gone = next((one for one in (path, *tables) if local and not one.exists()), None)
+            if gone:
+                raise InputError(
+                    f"datasets.{dataset}: {gone} is missing{_similar(gone)}; put the data "
+                    f"there, or set datasets.{dataset}.folder to where it lies"
+                )
+            paths.append(str(path))
+            beside += map(str, [*tables, *companions(path)] if local else [])
+        return paths, beside
 
     def beside(self, dataset, view) -> list[str]:
         """Files of the user that options of a dataset and of a view name: atlases, their regions.

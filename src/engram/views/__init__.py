@@ -46,6 +46,19 @@ def render(recordings, view, spec, made_by):
             or lacks what the view needs, or two differ in a fact that the header states once,
             e.g. frequencies.
     """
+    parts = rendered(recordings, spec)
+    header = parts[0].header | {"made_by": made_by}
+    store.write(
+        view,
+        *(
+            Rows(one.array, one.table.assign(digest=[_digest(row) for row in one.array]), header)
+            for one in parts
+        ),
+    )
+
+
+def rendered(recordings, spec) -> list[Rows]:
+    """The rows of one unit in one view, those of each recording; see `render`."""
     if not recordings:
         raise InputError(f"unit {spec['unit']} holds no recording")
     module, options = components.options("views", spec["view"])
@@ -56,17 +69,11 @@ def render(recordings, view, spec, made_by):
     for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
         rows = module.render(recording, windows(recording), options)
         parts.append(_without_bad(recording, rows))
-        _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
-    header = parts[0].header | {"made_by": made_by}
-    if spec["windows"]:
-        header["row"] = "scan" if spec["windows"] == WHOLE else "window"
-    store.write(
-        view,
-        *(
-            Rows(one.array, one.table.assign(digest=[_digest(row) for row in one.array]), header)
-            for one in parts
-        ),
-    )
+        refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
+    if not spec["windows"]:
+        return parts
+    row = {"row": "scan" if spec["windows"] == WHOLE else "window"}
+    return [dataclasses.replace(one, header=one.header | row) for one in parts]
 
 
 def _without_bad(recording, rows):
@@ -109,8 +116,16 @@ def _windows(recordings, module, spec):
     return lambda recording: windows
 
 
-def _refuse_difference(name, one, other_name, other):
-    """One header stands for all rows: what it states has to hold for every recording."""
+def refuse_difference(name, one, other_name, other):
+    """One header stands for all rows: what it states has to hold for every recording.
+
+    Args:
+        name, other_name: of two recordings of a unit.
+        one, other: their Rows.
+
+    Raises:
+        InputError: they state something else.
+    """
     facts, others = (
         part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
         for part in (one, other)
