@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import scipy.signal
+import scipy.stats
 import torch
 from safetensors.torch import save_file
 
@@ -48,15 +49,21 @@ def with_tone(rows, tone, decibel=12):
 # ---- band power -----------------------------------------------------------------------
 
 
-def test_band_power_of_a_signal_is_that_of_scipy():
+@pytest.mark.parametrize("statistic", ["decibels", "median", "mean"])
+def test_band_power_of_a_signal_is_that_of_scipy(statistic):
     rng, sfreq = np.random.default_rng(0), 100
     signals = np.cumsum(rng.normal(size=(5, 30 * sfreq)), axis=1)
     f, _, density = scipy.signal.spectrogram(signals, sfreq, nperseg=400, noverlap=200)
     shown = (f >= 0.5) & (f <= 35)
     rows = 10 * np.log10(density[:, shown][:, ::-1])
     view = VIEW | {"frequencies": f[shown][::-1].tolist()}
-    found = backbone("bandpower", view)(rows.astype(np.float16))
+    found = backbone("bandpower", view, statistic=statistic)(rows.astype(np.float16))
 
+    over_time = {
+        "decibels": lambda power: np.mean(10 * np.log10(power)),
+        "median": lambda power: 10 * np.log10(np.median(power)),
+        "mean": lambda power: 10 * np.log10(np.mean(power)),
+    }[statistic]
     bands = {
         "delta": (0.5, 4),
         "theta": (4, 8),
@@ -65,7 +72,7 @@ def test_band_power_of_a_signal_is_that_of_scipy():
         "beta": (15, 30),
     }
     expected = {
-        name: [10 * np.log10(np.mean(one[(f >= low) & (f < high)])) for one in density]
+        name: [over_time(one[(f >= low) & (f < high)].mean(0)) for one in density]
         for name, (low, high) in bands.items()
     }
     expected["alpha/theta"] = np.subtract(expected["alpha"], expected["theta"])
@@ -79,15 +86,49 @@ def test_band_power_of_a_tone_is_half_its_squared_amplitude():
     signal = amplitude * np.sin(2 * np.pi * 10 * np.arange(3000) / sfreq)
     f, _, density = scipy.signal.spectrogram(signal, sfreq, nperseg=400, noverlap=200)
     rows = 10 * np.log10(density[None, ::-1] + 1e-12)
-    band = backbone("bandpower", VIEW | {"frequencies": f[::-1].tolist()})
+    band = backbone("bandpower", VIEW | {"frequencies": f[::-1].tolist()}, statistic="mean")
     alpha = band(rows)[0, band.facts["columns"].index("alpha")]
     assert 10 ** (alpha / 10) * (12 - 8) == pytest.approx(amplitude**2 / 2, rel=1e-3)
 
 
-def test_bands_are_averaged_as_power_not_as_decibel():
-    rows = np.full((1, len(FREQUENCIES), 2), -60.0)
+@pytest.mark.parametrize(
+    ("statistic", "delta"), [("mean", 10 * np.log10(1000 / 3)), ("median", -60), ("decibels", -30)]
+)
+def test_one_loud_column_rules_the_mean_of_power_alone(statistic, delta):
+    rows = np.full((1, len(FREQUENCIES), 3), -60.0)
     rows[..., 0] = 30
-    np.testing.assert_allclose(backbone("bandpower")(rows)[0, 0], 10 * np.log10(500), rtol=1e-4)
+    found = backbone("bandpower", statistic=statistic)(rows)[0, 0]
+    np.testing.assert_allclose(found, delta, rtol=1e-4)
+
+
+def test_relative_power_is_the_share_of_all_bands_whatever_the_gain():
+    rows = with_tone(noise(), 10)
+    bands = {"slow": [0.5, 8], "fast": [8, 30]}
+    louder = (rows + 7).astype(np.float16)
+    found, other = (
+        backbone("bandpower", relative=True, bands=bands, statistic="mean")(one)[:, 2:]
+        for one in (rows, louder)
+    )
+    np.testing.assert_allclose(found, other, atol=0.05)
+    power = (10 ** (rows.astype(float) / 10)).mean(2)
+    inside = [(low <= FREQUENCIES) & (high > FREQUENCIES) for low, high in bands.values()]
+    sums = np.stack([power[:, one].sum(1) for one in inside], 1)
+    shares = sums / sums.sum(1, keepdims=True)
+    np.testing.assert_allclose(found, 10 * np.log10(shares), atol=1e-4)
+
+
+def test_the_slope_is_the_exponent_that_a_peak_does_not_move():
+    """Power of 1/f^1.5 falls by 15 dB a decade; SciPy's repeated medians on the same points."""
+    rows = np.repeat(-15 * np.log10(FREQUENCIES)[None, :, None], 4, axis=2)
+    band = backbone("bandpower", slope=True)
+    assert band.facts["columns"][-1] == "1/f slope"
+    peaked = with_tone(rows, 10, 15).astype(float)
+    np.testing.assert_allclose(band(rows)[:, -1], -15, atol=1e-3)
+    np.testing.assert_allclose(band(peaked)[:, -1], -15, atol=0.7)
+    noisy = noise(3).astype(float)
+    at, x = band.fitted
+    expected = [scipy.stats.siegelslopes(one.mean(1)[at], x)[0] for one in noisy]
+    np.testing.assert_allclose(band(noisy)[:, -1], expected, rtol=1e-4)
 
 
 def test_bands_of_a_slow_signal_have_no_ratios():

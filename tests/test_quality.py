@@ -5,7 +5,7 @@ import pytest
 
 from engram.errors import InputError
 from engram.recording import Signal
-from engram.signals.quality import check_channels, reasons
+from engram.signals.quality import check_channels, flagged, reasons
 
 SFREQ = 100.0
 
@@ -115,6 +115,26 @@ def test_pieces_shorter_than_a_rest_are_not_clipped():
     x = np.array([3.0, 1, 5, 5, 5, 5, 5, 2, 0, 4])
     found = reasons(x, 0.5, [0.0, 4.0], 4.0, flat=-1, piece=None)
     assert found == ["", ""]
+
+
+def test_a_window_is_left_out_when_more_than_a_share_of_its_channels_is_bad():
+    """Against counting; of two groups one with too many is enough."""
+    x, rng = eeg(8, 3000), np.random.default_rng(5)
+    hits = np.zeros((8, 3), bool)
+    for window, many in enumerate((1, 2, 3)):
+        for channel in rng.permutation(8)[:many]:
+            x[channel, 1000 * window + 500] = 200
+            hits[channel, window] = True
+    starts = [0.0, 10.0, 20.0]
+    flags = flagged(x, SFREQ, starts, 9.99)
+    np.testing.assert_array_equal(flags["jump"], hits)
+    for share in (0.0, 0.125, 0.25, 0.3, 0.5):
+        expected = np.where(hits.sum(0) > share * 8, "jump", "").tolist()
+        assert reasons(x, SFREQ, starts, 9.99, share=share) == expected
+    groups = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    expected = [any(hits[g, w].sum() > 0.25 * 4 for g in groups) for w in range(3)]
+    found = reasons(x, SFREQ, starts, 9.99, share=0.25, groups=groups)
+    assert [one != "" for one in found] == expected
 
 
 def test_a_fault_counts_only_where_it_is():

@@ -243,6 +243,24 @@ def test_artefacts_are_excluded_by_reason_and_stay_finite():
     assert np.isfinite(rows.array).all()
 
 
+def test_a_bad_channel_is_not_averaged_into_the_rows_in_which_it_is_bad():
+    """One of four channels jumps in one row: it is the average of the other three there."""
+    eeg = noise(4, 12000)
+    clean = render(recording(eeg[[0, 2, 3]]), WINDOWS, Options())
+    whole = render(recording(eeg), WINDOWS, Options())
+    eeg[1, 1500] += 500
+    found = render(recording(eeg), WINDOWS, Options(bad_share=0.25))
+    hit = (found.table["start"] <= 15) & (found.table["stop"] > 15)
+    assert hit.sum() == 2
+    assert (found.table["exclude"] == "").all()
+    np.testing.assert_allclose(found.array[hit], clean.array[hit], atol=0.01)
+    np.testing.assert_allclose(found.array[~hit], whole.array[~hit], atol=0.01)
+    strict = render(recording(eeg), WINDOWS, Options(bad_share=0.24))
+    assert list(strict.table["exclude"]) == list(np.where(hit, "amplitude", ""))
+    of_regions = render(recording(eeg), WINDOWS, Options(regions=["Fz", "Cz"]))
+    assert list(of_regions.table["exclude"]) == list(np.where(hit, "amplitude", ""))
+
+
 def test_a_stretch_without_power_is_excluded_whatever_the_rules_say():
     fmri = noise(1, 200)
     fmri[:, 60:100] = 0

@@ -4,6 +4,9 @@ A CSV manifest lists them: subject, scan, file, and whatever else is known of a 
 Everything known about time becomes events: annotations of the file, values of event
 channels, nominal protocol blocks, and conditions that hold for the whole recording.
 
+What is done to the EEG before windows are cut, filters, bad channels, interpolation, reference and
+resampling, stands in this order in `engram.signals.preparation`.
+
 The column `labels` of the manifest may name a table of labels beside the recording, of its windows
 or of events (`engram.readers.label_tables`).
 """
@@ -19,22 +22,22 @@ import pandas as pd
 
 from engram.errors import InputError
 from engram.planning import companions
-from engram.readers import bids_channels, label_tables
+from engram.readers import bids_channels, channels, label_tables
 from engram.readers.eeg_files import EegFile, resampled
 from engram.recording import Recording, Signal
-from engram.signals import quality
+from engram.signals import preparation, quality
 
 DEVICE = "cpu"
 
 INEXACT = 0.05  # how far codes of an event channel may lie from whole numbers, where they are such
 
 #: Columns of the manifest that are read, beside those that `conditions` names.
-COLUMNS = ("subject", "scan", "labels")
+COLUMNS = ("subject", "scan", "labels", "bads")
 READS = ("file", "eeg")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(preparation.Options):
     """Options.
 
     Attributes:
@@ -87,7 +90,10 @@ def read(unit, rows, options) -> list[Recording]:
     refuse_parts(rows)
     recordings, told = zip(*(_read(row, options) for row in rows), strict=True)
     refuse_rates(rows, [recording.signals["eeg"].sfreq for recording in recordings])
-    origin = {"recorded": {r.scan: facts for r, facts in zip(recordings, told, strict=True)}}
+    origin = {
+        "prepared": preparation.settings(options) or "as recorded",
+        "recorded": {r.scan: facts for r, facts in zip(recordings, told, strict=True)},
+    }
     return [dataclasses.replace(recording, origin=origin) for recording in recordings]
 
 
@@ -160,10 +166,19 @@ def _read(row, options):
     """One recording, and what its header says of how it was read."""
     path, file = row["path"], _opened(row, options)
     chosen, bad, left_out = file.eeg(options.channels)
+    chosen, by_hand = _without_bads(row, file, chosen, options.bads or [])
     samples = file.microvolts(chosen)
-    signals = {"eeg": _signal(path, samples, options.sfreq, bad)}
+    names = [one.name for one in samples.channels]
+    prepared = preparation.prepare(
+        path, samples.data, samples.sfreq, names, [one.name for one in [*bad, *by_hand]], options
+    )
+    signals = {
+        "eeg": _signal(path, prepared.data, samples.sfreq, prepared.channels, options, prepared.bad)
+    }
     if options.eog:
-        signals["eog"] = _signal(path, file.microvolts(file.named(options.eog)), options.sfreq)
+        eog = file.microvolts(file.named(options.eog))
+        names = [one.name for one in eog.channels]
+        signals["eog"] = _signal(path, eog.data, eog.sfreq, names, options)
     duration, timeline = min(signal.stop for signal in signals.values()), samples.timeline
     events = [
         *timeline.events,
@@ -185,8 +200,9 @@ def _read(row, options):
     )
     facts = {
         "eeg": [one.label for one in samples.channels],
-        "left_out": left_out,
+        "left_out": left_out | {one.key: "bad by hand" for one in by_hand},
         "said": file.said,
+        **prepared.facts,
     }
     _say(path, facts)
     return recording, facts
@@ -195,12 +211,33 @@ def _read(row, options):
 def _say(path, facts):
     left = ", ".join(f"{name} ({why})" for name, why in facts["left_out"].items()) or "none"
     print(f"{path}: EEG: {', '.join(facts['eeg'])}; left out: {left}", file=sys.stderr)
-    for line in facts["said"]:
+    for what in ("deviating", "interpolated"):
+        if facts.get(what):
+            print(f"{path}: {what}: {', '.join(facts[what])}", file=sys.stderr)
+    for line in [*facts["said"], *([facts["too_short"]] if "too_short" in facts else [])]:
         print(f"{path}: {line}", file=sys.stderr)
 
 
-def _signal(path, samples, sfreq, bad=()):
-    data, rate = samples.data, samples.sfreq
+def _without_bads(row, file, chosen, everywhere):
+    """Channels but for those that are bad by hand, and these."""
+    found = []
+    for name in [*everywhere, *(own := preparation.named(row.get("bads")))]:
+        these = channels.matching(chosen, name)
+        if not these and name in own and not channels.matching(file.channels, name):
+            there = ", ".join(one.label for one in chosen)
+            raise InputError(
+                f"{row['path']}: the manifest calls {name} bad, but there is {there}; correct the "
+                "column `bads`"
+            )
+        found += [one.key for one in these]
+    kept, bad = ([c for c in chosen if (c.key in found) == is_bad] for is_bad in (False, True))
+    if not kept:
+        raise InputError(f"{row['path']}: every EEG channel is bad by hand; correct `bads`")
+    return kept, bad
+
+
+def _signal(path, data, rate, names, options, bad=()):
+    sfreq = options.sfreq
     if sfreq and sfreq > rate:
         raise InputError(
             f"{path}: {rate:g} samples per second, fewer than `sfreq` of the dataset, {sfreq:g}; "
@@ -208,8 +245,7 @@ def _signal(path, samples, sfreq, bad=()):
         )
     if sfreq and sfreq != rate:
         data, rate = resampled(data, rate, sfreq), float(sfreq)
-    names, bad = (tuple(one.name for one in these) for these in (samples.channels, bad))
-    signal = Signal(data.astype(np.float32), rate, names, "uV", bad=bad)
+    signal = Signal(data.astype(np.float32), rate, tuple(names), "uV", bad=tuple(bad))
     quality.check_channels(signal, path)
     quality.check_spread(signal, path)
     return signal

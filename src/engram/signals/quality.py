@@ -11,21 +11,57 @@ TOUCH = 1e-3  # s that a window and a stretch may share: files hold times as 32-
 SPREAD = (0.01, 1e5)  # uV, standard deviations between which an EEG channel can lie
 
 
-def reasons(
-    data, sfreq, starts, length, *, flat=0.5, amplitude=300.0, jump=100.0, piece=1.0
-) -> list[str]:
-    """Why each window of a signal is unusable, "" if it is not; one bad channel is enough.
+def reasons(data, sfreq, starts, length, *, share=0.0, groups=None, **limits) -> list[str]:
+    """Why each window of a signal is unusable, "" if it is not.
 
-    The first that holds: "outside recording"; "not finite"; "flat", the range (largest minus
-    smallest value) of some `piece` is `flat` or less; "clipped", the signal rests at the
-    largest or smallest value of its whole recording; "amplitude", the range of some piece is
-    more than `amplitude`; "jump", two neighbouring samples differ by more than `jump`.
+    "outside recording", or else the first reason of `flagged` for which more than `share` of the
+    channels of a group are bad in the window, whatever their reasons.
 
     Args:
         data: (time,) or (channel, time).
         sfreq: samples per second (Hz).
         starts: (n,) seconds from the first sample.
         length: of each window, s.
+        share: of the channels of a group that may be bad, in [0, 1).
+        groups: lists of channels that are judged together; None is all in one.
+        limits: of `flagged`.
+    """
+    return rejected(flagged(data, sfreq, starts, length, **limits), share, groups)
+
+
+def rejected(flags, share=0.0, groups=None) -> list[str]:
+    """Why each window is unusable, from what `flagged` says of every channel; see `reasons`."""
+    outside = flags["outside recording"]
+    found = {reason: hit for reason, hit in flags.items() if hit is not outside}
+    chosen = np.full(len(outside), "", dtype=object)
+    bad = any_of(flags)
+    for group in (groups or [range(len(bad))]) if found else []:
+        rows = [*group]
+        enough = bad[rows].sum(0) > share * len(rows)
+        for reason, hit in found.items():
+            chosen[enough & hit[rows].any(0) & (chosen == "")] = reason
+    chosen[outside] = "outside recording"
+    return list(chosen)
+
+
+def any_of(flags) -> np.ndarray:
+    """Channels that are bad in each window, bool (channel, n), whatever their reasons."""
+    found = [hit for hit in flags.values() if hit.ndim == 2]
+    return np.any(found, axis=0) if found else np.zeros((0, len(flags["outside recording"])), bool)
+
+
+def flagged(
+    data, sfreq, starts, length, *, flat=0.5, amplitude=300.0, jump=100.0, piece=1.0
+) -> dict[str, np.ndarray]:
+    """Why each channel is unusable in each window, bool (channel, n) by reason.
+
+    "not finite"; "flat", the range (largest minus smallest value) of some `piece` is `flat` or
+    less; "clipped", the signal rests at the largest or smallest value of its whole recording;
+    "amplitude", the range of some piece is more than `amplitude`; "jump", two neighbouring
+    samples differ by more than `jump`. "outside recording" is of the window alone, bool (n,).
+
+    Args:
+        data, sfreq, starts, length: as for `reasons`.
         flat, amplitude, jump: unit of `data`; the defaults are uV of scalp EEG.
         piece: s; None takes the whole window as one piece.
     """
@@ -34,22 +70,16 @@ def reasons(
     size = max(1, round(length * sfreq))
     piece = size if piece is None else min(size, max(2, round(piece * sfreq)))
     last = data.shape[1] - size
-    outside = (first < 0) | (first > last)
+    found = {"outside recording": (first < 0) | (first > last)}
     if last < 0:
-        return ["outside recording"] * len(first)
+        return {"outside recording": np.ones(len(first), bool)}
     first = np.clip(first, 0, last)
-
-    found = {}
-    for series in data:
+    for c, series in enumerate(data):
         for reason, bad, reach in _flags(series, sfreq, piece, flat, amplitude, jump):
             count = np.concatenate([[0], np.cumsum(bad)])
             hit = count[first + size - reach + 1] > count[first]
-            found[reason] = found.get(reason, False) | hit
-    chosen = np.full(len(first), "", dtype=object)
-    for reason, hit in reversed(found.items()):
-        chosen[hit] = reason
-    chosen[outside] = "outside recording"
-    return list(chosen)
+            found.setdefault(reason, np.zeros((len(data), len(first)), bool))[c] = hit
+    return found
 
 
 def check_channels(signal, where):

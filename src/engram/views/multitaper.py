@@ -9,8 +9,9 @@ of its columns, so that every image has the same size:
   k = floor(length / step).  Neighbouring rows then share most of their data; `start` and
   `stop` of the table say which, and splits within a scan keep to them.
 
-Rows whose columns would need data from outside the recording are excluded, as are rows with
-artefacts.  No filter runs before: `fmin` and `fmax` choose what is shown.
+Rows whose columns would need data from outside the recording are excluded, as are rows in which
+too many channels are bad; the power of those that are bad in a row is not averaged in.  No filter
+runs before: `fmin` and `fmax` choose what is shown.
 """
 
 import dataclasses
@@ -54,6 +55,9 @@ class Options:
         amplitude: largest range of a channel within a second, uV; for signals in uV.
         flat: range of a channel within a second that counts as flat, uV; for signals in uV.
         jump: largest step between neighbouring samples, uV; for signals in uV.
+        bad_share: of the channels of an image that may break one of these three rules within a
+            row, or be clipped or without data; they are left out of the average then. A row with
+            more is excluded.
     """
 
     signal: str = "eeg"
@@ -76,6 +80,7 @@ class Options:
     amplitude: float = 300.0
     flat: float = 0.5
     jump: float = 100.0
+    bad_share: float = 0.25
 
 
 def render(recording, windows, options) -> Rows:
@@ -114,14 +119,16 @@ def _render(recording, windows, options):
             "leave it out of the manifest or shorten `windows`"
         )
     grid = _Grid.of(signal, windows, options)
-    decibels, freqs = _decibels(signal, groups, grid, options)
     table = windows.table(recording)
     first = grid.first(table["onset"].to_numpy())
-    rows = _cut(decibels, first, grid.columns)
     start, stop = grid.extent(first, signal.start)
     table["start"] = np.minimum(table["start"], start)
     table["stop"] = np.maximum(table["stop"], stop)
-    table["exclude"] = _reasons(signal, start - signal.start, stop[0] - start[0], options)
+    flags = _flags(signal, start - signal.start, stop[0] - start[0], options)
+    table["exclude"] = quality.rejected(flags, options.bad_share, groups)
+    usable = (table["exclude"] == "").to_numpy()
+    left_out = quality.any_of(flags) & usable if len(flags) > 1 else None
+    rows, decibels, freqs = _averaged(signal, groups, grid, first, left_out, options)
     gap = ~np.isfinite(rows).all(axis=(1, 2, 3))
     table.loc[gap & (table["exclude"] == "").to_numpy(), "exclude"] = "flat"
 
@@ -192,6 +199,8 @@ def _check(options):
         raise InputError(f"size: {options.size} is not [height, width] in pixels")
     if options.channels is not None and options.regions is not None:
         raise InputError("channels, regions: give one or the other")
+    if not 0 <= options.bad_share < 1:
+        raise InputError(f"bad_share: {options.bad_share:g} is no share, from 0 to less than 1")
     image.colour_table(options.cmap)
 
 
@@ -225,29 +234,50 @@ def _index(name, known, key):
     raise InputError(f"{key}: no {name!r}; {guess}there is {', '.join(known)}")
 
 
-def _decibels(signal, groups, grid, options):
-    """Power in dB (image, times, freqs), averaged over the channels of a group, and freqs."""
-    images = []
+def _averaged(signal, groups, grid, first, left_out, options):
+    """Spectrograms of windows and of a whole recording, each averaged over the channels of a group.
+
+    Args:
+        first: column that each window begins with, int (n,).
+        left_out: channels that are not averaged in each window, bool (channel, n); None is none.
+
+    Returns:
+        dB (n, image, freqs, columns), dB (image, times, freqs) and freqs (Hz).
+    """
+    rows, whole = [], []
     for group in groups:
-        total = 0.0
+        total, some, count = 0.0, 0.0, 0
         for row in group:
-            series = _standardized(signal.data[row]) if options.standardize else signal.data[row]
-            power, _, freqs = multitaper.spectrogram(
-                series,
-                signal.sfreq,
-                window=grid.support,
-                step=grid.step,
-                time_bandwidth=options.time_bandwidth,
-                n_tapers=options.n_tapers,
-                fmin=options.fmin,
-                fmax=options.fmax,
-                detrend=options.detrend,
-                weighting=options.weighting,
-                min_nfft=options.min_nfft,
-            )
+            power, freqs = _power(signal.data[row], signal.sfreq, grid, options)
             total = total + power
-        images.append(multitaper.decibels(total / len(group)))
-    return np.stack(images), freqs
+            if left_out is not None and left_out[group].any():
+                kept = ~left_out[row]
+                some = some + np.where(kept[:, None, None], _cut(power, first, grid.columns), 0)
+                count = count + kept
+        whole.append(multitaper.decibels(total / len(group)))
+        if np.ndim(count):
+            rows.append(multitaper.decibels(some / count[:, None, None]))
+        else:
+            rows.append(_cut(whole[-1], first, grid.columns))
+    return np.stack(rows, 1), np.stack(whole), freqs
+
+
+def _power(series, sfreq, grid, options):
+    """Power (times, freqs) of one channel, and freqs."""
+    power, _, freqs = multitaper.spectrogram(
+        _standardized(series) if options.standardize else series,
+        sfreq,
+        window=grid.support,
+        step=grid.step,
+        time_bandwidth=options.time_bandwidth,
+        n_tapers=options.n_tapers,
+        fmin=options.fmin,
+        fmax=options.fmax,
+        detrend=options.detrend,
+        weighting=options.weighting,
+        min_nfft=options.min_nfft,
+    )
+    return power, freqs
 
 
 def _standardized(series):
@@ -255,21 +285,21 @@ def _standardized(series):
     return ((series - known.mean()) / known.std()).astype(series.dtype)
 
 
-def _cut(decibels, first, columns):
-    """Images (n, image, freqs, columns) of the windows; columns that do not exist are NaN."""
+def _cut(spectrogram, first, columns):
+    """Images (n, freqs, columns) of the windows; columns that do not exist are NaN."""
     wanted = first[:, None] + np.arange(columns)
-    there = (wanted >= 0) & (wanted < decibels.shape[1])
-    cut = decibels[:, np.where(there, wanted, 0)]
-    cut[:, ~there] = np.nan
-    return np.moveaxis(image.upright(cut), 0, 1)
+    there = (wanted >= 0) & (wanted < len(spectrogram))
+    cut = spectrogram[np.where(there, wanted, 0)]
+    cut[~there] = np.nan
+    return image.upright(cut)
 
 
-def _reasons(signal, starts, length, options):
+def _flags(signal, starts, length, options):
     if signal.unit == "uV":
         rules = {"amplitude": options.amplitude, "flat": options.flat, "jump": options.jump}
     else:
         rules = {"amplitude": np.inf, "flat": 0.0, "jump": np.inf, "piece": None}
-    return quality.reasons(signal.data, signal.sfreq, starts, length, **rules)
+    return quality.flagged(signal.data, signal.sfreq, starts, length, **rules)
 
 
 def _montage(signal, options):
