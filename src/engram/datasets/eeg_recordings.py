@@ -108,8 +108,10 @@ def outline(unit, rows, options) -> list[Recording]:
 def _outline(row, options):
     file = _opened(row, options)
     chosen, bad, left_out = file.eeg(options.channels)
+    chosen, by_hand = _without_bads(row, file, chosen, options.bads or [])
     samples = file.outline(chosen)
-    names, bad = (tuple(one.name for one in these) for these in (chosen, bad))
+    names, bad = (tuple(one.name for one in these) for these in (chosen, [*bad, *by_hand]))
+    left_out = left_out | {one.key: "bad by hand" for one in by_hand}
     rate = options.sfreq or samples.sfreq
     length = round(samples.data.shape[1] * rate / samples.sfreq)
     data = np.broadcast_to(np.float32(np.nan), (len(names), length))
