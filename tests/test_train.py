@@ -244,8 +244,8 @@ def test_where_nothing_is_left_the_view_the_channel_and_the_key_are_named(study)
         study.train()
     assert str(caught.value) == (
         "no usable row of 120: view state leaves out 30 (unlabelled 30) and view spectrogram "
-        "leaves out 90 (amplitude 90; channel Fp1 in 90, Oz in 20); no row is usable in all of them; "
-        "raise `amplitude` of the view spectrogram, or its `bad_share` if few channels do it"
+        "leaves out 90 (amplitude 90; channel Fp1 in 90, Oz in 20); no row is usable in all of "
+        "them; raise `amplitude` of the view spectrogram, or its `bad_share` if few channels do it"
     )
 
 

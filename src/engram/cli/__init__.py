@@ -1,4 +1,4 @@
-"""The command `engram`: look at stores, verify them, encode images outside the workflow."""
+"""The command `engram`: look at recordings and stores, encode images outside the workflow."""
 
 import argparse
 import copy
@@ -45,6 +45,15 @@ def parser():
     one.add_argument("files", nargs="+", type=Path, metavar="FILE")
     one.add_argument("--share", type=float, default=0.01, help="of the batches (default: 0.01)")
     one.add_argument("--quick", action="store_true", help="checksums only")
+
+    one = command(
+        check, "check", "look at recordings before a run: what they hold, what is refused"
+    )
+    one.add_argument("targets", nargs="+", type=Path, metavar="STUDY|MANIFEST|FILE")
+    one.add_argument("-o", "--output", default="check", type=Path, metavar="FOLDER")
+    one.add_argument("--quick", action="store_true", help="read headers only")
+    one.add_argument("--no-pictures", action="store_true", help="draw none")
+    one.add_argument("--jobs", type=int, help="processes (default: one a core)")
 
     one = command(backbones, "backbones", "list the backbones of the configuration")
     _add_configfiles(one)
@@ -155,6 +164,23 @@ def _print_table(head, lines):
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=False))
         print("  ".join(cells).rstrip())
+
+
+# ---- recordings -----------------------------------------------------------------------
+
+
+def check(options):
+    from engram.cli import checking
+
+    refused = checking.check(
+        configuration,
+        options.targets,
+        options.output,
+        jobs=options.jobs,
+        quick=options.quick,
+        pictures=not options.no_pictures,
+    )
+    return int(refused > 0)
 
 
 # ---- backbones ------------------------------------------------------------------------
