@@ -51,6 +51,7 @@ def of_units(looked, modules) -> list[tuple[str, str]]:
     """
     found = []
     for (dataset, unit), scans in _grouped(looked, "dataset", "unit").items():
+        scans = [scan for scan in scans if scan.files]
         rows = [{"path": scan.files[0]} for scan in scans]
         module = modules[dataset]
         if hasattr(module, "refuse_parts"):
@@ -111,7 +112,8 @@ def _headers(scans, whole):
     found = collections.defaultdict(list)
     for scan in scans:
         for view, part in scan.parts.items():
-            found[view].append((scan.subject, store.stated(part.header)))
+            facts = store.stated(part.header) | {"shape of a row": list(part.shape)}
+            found[view].append((scan.subject, facts))
         for name, signal in scan.signals.items() if not scan.parts else ():
             facts = {"sfreq": signal["sfreq"], "unit": signal["unit"]}
             if whole:
@@ -178,6 +180,15 @@ def _experiment(plan, name, stubs):
     return Experiment([name], len(subjects), len({*subjects}), classes, len(found.folds), excluded)
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What a store of a run states of all its rows."""
+
+    path: str
+    header: dict
+    shape: tuple
+
+
 class _Stubs:
     """Stores of a run with rows of nothing, written when they are asked for."""
 
@@ -189,23 +200,26 @@ class _Stubs:
     def written(self, experiment, source) -> list[str]:
         """Paths of the stores of a source, of all units that have rows of its view."""
         dataset, (view, _, backbone) = self.plan.known[experiment]["dataset"], source.partition("/")
-        paths = []
+        paths, kinds = [], []
         for unit in self.plan.units(dataset):
             parts = [s.parts[view] for s in self.units.get((dataset, unit), ()) if view in s.parts]
-            if parts:
-                path = self.folder / self.plan.store(dataset, unit, source)
-                self._write(path, parts, backbone)
-                paths.append(str(path))
+            if not parts:
+                continue
+            path = self.plan.store(dataset, unit, source)
+            header, shape = store.stated(parts[0].header), parts[0].shape
+            if backbone:
+                header, shape = {"what": "features", "view": header}, ()
+            kinds.append(_Kind(path, header, (len(parts), *shape)))
+            paths.append(str(self.folder / path))
+            self._write(self.folder / path, parts, header)
         if not paths:
             raise InputError(f"no recording of {dataset} could be read for {view}")
+        store.refuse_different(kinds)
         return paths
 
-    def _write(self, path, parts, backbone):
+    def _write(self, path, parts, header):
         if path in self.there:
             return
-        header = store.stated(parts[0].header)
-        if backbone:
-            header = {"what": "features", "view": header}
         arrays = (
             np.arange(len(part.table))[:, None] if part.labels is None else part.labels
             for part in parts

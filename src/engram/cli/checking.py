@@ -15,6 +15,7 @@ from engram.cli import across, looking
 from engram.errors import InputError
 from engram.figures import check_page
 from engram.planning import components, manifest
+from engram.planning.automatic import completed
 from engram.planning.plan import Plan
 from engram.progress import progress
 from engram.tasks.rows import remedy
@@ -89,7 +90,7 @@ def _plan(config, targets):
             "a time"
         )
     if sorts == {"studies"}:
-        return Plan(config(targets))
+        return Plan(completed(config(targets)))
     datasets, views = {}, {}
     if sorts == {"recordings"}:
         datasets[FILES] = {"kind": KINDS["eeg"], "folder": "", "windows": WINDOWS}
@@ -140,6 +141,8 @@ def _ask(plan, dataset, quick, pictures, asked, early, waiting):
         waiting[dataset, "no windows"] += len(plan.units(dataset))
         return
     views = _views_of(plan, dataset)
+    for view in views:
+        plan.beside(dataset, view)
     for unit in plan.units(dataset):
         specs = {v: plan.spec("render", dataset=dataset, unit=unit, view=v) for v in views}
         for some, rows in _lines(plan.rows(dataset, unit), specs):
@@ -398,7 +401,7 @@ def _recording(one):
         "dataset": one.dataset,
         "name": one.name,
         "file": one.files[0] if one.files else "",
-        "duration": one.duration,
+        "duration": one.duration if np.isfinite(one.duration) else None,
         "signals": signals,
         "left_out": one.recorded.get("left_out", {}),
         "said": [

@@ -152,11 +152,9 @@ def _looked(asked, recording):
             refused.append((view, message))
         else:
             parts[view] = _part(rows[0])
-    picture, message = (
-        (None, None)
-        if asked.quick or not asked.pictures
-        else _tried(_drawn, asked, recording, parts)
-    )
+    picture = None
+    if asked.pictures and recording.signals and not asked.quick:
+        picture, _ = _tried(_drawn, asked, recording, parts)
     return Looked(
         dataset=asked.dataset,
         unit=asked.unit,

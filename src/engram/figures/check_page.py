@@ -1,5 +1,7 @@
 """The page of `engram check`: what recordings hold and what a run would refuse of them."""
 
+import json
+
 import engram
 from engram import store
 from engram.figures import page
@@ -8,12 +10,14 @@ FEW = 6  # subjects that are named
 
 
 def write(path, found):
-    """Write the page.
+    """Write the page, and beside it what stands on it as JSON.
 
     Args:
         path: HTML file; pictures are named from its folder.
         found: dict of plain data, see `engram.cli.checking`.
     """
+    with store.replaced(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     environment = page.environment()
     environment.filters |= {"clock": clock, "few": few, "share": share}
     html = environment.get_template("check.html").render(
@@ -49,8 +53,8 @@ def in_words(dataset) -> str:
 
 
 def clock(seconds) -> str:
-    """Seconds as h:mm:ss, or mm:ss."""
-    if seconds != seconds:
+    """Seconds as h:mm:ss, or mm:ss; a dash where they are not known."""
+    if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

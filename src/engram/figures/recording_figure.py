@@ -82,8 +82,11 @@ def _traces(axis, signal, shown, span):
     axis.tick_params(axis="x", bottom=False, labelbottom=False)
     axis.spines["bottom"].set_visible(False)
     left = len(signal.channels) - len(shown)
-    more = f"; {left} more channels are not drawn" if left else ""
-    axis.set_title(f"{step:.3g} {signal.unit} from one channel to the next{more}")
+    scale = f"{step:.3g} {signal.unit} from one channel to the next"
+    if len(signal.channels) == 1:
+        axis.set_ylim(-1.4, 1.4)
+        scale = f"{2.8 * step:.3g} {signal.unit} from bottom to top"
+    axis.set_title(scale + (f"; {left} more channels are not drawn" if left else ""))
 
 
 def _finite(measure, row):
@@ -136,7 +139,8 @@ def _marks(axis, lanes, span):
         for onset, duration, text in marks:
             begin, stop = max(onset, span[0]), min(onset + duration, span[1])
             width = max(stop - begin, length / 400)
-            axis.barh(-lane, width, left=begin, height=0.8, color=colour, alpha=0.35, lw=0)
+            axis.barh(-lane, width, left=begin, height=0.8, color=colour, alpha=0.35)
+            axis.plot([begin, begin], [-lane - 0.4, -lane + 0.4], color=colour, lw=1.2)
             room = int(max(width / length, 0.05) * INCHES * LETTERS)
             shown = text if len(text) <= room else f"{text[: room - 1]}…"
             axis.text(begin + length / 400, -lane, shown, va="center", fontsize=7, clip_on=True)
