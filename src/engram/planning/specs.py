@@ -85,7 +85,7 @@ class Specs:
         return [
             {key: row[key] for key in row if (key in named if columns else key != "unit")}
             | _known(row, facts)
-            for row in map(_read_row, rows)
+            for row in (_read_row(row, this["kind"]) for row in rows)
         ]
 
     def _extract_spec(self, backbone, dataset=None, **_):
@@ -226,6 +226,9 @@ class Specs:
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
         trained = spec.get("head", {}).get("backbone") if stage in ("train", "occlude") else None
         named += [f"engram.backbones.{trained['backbone']['kind']}"] if trained else []
+        if isinstance(spec.get("dataset"), dict) and "kind" in spec["dataset"]:
+            _, *within = components.parts("datasets", spec["dataset"])
+            named += [f"engram.datasets.{part['kind']}" for part in within]
         if any("backbone" in one and components.taken(one)[1] for one in (spec, trained or {})):
             named += ["engram.frozen.contract"]
         return named + [
@@ -242,8 +245,10 @@ class Specs:
         return self.spec(stage, **names)["processes"] if stage == "pretrain" else 1
 
 
-def _read_row(row):
-    """A row that calls its recording `file`, whatever the column of the manifest was."""
+def _read_row(row, kind):
+    """A row that calls its recording `file`, whatever the column, where a kind reads but one."""
+    if "file" not in (components.constant(f"engram.datasets.{kind}", "READS") or ("file",)):
+        return row
     recording = manifest.recording(row)
     return {"file" if key == recording else key: row[key] for key in row}
 

@@ -96,10 +96,16 @@ def _with_facts(recording, rows, types):
 
 
 def _without_bad(recording, rows):
-    """Rows with those excluded that reach into a stretch which the recording marks as bad."""
+    """Rows with those excluded that reach into a stretch which the recording marks as bad.
+
+    Rows that are made of the signal for which it is not bad are kept.
+    """
     if not isinstance(recording, Recording) or recording.bad.empty:
         return rows
-    reasons = np.array(quality.marked(recording.bad, rows.table["start"], rows.table["stop"]))
+    bad, of = recording.bad, rows.header.get("modality")
+    if "but_for" in bad and of is not None:
+        bad = bad[bad["but_for"] != of]
+    reasons = np.array(quality.marked(bad, rows.table["start"], rows.table["stop"]))
     table = rows.table.assign(exclude=np.where(reasons != "", reasons, rows.table["exclude"]))
     if rows.header["what"] != "labels":
         return dataclasses.replace(rows, table=table)
