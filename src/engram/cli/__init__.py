@@ -57,6 +57,15 @@ def parser():
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     _add_configfiles(one)
 
+    one = command(manifest, "manifest", "write the manifest of a BIDS folder")
+    one.add_argument("layout", choices=["bids"])
+    one.add_argument("folder", type=Path, help="raw BIDS, or derivatives of fMRIPrep and its like")
+    one.add_argument("-o", "--output", type=Path, metavar="CSV", help="by default it is printed")
+    one.add_argument("--derivatives", type=Path, metavar="FOLDER", help="of the fMRI")
+    one.add_argument("--space", help="of the fMRI, where there are several")
+    one.add_argument("--fmri", choices=["bold", "timeseries"], help="where there are both")
+    one.add_argument("--force", action="store_true", help="overwrite the output")
+
     one = command(data, "data", "list, fetch or verify what is published")
     one.add_argument("action", choices=["list", "fetch", "verify"])
     one.add_argument("dataset", nargs="?", help="a name of the configuration")
@@ -213,6 +222,22 @@ def features(options):
     config = configuration(options.configfile)
     encode_files(
         config, options.backbone, options.inputs, options.output, options.weights, options.device
+    )
+
+
+# ---- manifest -------------------------------------------------------------------------
+
+
+def manifest(options):
+    from engram.cli.manifests import bids
+
+    bids(
+        options.folder,
+        options.output,
+        options.derivatives,
+        options.space,
+        options.fmri,
+        options.force,
     )
 
 
