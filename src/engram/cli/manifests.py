@@ -1,4 +1,5 @@
-"""`engram manifest bids`: the manifest of a BIDS folder, of its EEG, its fMRI, or both.
+"""`engram manifest bids`: the manifest of a BIDS folder, of its EEG, its fMRI, or both; `engram
+manifest files`: that of files whose names follow patterns.
 
 Raw EEG is found by mne-bids, what fMRIPrep and its like derive by nilearn: BOLD images with their
 confounds, or tables of region series.  Files of one subject, session, task and run are one scan.
@@ -18,6 +19,7 @@ from nilearn.interfaces.bids import get_bids_files, parse_bids_filename
 from engram import store, tables
 from engram.errors import InputError
 from engram.planning import manifest
+from engram.sources import read_lock
 
 EEG = (".vhdr", ".edf", ".bdf", ".set", ".fif")  # endings of the files that name a recording
 ENTITIES = {"ses": "session", "task": "task", "acq": "acq", "run": "run"}
@@ -55,8 +57,7 @@ def bids(folder, output=None, derivatives=None, space=None, fmri=None, force=Fal
             output is there.
     """
     folder = Path(folder)
-    if output and Path(output).exists() and not force:
-        raise InputError(f"{output}: is there already; name another, or overwrite it with --force")
+    _check_output(output, force)
     if not folder.is_dir() or not any(folder.glob("sub-*")):
         raise InputError(
             f"{folder}: no BIDS folder, for there is no folder sub-* in it; name the one that "
@@ -75,13 +76,81 @@ def bids(folder, output=None, derivatives=None, space=None, fmri=None, force=Fal
             f"{folder}: neither raw EEG (sub-*/eeg) nor derived fMRI (derivatives/*/sub-*/func) is "
             f"there{more}"
         )
+    _write(output, lines, facts)
+    _say(folder, output, lines, facts, found)
+
+
+def files(folder, patterns, output=None, force=False):
+    """Write the manifest of files whose names follow patterns, or print it.
+
+    Args:
+        folder: that holds them, or the lock file of a published data set, which lists them.
+        patterns: by column of the manifest, e.g. {"eeg": "EEG/{subject}-{scan}.set"}; without
+            {scan} a subject has one.
+        output, force: as for `bids`.
+
+    Raises:
+        InputError: a pattern has no {subject} or fits no file; the output is there.
+    """
+    folder = Path(folder)
+    _check_output(output, force)
+    if folder.is_dir():
+        paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    elif folder.is_file():
+        paths = [file.path for file in read_lock(folder)]
+    else:
+        raise InputError(f"{folder}: no such folder, nor a lock file")
+    found = {}
+    for column, pattern in patterns.items():
+        fits = [match for path in paths if (match := _regex(pattern).fullmatch(path))]
+        if not fits:
+            raise InputError(f"{folder}: no file is called {pattern}; correct --{column}")
+        for match in fits:
+            key = match["subject"], match.groupdict().get("scan") or "scan-01"
+            found.setdefault(key, dict.fromkeys(patterns, ""))[column] = match[0]
+    lines = [{"subject": key[0], "scan": key[1], **found[key]} for key in sorted(found)]
+    _write(output, lines, [])
+    whole = sum(all(line.values()) for line in lines)
+    subjects = {line["subject"] for line in lines}
+    print(
+        f"{folder}: {len(subjects)} subjects, {len(lines)} scans, {whole} of them with "
+        f"{' and '.join(patterns)}; left out: {len(paths) - _count(lines, patterns)} files",
+        file=sys.stderr,
+    )
+
+
+def _count(lines, columns):
+    return sum(bool(line[column]) for line in lines for column in columns)
+
+
+def _regex(pattern):
+    if "{subject}" not in pattern:
+        raise InputError(f"{pattern}: has no {{subject}}; put it where names of subjects stand")
+    parts = re.split(r"\{(subject|scan)\}", pattern)
+    named = [
+        f"(?P<{part}>[^/]+?)"
+        if i % 2 and part not in parts[:i]
+        else f"(?P={part})"
+        if i % 2
+        else re.escape(part)
+        for i, part in enumerate(parts)
+    ]
+    return re.compile("".join(named))
+
+
+def _check_output(output, force):
+    if output and Path(output).exists() and not force:
+        raise InputError(f"{output}: is there already; name another, or overwrite it with --force")
+
+
+def _write(output, lines, facts):
+    """The lines into a file, or on the screen."""
     text = _table(lines, facts)
     if output:
         with store.replaced(Path(output)) as temporary:
             temporary.write_text(text, encoding="utf-8")
     else:
         print(text, end="")
-    _say(folder, output, lines, facts, found)
 
 
 # ---- what there is --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Series of brain regions (fMRI), a table a scan: CSV, TSV, NumPy, MATLAB or HDF5.
+"""Series of brain regions (fMRI), a table a scan: CSV, TSV, NumPy, MATLAB, HDF5 or pandas' pickles.
 
 A manifest lists the scans: subject, scan, fmri, and whatever else is known; its columns `tr`,
 `entry` and `index` say of one scan what the options say of all.  `fmri` may be a folder, whose
