@@ -66,6 +66,16 @@ def parser():
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     _add_configfiles(one)
 
+    one = command(manifest, "manifest", "write the manifest of a folder")
+    one.add_argument("layout", choices=["bids", "files"], help="BIDS, or patterns of names")
+    one.add_argument("folder", type=Path, help="raw BIDS, or derivatives of fMRIPrep; or a lock")
+    one.add_argument("-o", "--output", type=Path, metavar="CSV", help="by default it is printed")
+    one.add_argument("--derivatives", type=Path, metavar="FOLDER", help="of the fMRI")
+    one.add_argument("--space", help="of the fMRI, where there are several")
+    one.add_argument("--fmri", help="bold or timeseries, where BIDS has both; or a pattern")
+    one.add_argument("--eeg", help="a pattern such as EEG/{subject}-{scan}.set")
+    one.add_argument("--force", action="store_true", help="overwrite the output")
+
     one = command(data, "data", "list, fetch or verify what is published")
     one.add_argument("action", choices=["list", "fetch", "verify"])
     one.add_argument("dataset", nargs="?", help="a name of the configuration")
@@ -239,6 +249,30 @@ def features(options):
     config = configuration(options.configfile)
     encode_files(
         config, options.backbone, options.inputs, options.output, options.weights, options.device
+    )
+
+
+# ---- manifest -------------------------------------------------------------------------
+
+
+def manifest(options):
+    from engram.cli import manifests
+
+    if options.layout == "files":
+        patterns = {"eeg": options.eeg, "fmri": options.fmri}
+        patterns = {column: one for column, one in patterns.items() if one}
+        if not patterns:
+            raise InputError("engram manifest files: name patterns with --eeg, --fmri or both")
+        return manifests.files(options.folder, patterns, options.output, options.force)
+    if options.fmri not in (None, "bold", "timeseries"):
+        raise InputError(f"--fmri {options.fmri}: of a BIDS folder it is bold or timeseries")
+    return manifests.bids(
+        options.folder,
+        options.output,
+        options.derivatives,
+        options.space,
+        options.fmri,
+        options.force,
     )
 
 

@@ -7,6 +7,9 @@ channels, nominal protocol blocks, and conditions that hold for the whole record
 What is done to the EEG before windows are cut, filters, bad channels, interpolation, reference and
 resampling, stands in this order in `engram.signals.preparation`.
 
+Beside a recording of BIDS its `channels.tsv` says of what kind channels are and which are bad, and
+the events of its `events.tsv` join those of the file.
+
 The column `labels` of the manifest may name a table of labels beside the recording, of its windows
 or of events (`engram.readers.label_tables`).
 """
@@ -22,7 +25,7 @@ import pandas as pd
 
 from engram.errors import InputError
 from engram.planning import companions
-from engram.readers import bids_channels, channels, label_tables
+from engram.readers import bids_channels, bids_events, channels, label_tables
 from engram.readers.eeg_files import EegFile, resampled
 from engram.recording import Recording, Signal
 from engram.signals import preparation, quality
@@ -189,7 +192,7 @@ def _read(row, options):
         *_conditions(row, options.conditions or [], duration),
     ]
     labels, labelled = label_tables.read(row["labels_path"]) if row.get("labels") else (None, [])
-    events += labelled
+    events += [*labelled, *_of_bids(path, events, samples.sfreq)]
     stretches = timeline.bad if options.reject_by_annotation else timeline.without_data
     recording = Recording(
         subject=row["subject"],
@@ -254,6 +257,17 @@ def _signal(path, data, rate, names, options, bad=()):
 
 
 # ---- events -------------------------------------------------------------------------
+
+
+def _of_bids(path, events, sfreq):
+    """Events of the table that BIDS puts beside a recording, those that the file has apart."""
+    table = companions.events_table(path)
+    listed = bids_events.read(table) if table else []
+    known = {(round(onset * sfreq), text) for onset, _, text in events}
+    for onset, duration, text in listed:
+        at = round(onset * sfreq)
+        if not any((at + near, text) in known for near in (-1, 0, 1)):
+            yield onset, duration, text
 
 
 def _coded(file, name):
