@@ -25,7 +25,7 @@ STUDIES, MANIFESTS = (".yaml", ".yml"), (".csv", ".tsv", ".txt")
 #: What recordings without a study are looked at with.
 WINDOWS = {"length": 30, "step": 15}
 VIEWS = {"eeg": {"spectrogram": {"kind": "multitaper"}}, "fmri": {"series": {"kind": "timeseries"}}}
-KINDS = {"eeg": "eeg_recordings", "fmri": "roi_series"}
+KINDS = {("eeg",): "eeg_recordings", ("fmri",): "roi_series", ("eeg", "fmri"): "paired"}
 
 FILES = "recordings"  # the dataset of those that no manifest lists
 MOST_LINES = 40  # of recordings on a terminal; the page has all
@@ -93,20 +93,28 @@ def _plan(config, targets):
         return Plan(completed(config(targets)))
     datasets, views = {}, {}
     if sorts == {"recordings"}:
-        datasets[FILES] = {"kind": KINDS["eeg"], "folder": "", "windows": WINDOWS}
+        datasets[FILES] = {"kind": KINDS["eeg",], "folder": "", "windows": WINDOWS}
         views = VIEWS["eeg"]
     for target in targets if sorts == {"manifests"} else ():
         listed = manifest.read(target, target.stat().st_mtime_ns)
-        of = "fmri" if "fmri" in next(iter(listed.values()))[0] else "eeg"
-        datasets[target.stem] = {
+        columns = next(iter(listed.values()))[0]
+        of = tuple(column for column in VIEWS if column in columns) or ("eeg",)
+        datasets[_named(target, datasets)] = {
             "kind": KINDS[of],
             "folder": str(target.parent),
             "manifest": str(target.absolute()),
             "windows": WINDOWS,
         }
-        views |= VIEWS[of]
+        for column in of:
+            views |= VIEWS[column]
     empty = {family: {} for family in ("backbones", "heads", "experiments")}
     return Plan({"run": [], "datasets": datasets, "views": views, **empty})
+
+
+def _named(target, taken):
+    """The name of a file, and a number behind it if that is taken."""
+    names = (target.stem + f"-{i}" * (i > 0) for i in itertools.count())
+    return next(name for name in names if name not in taken)
 
 
 def _sort(target):
@@ -118,11 +126,9 @@ def _sort(target):
 def _views_of(plan, dataset):
     """Views that are made of a dataset: those of its experiments, or all there are."""
     if not plan.config["experiments"]:
-        return [
-            *VIEWS[
-                next(of for of in KINDS if KINDS[of] == plan.config["datasets"][dataset]["kind"])
-            ]
-        ]
+        kind = plan.config["datasets"][dataset]["kind"]
+        columns = next(columns for columns in KINDS if KINDS[columns] == kind)
+        return [view for column in columns for view in VIEWS[column]]
     found = []
     for name in plan.experiments():
         sources = [*plan.sources(name), *plan.targets(name)]
@@ -162,10 +168,7 @@ def _files(targets, config, quick, pictures):
     """Recordings that no manifest lists; each is a subject of its own."""
     this, found = config["datasets"][FILES], []
     for target in map(Path, targets):
-        taken = {one.unit for one in found}
-        name = next(
-            n for i in itertools.count() if (n := target.stem + f"-{i}" * (i > 0)) not in taken
-        )
+        name = _named(target, [one.unit for one in found])
         rows = [{"subject": name, "scan": "scan-01", "file": str(target)}]
         specs = {
             view: {

@@ -118,14 +118,15 @@ def _outline(row, options):
     rate = options.sfreq or samples.sfreq
     length = round(samples.data.shape[1] * rate / samples.sfreq)
     data = np.broadcast_to(np.float32(np.nan), (len(names), length))
-    columns = ["onset", "duration", "description"]
+    columns, events = ["onset", "duration", "description"], samples.timeline.events
+    events = [*events, *_of_bids(row["path"], events, samples.sfreq)]
     facts = {"eeg": [one.label for one in chosen], "left_out": left_out, "said": file.said}
     return Recording(
         subject=row["subject"],
         scan=row["scan"],
         duration=samples.data.shape[1] / samples.sfreq,
         signals={"eeg": Signal(data, rate, names, "uV", bad=bad)},
-        events=pd.DataFrame(samples.timeline.events, columns=columns),
+        events=pd.DataFrame(events, columns=columns),
         bad=pd.DataFrame(samples.timeline.bad, columns=columns),
         origin={"recorded": {row["scan"]: facts}},
     )
