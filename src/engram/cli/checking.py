@@ -18,7 +18,7 @@ from engram.planning import components, manifest
 from engram.planning.automatic import completed
 from engram.planning.plan import Plan
 from engram.progress import progress
-from engram.tasks.rows import remedy
+from engram.tasks.rows import BY_CHANNEL, remedy
 
 STUDIES, MANIFESTS = (".yaml", ".yml"), (".csv", ".tsv", ".txt")
 
@@ -344,7 +344,8 @@ def _view(name, parts):
         for reason, names in zip(
             left_out["exclude"], left_out.get("bad_channels", ()), strict=False
         ):
-            channels[reason].update(filter(None, names.split(", ")))
+            if reason in BY_CHANNEL:
+                channels[reason].update(filter(None, names.split(", ")))
     return {
         "name": name,
         "windows": windows,

@@ -36,7 +36,7 @@ def _summary(found):
     )  # fmt: skip
     how = "Headers alone were read, so that samples, labels and experiments were not looked at."
     more = f" {how}" if found["quick"] else ""
-    return f"{recordings} recording{'s' * (recordings != 1)}, {hours:.1f} hours. {said}.{more}"
+    return f"{recordings} recording{'s' * (recordings != 1)}, {hours:.2f} hours. {said}.{more}"
 
 
 def in_words(dataset) -> str:

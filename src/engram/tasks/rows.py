@@ -30,6 +30,8 @@ REMEDIES = {
     "gap": "nothing was recorded there: shorten `windows` of the dataset",
     "cut": "samples were cut out there: shorten `windows` of the dataset",
 }
+#: Reasons that the column bad_channels of a table goes with.
+BY_CHANNEL = ("amplitude", "jump", "flat", "clipped", "not finite")
 MARKED = (
     "set `reject_by_annotation: false` of the dataset, if what is marked {reason!r} can be used"
 )
@@ -105,7 +107,7 @@ def _blamed(table):
     """The channels that are bad in most of the rows left out."""
     if "bad_channels" not in table:
         return ""
-    bad = table.loc[table["exclude"] != "", "bad_channels"]
+    bad = table.loc[table["exclude"].isin(BY_CHANNEL), "bad_channels"]
     counts = bad[bad != ""].str.split(", ").explode().value_counts()
     named = ", ".join(f"{name} in {n}" for name, n in counts.head(BLAMED).items())
     more = f" and {len(counts) - BLAMED} more" if len(counts) > BLAMED else ""
