@@ -137,7 +137,8 @@ def test_the_table_of_channels_that_bids_puts_beside_it_is_read_with_it(tmp_path
     assert table not in names(companions(path))
     (tmp_path / table).write_text("name\nOz\n")
     assert channels_table(path) == tmp_path / table
-    assert table in names(companions(path))
+    (tmp_path / (events := table.replace("channels", "events"))).write_text("onset\n")
+    assert {table, events} <= set(names(companions(path)))
 
 
 def test_markers_are_the_file_that_a_header_names(tmp_path):

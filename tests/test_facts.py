@@ -6,6 +6,7 @@ import math
 
 import mne
 import numpy as np
+import pandas as pd
 import pytest
 
 from engram import datasets, store, views
@@ -15,6 +16,7 @@ from engram.planning import facts
 from engram.planning.components import options
 from engram.planning.plan import Plan, task_of
 from engram.recording import Recording, Windows
+from engram.scores import evaluation
 from engram.views import fact
 
 LINES = [
@@ -196,6 +198,89 @@ def test_every_window_of_a_recording_carries_what_the_manifest_says_of_it(study)
     assert set(lacking.table["exclude"]) == {"no age"}
     assert (male.array.dtype, set(male.array)) == (np.int8, {1})
     assert (male.header["what"], male.header["classes"]) == ("labels", ["female", "male"])
+
+
+def test_facts_of_the_dataset_reach_every_table_with_one_type_each(study):
+    signal = np.random.default_rng(0).normal(0, 2e-5, (1, 2500))
+    for line in study.lines:
+        line[2] = f"{line[0]}_{line[1]}_raw.fif"
+        raw = mne.io.RawArray(signal, mne.create_info(["EEG"], 100.0, "eeg"), verbose="error")
+        raw.save(study.folder / line[2], verbose="error")
+    plan, types = study.plan, {"age": "number", "sex": "text"}
+    plan.config["datasets"]["here"]["carry"] = types
+    facts.check_carried(plan, "here")
+    for view, extra in (("spectrogram", {"fmax": 40}), ("age", {})):
+        plan.config["views"][view] = VIEWS[view] | extra
+        tables = []
+        for unit in ("sub-01", "sub-02"):
+            spec = plan.spec("render", dataset="here", unit=unit, view=view)
+            path = study.folder / f"{unit}-{view}.h5"
+            views.render(datasets.read(spec, plan.raw("here", unit)), path, spec, {})
+            assert store.open(path).header["facts"] == types
+            tables.append(store.open(path).table)
+        assert [one["age"].dtype for one in tables] == [np.float64] * 2
+        assert set(tables[0]["age"]) == {34.0}
+        assert tables[1]["age"].isna().all()
+        assert [set(one["sex"]) for one in tables] == [{"F"}, {"M"}]
+
+
+def test_facts_rerun_what_carries_them_and_nothing_else(study):
+    def specs(facts):
+        plan = study.plan
+        plan.config["datasets"]["here"] |= {"carry": facts} if facts else {}
+        return plan.spec("render", dataset="here", unit="sub-01", view="spectrogram")
+
+    without, sex = specs({}), specs({"sex": "text"})
+    assert "facts" not in without
+    study.lines[0][3] = study.lines[1][3] = "35"
+    assert specs({}) == without
+    assert specs({"sex": "text"}) == sex
+    study.lines[0][4] = "M"
+    assert specs({}) == without
+    assert specs({"sex": "text"}) != sex
+
+
+@pytest.mark.parametrize(
+    ("carried", "message"),
+    [
+        ({"iq": "number"}, r"scans.csv: no column 'iq', which `carry` of datasets.here names"),
+        ({"sex": "number"}, r"scans.csv, line 2, column 'sex': 'F' is no number; "),
+        ({"window": "text"}, r"datasets.here.carry: tables of rows have a column 'window'"),
+    ],
+)  # fmt: skip
+def test_facts_that_cannot_be_carried_are_refused_before_anything_runs(study, carried, message):
+    plan = study.plan
+    plan.config["datasets"]["here"]["carry"] = carried
+    with pytest.raises(InputError, match=message):
+        facts.check_carried(plan, "here")
+
+
+def test_a_fact_that_the_view_has_a_column_for_or_nobody_knows_is_refused(tmp_path):
+    recording = Recording("sub-01", "one", 30.0, facts={"age": "34"})
+    spec = {"unit": "all", "view": {"kind": "fact", "column": "age"}, "windows": "scan"}
+    with pytest.raises(InputError, match="no fact 'site' is known of it; there is age; correct"):
+        views.render([recording], tmp_path / "x.h5", spec | {"facts": {"site": "text"}}, {})
+
+
+def test_scores_are_grouped_by_facts_that_a_few_groups_of_subjects_share():
+    people = [f"sub-{i}" for i in range(6)]
+    table = pd.DataFrame({
+        "subject": np.repeat(people, 2), "site": np.repeat(["A", "B", "A", "B", "", "B"], 2),
+        "age": np.repeat([20.0, 20, 30, 30, 30, math.nan], 2), "day": ["1", "2"] * 6,
+        "code": np.repeat(people, 2),
+    })  # fmt: skip
+    scores = dict(zip(people, [0.5, 0.6, 0.7, 0.8, 0.9, math.nan], strict=True))
+    metrics = [{"metric": "auc", "subjects": {}}, {"metric": "accuracy", "subjects": scores}]
+    found = evaluation.groups(table, dict.fromkeys(["site", "age", "day"], "text"), metrics)
+    lines = [
+        (g["fact"], g["value"], g["metric"], g["subjects"], round(g["mean"], 9)) for g in found
+    ]
+    assert lines == [
+        ("site", "A", "accuracy", 2, 0.6), ("site", "B", "accuracy", 2, 0.7),
+        ("age", "20", "accuracy", 2, 0.55), ("age", "30", "accuracy", 3, 0.8),
+    ]  # fmt: skip
+    assert found[0]["sd"] == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert evaluation.groups(table, {"site": "text"}, metrics[:1]) == []
 
 
 def test_a_fact_that_nobody_knows_is_refused():

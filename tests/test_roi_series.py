@@ -260,6 +260,10 @@ def test_a_manifest_gives_recordings_with_their_conditions(tmp_path):
     assert (found.name, found.duration, fmri.unit) == ("s1/a", 60.0, "BOLD")
     assert (fmri.sfreq, fmri.channels) == (1 / 1.5, tuple(NAMES))
     assert found.events["description"].tolist() == ["sex:F"]
+    (tmp_path / "l.csv").write_text("onset,duration,label\n3,6,face\n")
+    labelled = row(tmp_path / "a.csv", sex="F", labels_path=str(tmp_path / "l.csv"))
+    (found,) = roi_series.read("s1", [labelled], options)
+    assert found.events.to_numpy().tolist() == [[3, 6, "face"], [0, 60, "sex:F"]]
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,21 @@ def test_a_row_keeps_its_class_scan_and_time_through_a_hundred_shuffles(tmp_path
             np.testing.assert_array_equal(x[:, 3], loaded.y)
 
 
+def test_where_nothing_is_left_the_view_the_channel_and_the_key_are_named(study):
+    table = study.table.assign(exclude="amplitude", bad_channels="Fp1")
+    table.iloc[:30, [table.columns.get_loc(c) for c in ("exclude", "bad_channels")]] = "", "Oz, T7"
+    table.loc[table.index[30:50], "bad_channels"] = "Fp1, Oz"
+    study.tables[study.sources[0]] = table
+    study.table.loc[table.index[:30], "exclude"] = "unlabelled"
+    with pytest.raises(InputError) as caught:
+        study.train()
+    assert str(caught.value) == (
+        "no usable row of 120: view state leaves out 30 (unlabelled 30) and view spectrogram "
+        "leaves out 90 (amplitude 90; channel Fp1 in 90, Oz in 20); no row is usable in all of "
+        "them; raise `amplitude` of the view spectrogram, or its `bad_share` if few channels do it"
+    )
+
+
 def test_rows_left_out_are_counted_by_reason(study):
     source = study.sources[0]
     rows = study.table.index
@@ -256,7 +271,8 @@ def test_rows_left_out_are_counted_by_reason(study):
         (lambda s: s.x[s.sources[0]].__setitem__((7, 2), np.inf),
          r"spectrogram/clip: 1 usable rows hold NaN.*sub-01/scan-01/window-0007"),
         (lambda s: s.y.__setitem__(9, -1), "window-0009 has no class"),
-        (lambda s: s.table.__setitem__("exclude", "artefact"), r"no usable row.*'artefact': 120"),
+        (lambda s: s.table.__setitem__("exclude", "artefact"),
+         r"no usable row of 120: view state leaves out 120 \(artefact 120\)"),
         (lambda s: s.label_header.__setitem__("what", "spectrogram"), "expected labels"),
         (lambda s: s.tables.__setitem__(
             s.sources[0], s.table.set_index("x" + s.table.index)), "share no row name"),

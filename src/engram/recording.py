@@ -97,7 +97,8 @@ class Recording:
             Everything known about time stands here: annotations of the file, device
             stages, protocol blocks, conditions that hold for the whole recording.
         bad: table like `events`: stretches that no view is to use, the description saying why;
-            one without duration is a seam, which no window may hold.
+            one without duration is a seam, which no window may hold; a column `but_for`, if
+            there is one, names a signal that can be used all the same.
         labels: published labels, one value a window, shape (n_windows,).
         facts: what is known of the subject or scan beside, by name: texts of a manifest, numbers.
         origin: facts for the header of what is rendered, e.g. {"simulated": True}.

@@ -1,4 +1,4 @@
-"""The command `engram`: look at stores, verify them, encode or apply outside the workflow."""
+"""The command `engram`: look at recordings and stores, encode or apply outside the workflow."""
 
 import argparse
 import copy
@@ -46,6 +46,15 @@ def parser():
     one.add_argument("--share", type=float, default=0.01, help="of the batches (default: 0.01)")
     one.add_argument("--quick", action="store_true", help="checksums only")
 
+    one = command(
+        check, "check", "look at recordings before a run: what they hold, what is refused"
+    )
+    one.add_argument("targets", nargs="+", type=Path, metavar="STUDY|MANIFEST|FILE")
+    one.add_argument("-o", "--output", default="check", type=Path, metavar="FOLDER")
+    one.add_argument("--quick", action="store_true", help="read headers only")
+    one.add_argument("--no-pictures", action="store_true", help="draw none")
+    one.add_argument("--jobs", type=int, help="processes (default: one a core)")
+
     one = command(backbones, "backbones", "list the backbones of the configuration")
     _add_configfiles(one)
 
@@ -72,6 +81,15 @@ def parser():
         help="how files are read, an option of the dataset, e.g. tr=2.0; may be given more than "
         "once",
     )
+    one = command(manifest, "manifest", "write the manifest of a folder")
+    one.add_argument("layout", choices=["bids", "files"], help="BIDS, or patterns of names")
+    one.add_argument("folder", type=Path, help="raw BIDS, or derivatives of fMRIPrep; or a lock")
+    one.add_argument("-o", "--output", type=Path, metavar="CSV", help="by default it is printed")
+    one.add_argument("--derivatives", type=Path, metavar="FOLDER", help="of the fMRI")
+    one.add_argument("--space", help="of the fMRI, where there are several")
+    one.add_argument("--fmri", help="bold or timeseries, where BIDS has both; or a pattern")
+    one.add_argument("--eeg", help="a pattern such as EEG/{subject}-{scan}.set")
+    one.add_argument("--force", action="store_true", help="overwrite the output")
 
     one = command(data, "data", "list, fetch or verify what is published")
     one.add_argument("action", choices=["list", "fetch", "verify"])
@@ -173,6 +191,23 @@ def _print_table(head, lines):
         print("  ".join(cells).rstrip())
 
 
+# ---- recordings -----------------------------------------------------------------------
+
+
+def check(options):
+    from engram.cli import checking
+
+    refused = checking.check(
+        configuration,
+        options.targets,
+        options.output,
+        jobs=options.jobs,
+        quick=options.quick,
+        pictures=not options.no_pictures,
+    )
+    return int(refused > 0)
+
+
 # ---- backbones ------------------------------------------------------------------------
 
 
@@ -247,6 +282,30 @@ def apply(options):
     if applied.failed:
         there = len(applied.failed) + len(lines)
         raise InputError(f"{len(applied.failed)} of {there} cannot be used; each is said above")
+
+
+# ---- manifest -------------------------------------------------------------------------
+
+
+def manifest(options):
+    from engram.cli import manifests
+
+    if options.layout == "files":
+        patterns = {"eeg": options.eeg, "fmri": options.fmri}
+        patterns = {column: one for column, one in patterns.items() if one}
+        if not patterns:
+            raise InputError("engram manifest files: name patterns with --eeg, --fmri or both")
+        return manifests.files(options.folder, patterns, options.output, options.force)
+    if options.fmri not in (None, "bold", "timeseries"):
+        raise InputError(f"--fmri {options.fmri}: of a BIDS folder it is bold or timeseries")
+    return manifests.bids(
+        options.folder,
+        options.output,
+        options.derivatives,
+        options.space,
+        options.fmri,
+        options.force,
+    )
 
 
 # ---- data -----------------------------------------------------------------------------

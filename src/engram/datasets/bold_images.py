@@ -111,6 +111,7 @@ def _recording(row, options):
         roi_series.joined([path] * len(parts), parts),
         tables.stated_tr(row, options, {"its header": _tr(image)}),
         conditions=tables.conditions(row, options),
+        labels=row.get("labels_path"),
     )
 
 

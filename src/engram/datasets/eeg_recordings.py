@@ -7,6 +7,9 @@ channels, nominal protocol blocks, and conditions that hold for the whole record
 What is done to the EEG before windows are cut, filters, bad channels, interpolation, reference and
 resampling, stands in this order in `engram.signals.preparation`.
 
+Beside a recording of BIDS its `channels.tsv` says of what kind channels are and which are bad, and
+the events of its `events.tsv` join those of the file.
+
 The column `labels` of the manifest may name a table of labels beside the recording, of its windows
 or of events (`engram.readers.label_tables`).
 """
@@ -22,7 +25,7 @@ import pandas as pd
 
 from engram.errors import InputError
 from engram.planning import companions
-from engram.readers import bids_channels, channels, label_tables
+from engram.readers import bids_channels, bids_events, channels, label_tables
 from engram.readers.eeg_files import EegFile, resampled
 from engram.recording import Recording, Signal
 from engram.signals import preparation, quality
@@ -87,15 +90,9 @@ def read(unit, rows, options) -> list[Recording]:
         InputError: a file cannot be read as it was recorded, belongs to another one, lacks a
             channel or holds one without a signal or of unknown unit, or sampling rates differ.
     """
-    _refuse_parts(rows)
+    refuse_parts(rows)
     recordings, told = zip(*(_read(row, options) for row in rows), strict=True)
-    first = recordings[0].signals["eeg"].sfreq
-    for row, recording in zip(rows, recordings, strict=True):
-        if recording.signals["eeg"].sfreq != first:
-            raise InputError(
-                f"{row['path']}: {recording.signals['eeg'].sfreq:g} samples per second, but "
-                f"{rows[0]['path']} has {first:g}; set `sfreq` of the dataset to resample them"
-            )
+    refuse_rates(rows, [recording.signals["eeg"].sfreq for recording in recordings])
     origin = {
         "prepared": preparation.settings(options) or "as recorded",
         "recorded": {r.scan: facts for r, facts in zip(recordings, told, strict=True)},
@@ -103,7 +100,49 @@ def read(unit, rows, options) -> list[Recording]:
     return [dataclasses.replace(recording, origin=origin) for recording in recordings]
 
 
-def _refuse_parts(rows):
+def outline(unit, rows, options) -> list[Recording]:
+    """The recordings as their headers say, without events that need samples.
+
+    Values of the signals are NaN and take no memory.
+    """
+    return [_outline(row, options) for row in rows]
+
+
+def _outline(row, options):
+    file = _opened(row, options)
+    chosen, bad, left_out = file.eeg(options.channels)
+    chosen, by_hand = _without_bads(row, file, chosen, options.bads or [])
+    samples = file.outline(chosen)
+    names, bad = (tuple(one.name for one in these) for these in (chosen, [*bad, *by_hand]))
+    left_out = left_out | {one.key: "bad by hand" for one in by_hand}
+    rate = options.sfreq or samples.sfreq
+    length = round(samples.data.shape[1] * rate / samples.sfreq)
+    data = np.broadcast_to(np.float32(np.nan), (len(names), length))
+    columns, events = ["onset", "duration", "description"], samples.timeline.events
+    events = [*events, *_of_bids(row["path"], events, samples.sfreq)]
+    facts = {"eeg": [one.label for one in chosen], "left_out": left_out, "said": file.said}
+    return Recording(
+        subject=row["subject"],
+        scan=row["scan"],
+        duration=samples.data.shape[1] / samples.sfreq,
+        signals={"eeg": Signal(data, rate, names, "uV", bad=bad)},
+        events=pd.DataFrame(events, columns=columns),
+        bad=pd.DataFrame(samples.timeline.bad, columns=columns),
+        origin={"recorded": {row["scan"]: facts}},
+    )
+
+
+def refuse_rates(rows, rates):
+    """Refuse scans of a unit whose samples per second differ."""
+    for row, rate in zip(rows, rates, strict=True):
+        if rate != rates[0]:
+            raise InputError(
+                f"{row['path']}: {rate:g} samples per second, but {rows[0]['path']} has "
+                f"{rates[0]:g}; set `sfreq` of the dataset to resample them"
+            )
+
+
+def refuse_parts(rows):
     """Refuse a file that is read with another: the same seconds would stand there twice."""
     named = {Path(row["path"]).resolve() for row in rows}
     for row in rows:
@@ -115,11 +154,10 @@ def _refuse_parts(rows):
                 )
 
 
-def _read(row, options):
-    """One recording, and what its header says of how it was read."""
+def _opened(row, options):
     path = row["path"]
     table = companions.channels_table(path)
-    file = EegFile(
+    return EegFile(
         path,
         encoding=options.encoding,
         types=options.types,
@@ -128,6 +166,11 @@ def _read(row, options):
         bids=bids_channels.read(table) if table else None,
         markers=companions.markers(path),
     )
+
+
+def _read(row, options):
+    """One recording, and what its header says of how it was read."""
+    path, file = row["path"], _opened(row, options)
     chosen, bad, left_out = file.eeg(options.channels)
     chosen, by_hand = _without_bads(row, file, chosen, options.bads or [])
     samples = file.microvolts(chosen)
@@ -150,7 +193,7 @@ def _read(row, options):
         *_conditions(row, options.conditions or [], duration),
     ]
     labels, labelled = label_tables.read(row["labels_path"]) if row.get("labels") else (None, [])
-    events += labelled
+    events += [*labelled, *_of_bids(path, events, samples.sfreq)]
     stretches = timeline.bad if options.reject_by_annotation else timeline.without_data
     recording = Recording(
         subject=row["subject"],
@@ -215,6 +258,17 @@ def _signal(path, data, rate, names, options, bad=()):
 
 
 # ---- events -------------------------------------------------------------------------
+
+
+def _of_bids(path, events, sfreq):
+    """Events of the table that BIDS puts beside a recording, those that the file has apart."""
+    table = companions.events_table(path)
+    listed = bids_events.read(table) if table else []
+    known = {(round(onset * sfreq), text) for onset, _, text in events}
+    for onset, duration, text in listed:
+        at = round(onset * sfreq)
+        if not any((at + near, text) in known for near in (-1, 0, 1)):
+            yield onset, duration, text
 
 
 def _coded(file, name):

@@ -1,9 +1,10 @@
-"""Series of brain regions (fMRI), a table a scan: CSV, TSV, NumPy, MATLAB or HDF5.
+"""Series of brain regions (fMRI), a table a scan: CSV, TSV, NumPy, MATLAB, HDF5 or pandas' pickles.
 
 A manifest lists the scans: subject, scan, fmri, and whatever else is known; its columns `tr`,
 `entry` and `index` say of one scan what the options say of all.  `fmri` may be a folder, whose
 `tables` are put one below the other: `time_series/1000001` with a table of the subcortex and one of
-the cortex.  Without a manifest the `files` of a unit are the tables of its one scan.
+the cortex.  Its column `labels` may name a table of labels beside a scan.  Without a manifest the
+`files` of a unit are the tables of its one scan.
 
 `atlas` or `names` name the rows of the tables in their order; where the tables hold names
 themselves, both have to agree.
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from engram.errors import InputError
-from engram.readers import region_names, roi_series
+from engram.readers import label_tables, region_names, roi_series
 from engram.recording import Recording, Signal
 
 DEVICE = "cpu"
@@ -73,7 +74,9 @@ def read(unit, rows, options) -> list[Recording]:
     return [_recording(unit, rows[0], [row["path"] for row in rows], options)]
 
 
-def recording(subject, scan, series, tr, unit="BOLD", conditions=None, **known) -> Recording:
+def recording(
+    subject, scan, series, tr, unit="BOLD", conditions=None, labels=None, **known
+) -> Recording:
     """A scan of which nothing but its series is known.
 
     Args:
@@ -81,11 +84,15 @@ def recording(subject, scan, series, tr, unit="BOLD", conditions=None, **known) 
         tr: s between two frames.
         unit: of the values.
         conditions: {name: value} that hold for the whole scan.
+        labels: path of a table of labels, in s from the first frame, or None.
         **known: `facts` and `origin` of the recording.
     """
     signal = Signal(series.values, 1 / tr, series.names, unit)
-    if conditions:
-        events = [(0.0, signal.stop, f"{key}:{value}") for key, value in conditions.items()]
+    known["labels"], events = label_tables.read(labels) if labels else (None, [])
+    if conditions or events:
+        events += [
+            (0.0, signal.stop, f"{key}:{value}") for key, value in (conditions or {}).items()
+        ]
         known["events"] = pd.DataFrame(events, columns=["onset", "duration", "description"])
     return Recording(subject, scan, signal.stop, {"fmri": signal}, **known)
 
@@ -122,6 +129,7 @@ def _recording(unit, row, paths, options):
         stated_tr(row, options),
         options.unit,
         conditions=conditions(row, options),
+        labels=row.get("labels_path"),
     )
 
 

@@ -64,7 +64,7 @@ def render(scored, headers, figures, spec, compared=None, cards=None) -> str:
     ]
     named = [*experiments, *comparisons, *(m for c in comparisons for m in c["members"])]
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             title=spec["title"],
@@ -167,21 +167,22 @@ def _compared(comparison):
     return f"{text}."
 
 
-def _environment():
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """What fills in the templates of pages."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {
+    made.filters |= {
         "number": _number,
         "signed": _signed,
         "p": _p,
         "metric": title,
         "bytes": _bytes,
     }
-    environment.globals["defined"] = number
-    environment.globals["text"] = _text
-    return environment
+    made.globals["defined"] = number
+    made.globals["text"] = _text
+    return made
 
 
 def _text(file):

@@ -36,7 +36,8 @@ def companions(path) -> list[Path]:
     """The files that are read with a recording, beside `path` itself.
 
     Those that a header names; of a folder that is a recording, the files in it; of a split FIF,
-    its other parts; the files of the same stem that the format has; and BIDS' table of channels.
+    its other parts; the files of the same stem that the format has; and BIDS' tables of channels
+    and of events.
 
     Args:
         path: of a recording that is there.
@@ -48,8 +49,8 @@ def companions(path) -> list[Path]:
     suffix = path.suffix.lower()
     if path.is_dir() and suffix not in FOLDERS:
         return []
-    table = channels_table(path)
-    return [*_of_format(path, suffix), *([table] if table else [])]
+    tables = [table for table in (channels_table(path), events_table(path)) if table]
+    return [*_of_format(path, suffix), *tables]
 
 
 def channels_table(path) -> Path | None:
@@ -57,11 +58,20 @@ def channels_table(path) -> Path | None:
 
     That of `sub-01_task-rest_split-01_eeg.fif` is `sub-01_task-rest_channels.tsv`.
     """
+    return _bids_table(path, "channels")
+
+
+def events_table(path) -> Path | None:
+    """The table of events that BIDS puts beside a recording, if it is there."""
+    return _bids_table(path, "events")
+
+
+def _bids_table(path, what):
     path = Path(path)
     stem, _, kind = re.sub(r"(\.fif)?\.[^.]+$", "", path.name).rpartition("_")
     if kind not in BIDS_SUFFIXES:
         return None
-    table = path.with_name(re.sub(r"_split-\d+", "", stem) + "_channels.tsv")
+    table = path.with_name(re.sub(r"_split-\d+", "", stem) + f"_{what}.tsv")
     return table if table.is_file() else None
 
 

@@ -23,6 +23,12 @@ def check_component(family, name, spec):
     common = COMMON_KEYS[family]
     options = {key: spec[key] for key in spec if key not in common}
     check_options(where, options, family, spec["kind"], common)
+    within = components.constant(f"engram.{family}.{spec['kind']}", "OPTIONS_OF") or {}
+    for option, kinds in within.items():
+        part = {"kind": kinds[0], **options.get(option, {})}
+        check_name(f"{where}.{option}.kind", part["kind"], kinds, "kind")
+        others = {key: part[key] for key in part if key != "kind"}
+        check_options(f"{where}.{option}", others, family, part["kind"], ("kind",))
 
 
 def check_options(where, options, family, kind, common):

@@ -44,6 +44,12 @@ def options(family, spec):
     return this, this.Options(**{key: spec[key] for key in spec if key != "kind"})
 
 
+def parts(family, spec) -> list[dict]:
+    """A component, and those whose options stand in one of its own: each its kind and options."""
+    within = constant(f"engram.{family}.{spec['kind']}", "OPTIONS_OF") or {}
+    return [spec, *({"kind": kinds[0], **(spec.get(name) or {})} for name, kinds in within.items())]
+
+
 def kinds(family) -> list[str]:
     """The components of a family, by the files that hold them."""
     return list(_kinds(family))

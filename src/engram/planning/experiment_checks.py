@@ -33,6 +33,7 @@ def check_experiment(config, where, this):
     for view in targets:
         if config["views"].get(view, {}).get("kind") == "fact":
             facts.check(plan.Plan(config), view, this["dataset"])
+    facts.check_carried(plan.Plan(config), this["dataset"])
     if "voxels" in this:
         _check_voxels(config, where, this, task, targets)
     if this["baseline"] != "none":

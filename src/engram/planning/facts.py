@@ -3,6 +3,7 @@
 Standard library only, like `engram.planning.plan`.
 """
 
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,44 @@ from engram.planning import components
 
 #: How a number is written; Python's own `float` takes 1_000, inf and digits of other scripts too.
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+#: Texts that stand for a fact that is not known, where the configuration says nothing else.
+MISSING = ("", "n/a", "N/A", "NA", "NaN", "nan")
+
+#: Columns that tables of rows have for themselves.
+OF_ROWS = (
+    *("subject", "scan", "window", "onset", "duration", "start", "stop", "exclude", "digest"),
+    *("y", "y_shuffled", "fold", "expected", "expected_shuffled", "split", "stimulus"),
+)
+
+
+def typed(value, of) -> float | str:
+    """A cell of a column that is carried into tables.
+
+    Args:
+        value: text of a cell, or what a dataset knows.
+        of: "number" or "text".
+
+    Returns:
+        A float, NaN where it is missing; or a text, empty where it is missing.
+
+    Raises:
+        ValueError: it is no number; the message says what to do.
+    """
+    text = str(value if value is not None else "").strip()
+    if text in MISSING:
+        return math.nan if of == "number" else ""
+    if of == "text":
+        return text
+    if NUMBER.fullmatch(text):
+        return float(text)
+    raise ValueError(
+        f"{text!r} is no number{_comma(text)}; correct it, or say `text` of the column in `carry`"
+    )
+
+
+def _comma(text):
+    return "; write a point, not a comma" if NUMBER.fullmatch(text.replace(",", ".")) else ""
 
 
 def read(value, options) -> float | int | None:
@@ -29,10 +68,9 @@ def read(value, options) -> float | int | None:
     if not options.classes:
         if NUMBER.fullmatch(text):
             return float(text)
-        comma = "; write a point, not a comma" if NUMBER.fullmatch(text.replace(",", ".")) else ""
         raise ValueError(
-            f"{text!r} is no number{comma}; correct it, list it under `missing` of the view, or "
-            "name the `classes` that the column holds"
+            f"{text!r} is no number{_comma(text)}; correct it, list it under `missing` of the "
+            "view, or name the `classes` that the column holds"
         )
     for place, name in enumerate(options.classes):
         if text in (options.values or {}).get(name, [name]):
@@ -88,6 +126,41 @@ def check(plan, view, dataset):
             f"{path}: column {column!r}: every line is {options.classes[int(found[0])]!r}; there "
             "is nothing to tell apart"
         )
+
+
+def check_carried(plan, dataset):
+    """Refuse what a dataset is to carry, but its manifest lacks or has of another type.
+
+    Args:
+        plan: the Plan.
+        dataset: name of a dataset.
+
+    Raises:
+        InputError: a column has no place in a table of rows or is not there, or a cell is no
+            number; the message names file, line and column.
+    """
+    carried = plan.config["datasets"][dataset].get("carry") or {}
+    for column in carried:
+        if column in OF_ROWS:
+            raise InputError(
+                f"datasets.{dataset}.carry: tables of rows have a column {column!r} of their own; "
+                "rename that of the manifest"
+            )
+    if not carried or "manifest" not in plan.config["datasets"][dataset]:
+        return
+    path = _path(plan, dataset)
+    for unit in plan.units(dataset):
+        for row in plan.rows(dataset, unit):
+            for column, of in carried.items():
+                if column not in row:
+                    raise InputError(
+                        f"{path}: no column {column!r}, which `carry` of datasets.{dataset} "
+                        f"names; there is {', '.join(map(str, row))}"
+                    )
+                try:
+                    typed(row[column], of)
+                except ValueError as error:
+                    raise InputError(f"{_place(path, row, column)}: {error}") from None
 
 
 class _Options:

@@ -17,7 +17,7 @@ from engram.planning import names
 #: Columns that every manifest has.
 NEEDED = ("subject", "scan")
 
-#: Columns that name the recordings, of which a manifest has one: any, of EEG, of fMRI.
+#: Columns that name the recordings: any, of EEG, of fMRI; the last two may stand side by side.
 RECORDINGS = ("file", "eeg", "fmri")
 
 #: Columns that name files, as they are on the disk, in the order in which a job gets them.
@@ -62,6 +62,11 @@ def read(path, changed, parts=()) -> dict[str, list[dict]]:
     lines, columns = _table(path)
     if not lines:
         raise InputError(f"{path}: the manifest lists no recording")
+    named = [columns[column] for column in RECORDINGS if column in columns]
+    for line, *cells in zip(lines, *named, strict=True):
+        if not any(cells):
+            names = "` nor `".join(column for column in RECORDINGS if column in columns)
+            raise InputError(f"{path}, line {line}: no value for `{names}`; every line needs one")
     for column in columns:
         _check_column(path, lines, column, columns[column])
     both = zip(columns.get("unit", columns["subject"]), columns["subject"], strict=True)
@@ -129,10 +134,10 @@ def _header(path, line, cells):
                 f"{', '.join(NEEDED)}, file (or {' or '.join(RECORDINGS[1:])}) and others; there "
                 f"is {', '.join(filter(None, header))}"
             )
-    if len(named) > 1:
+    if len(named) > 1 and RECORDINGS[0] in named:
         raise InputError(
-            f"{path}, line {line}: columns `{'` and `'.join(named)}` both name recordings, and a "
-            "dataset is of one kind; leave one out, and list the others in a manifest of their own"
+            f"{path}, line {line}: columns `{'` and `'.join(named)}` both name recordings; leave "
+            "one out, or call them `eeg` and `fmri` if they are of one scan"
         )
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice:
@@ -204,7 +209,7 @@ def _column(cell):
 
 def _check_column(path, lines, column, cells):
     """Values where there have to be some, names that fit into paths, files that can be found."""
-    if column in (*NEEDED, *RECORDINGS) and "" in cells:
+    if column in NEEDED and "" in cells:
         line = lines[cells.index("")]
         raise InputError(f"{path}, line {line}: no value for `{column}`; every line needs one")
     if column not in FAULTS:
@@ -232,14 +237,16 @@ def _check_once(path, lines, columns, parts):
             f"{path}, lines {first} and {second}: listed twice: subject {subject}, scan {scan}; "
             "give every scan of a subject a name of its own"
         )
-    files = columns[recording(columns)]
-    of = [columns[part] for part in parts if part in columns]
-    if pair := _twice(zip(map(_one_form, files), *of, strict=True)):
-        first, second = (lines[i] for i in pair)
-        raise InputError(
-            f"{path}, lines {first} and {second}: the same file {files[pair[0]]}: one recording "
-            "under two names leaks; take one line out, or correct its file"
-        )
+    for column in RECORDINGS:
+        at = [i for i, file in enumerate(columns.get(column, ())) if file]
+        of = [columns[part] for part in parts if part in columns and column != "eeg"]
+        found = [(_one_form(columns[column][i]), *(cells[i] for cells in of)) for i in at]
+        if pair := _twice(found):
+            first, second = (lines[at[i]] for i in pair)
+            raise InputError(
+                f"{path}, lines {first} and {second}: the same file {found[pair[0]][0]}: one "
+                "recording under two names leaks; take one line out, or correct its file"
+            )
 
 
 def _twice(values):

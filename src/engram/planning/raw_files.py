@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engram.errors import InputError
 from engram.planning import components, manifest, provenance
-from engram.planning.companions import companions
+from engram.planning.companions import FOLDERS, companions
 from engram.planning.kept import kept
 
 #: What the name of a file ends in that an option may name where it may name an atlas too.
@@ -93,26 +93,46 @@ class RawFiles:
         Raises:
             InputError: a file is missing that is not fetched.
         """
+        paths, beside = [], []
+        for row in self.rows(dataset, unit):
+            own, more = self.raw_of(dataset, row)
+            paths += own
+            beside += more
+        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
+
+    def raw_of(self, dataset, row) -> tuple[list[str], list[str]]:
+        """Paths of the raw files that one row of a unit names, and of their companions.
+
+        Raises:
+            InputError: a file is missing that is not fetched.
+        """
         this = self.config["datasets"][dataset]
         if "folder" not in this:
             self.check_terms(dataset)
-        inside = components.constant(f"engram.datasets.{this['kind']}", "INSIDE")
+        inside = self._inside(this)
         paths, beside = [], []
-        for row in self.rows(dataset, unit):
-            for file in manifest.files(row):
-                path = self._folder(dataset, file) / file
-                local = "folder" in this or file in this.get("by_hand", [])
-                tables = this.get(inside) or [] if local and path.is_dir() else []
-                tables = [path / table for table in tables]
-                gone = next((one for one in (path, *tables) if local and not one.exists()), None)
-                if gone:
-                    raise InputError(
-                        f"datasets.{dataset}: {gone} is missing{_similar(gone)}; put the data "
-                        f"there, or set datasets.{dataset}.folder to where it lies"
-                    )
-                paths.append(str(path))
-                beside += map(str, [*tables, *companions(path)] if local else [])
-        return paths + [path for path in dict.fromkeys(beside) if path not in paths]
+        for file in manifest.files(row):
+            path = self._folder(dataset, file) / file
+            local = "folder" in this or file in this.get("by_hand", [])
+            folder = local and path.is_dir() and path.suffix.lower() not in FOLDERS
+            tables = [path / table for table in inside] if folder else []
+            gone = next((one for one in (path, *tables) if local and not one.exists()), None)
+            if gone:
+                raise InputError(
+                    f"datasets.{dataset}: {gone} is missing{_similar(gone)}; put the data "
+                    f"there, or set datasets.{dataset}.folder to where it lies"
+                )
+            paths.append(str(path))
+            beside += map(str, [*tables, *companions(path)] if local else [])
+        return paths, beside
+
+    def _inside(self, dataset):
+        """Files that are a scan where its file is a folder."""
+        found = []
+        for part in components.parts("datasets", dataset):
+            option = components.constant(f"engram.datasets.{part['kind']}", "INSIDE")
+            found += part.get(option) or []
+        return found
 
     def beside(self, dataset, view) -> list[str]:
         """Files of the user that options of a dataset and of a view name: atlases, their regions.
@@ -130,16 +150,19 @@ class RawFiles:
             InputError: one is missing that no job writes.
         """
         this = self.backbone(name) if family == "backbones" else self.config[family][name]
-        found = []
-        for option in components.constant(f"engram.{family}.{this['kind']}", "FILES") or ():
-            for one in _named(this.get(option)):
-                if not (one.startswith("results/") or Path(one).is_file()):
-                    raise InputError(
-                        f"{family}.{name}.{option}: no file {one}{_similar(Path(one))}; correct "
-                        "its name, from where the workflow runs, or put it there"
-                    )
-                found.append(one)
-        return found
+        named = [
+            (option, one)
+            for part in components.parts(family, this)
+            for option in components.constant(f"engram.{family}.{part['kind']}", "FILES") or ()
+            for one in _named(part.get(option))
+        ]
+        for option, one in named:
+            if not (one.startswith("results/") or Path(one).is_file()):
+                raise InputError(
+                    f"{family}.{name}.{option}: no file {one}{_similar(Path(one))}; correct "
+                    "its name, from where the workflow runs, or put it there"
+                )
+        return [one for _, one in named]
 
     def check_terms(self, dataset):
         """Refuse to fetch data under an agreement that was not accepted."""
@@ -189,9 +212,16 @@ def _named(value):
 def _check_column(path, listed, columns, dataset):
     """Refuse recordings of another kind than a dataset reads."""
     row = next(iter(listed.values()))[0]
-    if (column := manifest.recording(row)) not in columns:
+    named = [column for column in manifest.RECORDINGS if column in row]
+    if len(named) > 1 and "file" in columns:
         raise InputError(
-            f"{path}: names recordings in the column `{column}`, but datasets.{dataset} reads "
+            f"{path}, line 1: columns `{'` and `'.join(named)}` both name recordings, and "
+            f"datasets.{dataset} reads one of them; choose the kind `paired` for both, or leave "
+            "one column out"
+        )
+    if other := next((column for column in named if column not in columns), None):
+        raise InputError(
+            f"{path}: names recordings in the column `{other}`, but datasets.{dataset} reads "
             f"`{'` or `'.join(columns)}`; choose another `kind` for it, or rename the column"
         )
 

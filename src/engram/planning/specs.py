@@ -11,7 +11,7 @@ from engram.planning.kept import kept
 
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
 DATASET_KEYS = (
-    *("kind", "units", "folder", "manifest", "files", "shared", "windows", "title"),
+    *("kind", "units", "folder", "manifest", "files", "shared", "windows", "title", "carry"),
     *("source", "licence", "terms", "terms_accepted", "by_hand", "published_as"),
 )
 
@@ -65,27 +65,30 @@ class Specs:
         return {"source": source, "row": {key: row[key] for key in row if key in named}}
 
     def _render_spec(self, dataset, unit, view):
-        facts = components.constant(f"engram.views.{self.config['views'][view]['kind']}", "FACTS")
+        this = self.config["views"][view]
+        fact = this.get(components.constant(f"engram.views.{this['kind']}", "FACTS"))
+        carried = self.config["datasets"][dataset].get("carry") or {}
         return {
             "dataset": self._options("datasets", dataset),
             "windows": self.config["datasets"][dataset].get("windows"),
             "view": self._options("views", view),
             "unit": unit,
-            "rows": self._read_rows(dataset, unit, facts and self.config["views"][view].get(facts)),
-        }
+            "rows": self._read_rows(dataset, unit, [*carried, *([fact] if fact else [])]),
+        } | ({"facts": carried} if carried else {})
 
-    def _read_rows(self, dataset, unit, fact):
+    def _read_rows(self, dataset, unit, facts):
         """The raw files of a unit, each with those columns of a manifest that are read.
 
-        `fact` is the column that the view alone reads, so that no other view feels an edit of it.
+        `facts` are the columns that the dataset carries into tables, and the one that the view
+        alone reads: no other view feels an edit of that.
         """
         rows, this = self.rows(dataset, unit), self.config["datasets"][dataset]
         columns = components.constant(f"engram.datasets.{this['kind']}", "COLUMNS")
         named = {*manifest.FILES, *(columns or ()), *(this.get("conditions") or [])}
         return [
             {key: row[key] for key in row if (key in named if columns else key != "unit")}
-            | ({"facts": {fact: row[fact]}} if fact in row else {})
-            for row in map(_read_row, rows)
+            | _known(row, facts)
+            for row in (_read_row(row, this["kind"]) for row in rows)
         ]
 
     def _extract_spec(self, backbone, dataset=None, **_):
@@ -245,6 +248,9 @@ class Specs:
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
         trained = spec.get("head", {}).get("backbone") if stage in ("train", "occlude") else None
         named += [f"engram.backbones.{trained['backbone']['kind']}"] if trained else []
+        if isinstance(spec.get("dataset"), dict) and "kind" in spec["dataset"]:
+            _, *within = components.parts("datasets", spec["dataset"])
+            named += [f"engram.datasets.{part['kind']}" for part in within]
         if any("backbone" in one and components.taken(one)[1] for one in (spec, trained or {})):
             named += ["engram.frozen.contract"]
         return named + [
@@ -261,10 +267,18 @@ class Specs:
         return self.spec(stage, **names)["processes"] if stage == "pretrain" else 1
 
 
-def _read_row(row):
-    """A row that calls its recording `file`, whatever the column of the manifest was."""
+def _read_row(row, kind):
+    """A row that calls its recording `file`, whatever the column, where a kind reads but one."""
+    if "file" not in (components.constant(f"engram.datasets.{kind}", "READS") or ("file",)):
+        return row
     recording = manifest.recording(row)
     return {"file" if key == recording else key: row[key] for key in row}
+
+
+def _known(row, facts):
+    """What a line of the manifest says of its scan, if it says anything."""
+    known = {name: row[name] for name in facts if name in row}
+    return {"facts": known} if known else {}
 
 
 def _canonical(value):

@@ -1,4 +1,4 @@
-"""Read pickled dicts of arrays without running what a pickle asks for.
+"""Read pickled dicts of arrays, and tables of pandas, without running what a pickle asks for.
 
 A pickle is a program: loading one from a stranger runs the stranger's code.  Here only what
 arrays are made of has a meaning, and it is ours; any other name is refused before it is even
@@ -9,9 +9,11 @@ import math
 import os
 import pickle
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from engram.errors import InputError
 
@@ -21,7 +23,7 @@ SIMPLE = re.compile("[biufcSUO][0-9]+")  # dtypes: numbers, texts, objects
 
 
 def load(path):
-    """What a pickle holds: dicts, lists, tuples, texts, numbers and arrays of numbers.
+    """What a pickle holds: dicts, lists, tuples, texts, numbers, arrays and tables of numbers.
 
     Both layouts are read: a file of `np.save` with an object array, which if 0-dimensional
     stands for the object in it, and a bare pickle.
@@ -30,7 +32,8 @@ def load(path):
         path: of the file.
 
     Returns:
-        The object. Arrays of at least 1 MiB are read-only maps of the file.
+        The object; a table is a pandas.DataFrame of its numbers and the names of its columns.
+        Arrays of at least 1 MiB are read-only maps of the file.
 
     Raises:
         InputError: the file is unreadable, damaged, or asks for anything else.
@@ -113,7 +116,10 @@ class _Array:
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, content = state
-        dtype, order, n = dtype.value, "F" if fortran else "C", math.prod(shape)
+        self.fill(content, dtype.value, shape, "F" if fortran else "C")
+
+    def fill(self, content, dtype, shape, order):
+        n = math.prod(shape)
         if len(content) != (n if dtype.hasobject else n * dtype.itemsize):
             raise ValueError("an array does not have the size that its shape says")
         if dtype.hasobject:
@@ -126,6 +132,13 @@ class _Array:
             self.value = np.memmap(content.path, dtype, "r", **place)
         else:
             self.value = np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+class _Buffer(_Array):
+    """Stands for an array as pickles of protocol 5 spell it."""
+
+    def __init__(self, content, dtype, shape, order):
+        self.fill(content, dtype.value, shape, order)
 
 
 class _Scalar:
@@ -148,6 +161,63 @@ class _Bytes(bytes):
         _refuse("a change of bytes")
 
 
+class _Plain:
+    """What has no state beside its arguments."""
+
+    def __setstate__(self, state):
+        _refuse("a change of a part of a table")
+
+
+class _Slice(_Plain):
+    def __init__(self, *bounds):
+        self.value = slice(*bounds)
+
+
+class _Index(_Plain):
+    """Stands for names of columns or rows: texts, or numbers that only count."""
+
+    def __init__(self, kind, facts):
+        self.names = facts["data"].value.tolist() if "data" in facts else None
+
+
+class _Kind(_Plain):
+    """Stands for a kind of index."""
+
+
+class _Block(_Plain):
+    """Stands for columns of one type: values (column, row), and which columns they are."""
+
+    def __init__(self, values, places, ndim):
+        self.values = values.value
+        self.places = places.value
+
+
+class _Manager:
+    """Stands for the blocks of a table."""
+
+    def __init__(self, blocks=(), axes=()):
+        self.blocks, self.axes = blocks, axes
+
+    def __setstate__(self, state):  # pandas before 1.3
+        facts = state[3]["0.14.1"]
+        self.axes = facts["axes"]
+        self.blocks = [_Block(one["values"], one["mgr_locs"], 2) for one in facts["blocks"]]
+
+
+class _Frame:
+    """Stands for a table."""
+
+    def __setstate__(self, state):
+        manager = state.get("_mgr") or state["_data"]
+        names = manager.axes[0].names
+        found = [None] * len(names)
+        for block in manager.blocks:
+            places = np.arange(len(names))[block.places]
+            for place, row in zip(places, block.values, strict=True):
+                found[place] = row
+        self.value = pd.DataFrame(np.array(found).T, columns=pd.Index(names, dtype=object))
+
+
 #: What a pickle may name, and what it gets.  All are classes with `__setstate__`, so that the
 #: opcode that changes attributes reaches nothing else.
 KNOWN = {
@@ -155,7 +225,16 @@ KNOWN = {
     **{(module, "scalar"): _Scalar for module in MODULES},
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): None,
+    ("numpy.core.numeric", "_frombuffer"): _Buffer,
+    ("numpy._core.numeric", "_frombuffer"): _Buffer,
     ("_codecs", "encode"): _Bytes,
+    **{(module, "DataFrame"): _Frame for module in ("pandas", "pandas.core.frame")},
+    ("pandas.core.internals.managers", "BlockManager"): _Manager,
+    ("pandas._libs.internals", "_unpickle_block"): _Block,
+    ("pandas.core.indexes.base", "_new_Index"): _Index,
+    **{(module, "Index"): _Kind for module in ("pandas", "pandas.core.indexes.base")},
+    **{(module, "RangeIndex"): _Kind for module in ("pandas", "pandas.core.indexes.range")},
+    **{(module, "slice"): _Slice for module in ("builtins", "__builtin__")},
 }
 
 
@@ -164,6 +243,15 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module, name):
         return KNOWN[module, name] if (module, name) in KNOWN else _refuse(f"{module}.{name}")
+
+    def load_bytearray8(self):
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(size))
+
+    dispatch = {  # noqa: RUF012 - as its parent has it
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
     def get_extension(self, code):
         _refuse(f"extension {code}")
@@ -177,7 +265,7 @@ def _unwrapped(value):
     if isinstance(value, _Array) and value.value.dtype.hasobject:
         objects = value.value
         return _unwrapped(objects.item() if objects.ndim == 0 else objects.tolist())
-    if isinstance(value, _Array | _Scalar):
+    if isinstance(value, _Array | _Scalar | _Frame):
         return value.value
     if isinstance(value, dict):
         return {key: _unwrapped(item) for key, item in value.items()}

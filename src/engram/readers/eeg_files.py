@@ -151,6 +151,19 @@ class EegFile:
         data *= scales[kept, None]
         return Samples(data, float(raw.info["sfreq"]), [chosen[i] for i in kept], timeline)
 
+    def outline(self, chosen) -> Samples:
+        """As `microvolts`, but no sample is read: `data` is (0, time).
+
+        Raises:
+            InputError: a unit is unknown, or rates differ.
+        """
+        raw = self._reopened(chosen)
+        for one in chosen:
+            self._scale(raw, one)
+        timeline = self._timeline(raw)
+        data = timeline.spread(np.empty((0, raw.n_times)), raw.info["sfreq"])
+        return Samples(data, float(raw.info["sfreq"]), [*chosen], timeline)
+
     def numbers(self, channel) -> Samples:
         """Samples of one channel as the file holds them, whatever their unit."""
         raw = self._reopened([channel])
@@ -198,12 +211,16 @@ class EegFile:
         """(samples as MNE scales them, with NaN in gaps; timeline)."""
         data, noticed = recordings.read(self.path, raw, [one.key for one in chosen])
         self._hear(noticed)
+        timeline = self._timeline(raw)
+        return timeline.spread(data, raw.info["sfreq"]), timeline
+
+    def _timeline(self, raw):
         timeline = recorded_events.timeline(
             self.path, raw, encoding=self.encoding, markers=self.markers
         )
         for line in timeline.said:
             self._say(line)
-        return timeline.spread(data, raw.info["sfreq"]), timeline
+        return timeline
 
     def _once(self, chosen, data):
         """Indices of the channels, one of each name.

@@ -1,4 +1,4 @@
-"""Tables of ROI series: CSV, TSV (either gzipped), NumPy, MATLAB, entries of HDF5 files.
+"""Tables of ROI series: CSV, TSV (either gzipped), NumPy, MATLAB, entries of HDF5 files, pickles.
 
 A table has two axes, regions and time, and which is which is stated or stands in the table: a
 header line of names means that columns are regions, names in the first column that rows are.
@@ -16,12 +16,13 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from engram.errors import InputError
+from engram.readers import array_pickles
 from engram.readers.atlases import same
 
 AXES = (["roi", "time"], ["time", "roi"])
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 HDF5 = (".h5", ".hdf5")
-SUFFIXES = (*SEPARATORS, *(f"{one}.gz" for one in SEPARATORS), ".npy", ".mat", *HDF5)
+SUFFIXES = (*SEPARATORS, *(f"{one}.gz" for one in SEPARATORS), ".npy", ".mat", *HDF5, ".pkl")
 
 
 class Series(NamedTuple):
@@ -216,6 +217,8 @@ def _table(path, entry, index):
     try:
         if suffix.removesuffix(".gz") in SEPARATORS:
             return _text(path, SEPARATORS[suffix.removesuffix(".gz")])
+        if suffix == ".pkl":
+            return _pickled(path)
         if suffix == ".npy":
             values = _scan(np.load(path, allow_pickle=False, mmap_mode="r"), index)
         else:
@@ -256,6 +259,14 @@ def _text(path, separator):
     if rows and columns and _numbered(columns):
         columns = None  # t_0, t_1, ... are no regions
     return Table(table.to_numpy(np.float64), rows, columns)
+
+
+def _pickled(path):
+    """A table of pandas, whose columns are regions."""
+    table = array_pickles.load(path)
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError("it holds no table of pandas")
+    return Table(table.to_numpy(np.float64), None, list(map(str, table.columns)))
 
 
 def _counts(cells):

@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 
 from engram import store
 from engram.planning import components
+
+MOST_GROUPS = 8  # of one fact, for more than these are no groups
 
 #: What is known of every score; null where a task does not measure it.
 COLUMNS = (
@@ -29,7 +32,8 @@ def evaluate(predictions, baseline, x, scores, spec):
             inputs, to ask what they know, or the targets, for what is true.
         scores: path to write: experiment, task, generalises_to, flags, sources, inputs (what is
             missing in the rows of a source or was converted, in words), targets, runs, baseline
-            (its name), sample, metrics, warnings, and what is particular to the task.
+            (its name), sample, metrics, groups (see `groups`), warnings, and what is particular
+            to the task.
 
             Of a metric: value; low and high, the ends of its 95 % interval, and what kind that
             is; chance, the mean of the score under its null, and p against that; control, what
@@ -53,11 +57,49 @@ def evaluate(predictions, baseline, x, scores, spec):
     if "recording" in result["flags"]:
         nothing = {"low": None, "high": None, "interval": None}
         result["metrics"] = [row | nothing for row in result["metrics"]]
+    table = store.open(predictions).table
+    result["groups"] = groups(table, header.get("facts", {}), result["metrics"])
     result = plain(result)
     result["warnings"] = list(task.warnings(result))
     with store.replaced(scores) as temporary:
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text, encoding="utf-8")
+
+
+def groups(table, facts, metrics) -> list[dict]:
+    """The score of subjects who share a fact, of each fact that a few groups of subjects share.
+
+    Args:
+        table: of the predictions.
+        facts: names of its columns that are facts of scans.
+        metrics: lines of `COLUMNS`; taken is the first that has a value of every subject.
+
+    Returns:
+        A dict a group: fact, value, metric, subjects (how many), mean and sd of their scores.
+    """
+    scored = next((row for row in metrics if row["subjects"]), None)
+    if not scored:
+        return []
+    score = pd.Series(scored["subjects"], dtype=float).dropna()
+    score.index = score.index.astype(str)
+    found = []
+    for name in facts:
+        of = table.assign(subject=table["subject"].astype(str)).groupby("subject")[name]
+        of = of.first()[of.nunique(dropna=False) == 1].reindex(score.index).dropna()
+        of = of[of != ""]
+        if 2 <= of.nunique() <= MOST_GROUPS:
+            found += [
+                {
+                    "fact": name,
+                    "value": f"{value:g}" if isinstance(value, float) else value,
+                    "metric": scored["metric"],
+                    "subjects": len(own),
+                    "mean": own.mean(),
+                    "sd": own.std(),
+                }
+                for value, own in score[of.index].groupby(of)
+            ]
+    return found
 
 
 def _row(row):

@@ -50,6 +50,16 @@ def any_of(flags) -> np.ndarray:
     return np.any(found, axis=0) if found else np.zeros((0, len(flags["outside recording"])), bool)
 
 
+def named(flags, channels) -> list[str]:
+    """Names of the channels that are bad in each window, ", " between them; see `any_of`."""
+    bad = any_of(flags)
+    if not bad.any():
+        return [""] * bad.shape[1]
+    return [
+        ", ".join(name for name, hit in zip(channels, row, strict=True) if hit) for row in bad.T
+    ]
+
+
 def flagged(
     data, sfreq, starts, length, *, flat=0.5, amplitude=300.0, jump=100.0, piece=1.0
 ) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ __all__ = [
     "canonical",
     "load",
     "open",
+    "refuse_different",
     "replaced",
     "resume",
     "stated",
@@ -161,7 +162,7 @@ class Stacked:
 
     def __init__(self, paths):
         self.stores = [open(path) for path in paths]
-        _refuse_different(self.stores)
+        refuse_different(self.stores)
         first = self.stores[0]
         self.header, self.dtype = first.header, first.dtype
         self.starts = np.cumsum([0, *map(len, self.stores)])
@@ -191,7 +192,15 @@ def load(paths) -> Rows:
     return Stacked(paths).load()
 
 
-def _refuse_different(stores):
+def refuse_different(stores):
+    """Refuse stores that are not of one kind.
+
+    Args:
+        stores: list of `Store`, or of others with path, header and shape.
+
+    Raises:
+        InputError: their rows differ in shape, or their headers in what is stated of all rows.
+    """
     first = stores[0]
     for other in stores[1:]:
         found = differences.said(_facts(first), _facts(other))

@@ -62,6 +62,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "sources": task.sources,
         "inputs": _inputs(x),
         "targets": [*y],
+        "facts": _facts(y),
         "chosen": _chosen(fits, best, task.folds, candidates),
         "curves": _curves(fits, best, task.folds),
         **task.facts,
@@ -129,6 +130,12 @@ def _flags(x, y, task):
     eeg = any(of_view(header, "modality") == "eeg" for header in of_x)
     if eeg and any(header.get("derived_from") == "eeg" for header in of_y):
         yield "circular"
+
+
+def _facts(y):
+    """Types of the facts of scans that the rows of y carry, by name."""
+    path = next(path for paths in y.values() for path in paths)
+    return of_view(store.open(path).header, "facts") or {}
 
 
 def _inputs(x):

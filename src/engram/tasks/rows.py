@@ -9,6 +9,34 @@ from engram import store
 from engram.errors import InputError
 from engram.store import Rows
 
+BLAMED = 3  # channels that a message names
+
+FEW = "or its `bad_share` if few channels do it"
+
+#: What to change, by the reason for which a view leaves out rows.
+REMEDIES = {
+    "amplitude": f"raise `amplitude` of the view {{view}}, {FEW}",
+    "jump": f"raise `jump` of the view {{view}}, {FEW}",
+    "flat": f"lower `flat` of the view {{view}}, or raise{FEW[2:]}",
+    "clipped": "leave the channel out in `channels` of the dataset, or raise `bad_share` of {view}",
+    "not finite": "leave the channel out in `channels` of the dataset",
+    "outside recording": "shorten `window` of the view {view}, or change its `lag`",
+    "unlabelled": "correct `events`, `classes` or `duration` of the view {view}, or lower its "
+    "`min_valid`",
+    "ambiguous": "narrow `ambiguous` of the view {view}, or take it out",
+    "too few valid seconds": "raise `amplitude` and `jump` of the view {view}, or lower its "
+    "`min_valid`",
+    "no alpha rhythm found": "correct `signal` of the view {view}, or lower its `c`",
+    "gap": "nothing was recorded there: shorten `windows` of the dataset",
+    "cut": "samples were cut out there: shorten `windows` of the dataset",
+}
+#: Reasons that the column bad_channels of a table goes with.
+BY_CHANNEL = ("amplitude", "jump", "flat", "clipped", "not finite")
+MARKED = (
+    "set `reject_by_annotation: false` of the dataset, if what is marked {reason!r} can be used"
+)
+MISSING = "fill in the column of the manifest that the view {view} takes"
+
 
 def joined(x, y, path) -> tuple[Rows, dict[str, Rows], pd.DataFrame, dict]:
     """The usable rows of all stores, sorted by name.
@@ -38,13 +66,52 @@ def joined(x, y, path) -> tuple[Rows, dict[str, Rows], pd.DataFrame, dict]:
     reason = _reasons([y, *found])
     usable = np.flatnonzero(reason == "")
     if not len(usable):
-        raise InputError(f"{path}: no usable row; all are left out: {_counted(reason)}")
+        names = [Path(path).stem, *(source.partition("/")[0] for source in sources)]
+        raise InputError(_none_usable(dict(zip(names, [y, *found], strict=True))))
     y, *found = (_taken(rows, usable) for rows in (y, *found))
     sources = dict(zip(sources, found, strict=True))
     _check_windows(y, sources)
     _check_finite(sources)
     table = _supported(y.table, [rows.table for rows in found])
     return y, sources, table, _counted(np.concatenate([reason, lacking]))
+
+
+def _none_usable(views):
+    """What leaves out all rows, and which key of which view to change.
+
+    Args:
+        views: Rows by the view that they are of, all of the same names.
+    """
+    said, most, advice = [], 0, ""
+    for view, rows in views.items():
+        reasons = rows.table["exclude"].to_numpy(dtype=object)
+        counts = _counted(reasons)
+        if not counts:
+            continue
+        why = ", ".join(f"{reason} {n}" for reason, n in counts.items())
+        said.append(f"view {view} leaves out {sum(counts.values())} ({why}{_blamed(rows.table)})")
+        if sum(counts.values()) > most:
+            most, advice = sum(counts.values()), remedy(next(iter(counts)), view)
+    some = "; no row is usable in all of them" if len(said) > 1 else ""
+    (n,) = {len(rows.table) for rows in views.values()}
+    return f"no usable row of {n}: {' and '.join(said)}{some}; {advice}"
+
+
+def remedy(reason, view) -> str:
+    """What to change so that fewer rows of a view are left out for a reason."""
+    other = MISSING if reason.startswith("no ") else MARKED
+    return REMEDIES.get(reason, other).format(view=view, reason=reason)
+
+
+def _blamed(table):
+    """The channels that are bad in most of the rows left out."""
+    if "bad_channels" not in table:
+        return ""
+    bad = table.loc[table["exclude"].isin(BY_CHANNEL), "bad_channels"]
+    counts = bad[bad != ""].str.split(", ").explode().value_counts()
+    named = ", ".join(f"{name} in {n}" for name, n in counts.head(BLAMED).items())
+    more = f" and {len(counts) - BLAMED} more" if len(counts) > BLAMED else ""
+    return f"; channel {named}{more}" if named else ""
 
 
 def _supported(table, others):

@@ -18,7 +18,7 @@ import numpy as np
 
 from engram import store
 from engram.errors import InputError
-from engram.planning import components
+from engram.planning import components, facts
 from engram.progress import progress
 from engram.recording import Recording, Windows
 from engram.signals import quality
@@ -31,14 +31,15 @@ def render(recordings, view, spec, made_by):
     """Stage `render`: write the rows of one unit in one view.
 
     The store has the component's array, table and header; the table also has a column
-    `digest`, by which equal rows are found, and the header the provenance and whether a `row` is
-    a window or a whole scan.
+    `digest`, by which equal rows are found, and one for each of the `facts`, float64 or text; the
+    header has their types, the provenance and whether a `row` is a window or a whole scan.
 
     Args:
         recordings: list of Recording, Trials or Stimuli, all of one unit.
         view: path of the view store to write.
         spec: dict with `view` (kind and options), `windows` (length and step in s, or "scan"; None
-            unless they are Recordings), `unit`.
+            unless they are Recordings), `unit`, and, if there are any, `facts` of the scans,
+            "number" or "text" by name.
         made_by: provenance of the job, for the header.
 
     Raises:
@@ -46,20 +47,8 @@ def render(recordings, view, spec, made_by):
             or lacks what the view needs, or two differ in a fact that the header states once,
             e.g. frequencies.
     """
-    if not recordings:
-        raise InputError(f"unit {spec['unit']} holds no recording")
-    module, options = components.options("views", spec["view"])
-    windows = _windows(recordings, module, spec)
-    if hasattr(module, "check"):
-        module.check(recordings, options)
-    parts = []
-    for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
-        rows = module.render(recording, windows(recording), options)
-        parts.append(_without_bad(recording, rows))
-        _refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
+    parts = rendered(recordings, spec)
     header = parts[0].header | {"made_by": made_by}
-    if spec["windows"]:
-        header["row"] = "scan" if spec["windows"] == WHOLE else "window"
     store.write(
         view,
         *(
@@ -69,11 +58,61 @@ def render(recordings, view, spec, made_by):
     )
 
 
+def rendered(recordings, spec) -> list[Rows]:
+    """The rows of one unit in one view, those of each recording; see `render`."""
+    if not recordings:
+        raise InputError(f"unit {spec['unit']} holds no recording")
+    module, options = components.options("views", spec["view"])
+    windows = _windows(recordings, module, spec)
+    if hasattr(module, "check"):
+        module.check(recordings, options)
+    parts = []
+    for recording in progress(recordings, f"{spec['unit']}/{spec['view']['kind']}", "scans"):
+        rows = module.render(recording, windows(recording), options)
+        rows = _with_facts(recording, rows, spec.get("facts"))
+        parts.append(_without_bad(recording, rows))
+        refuse_difference(recordings[0].name, parts[0], recording.name, parts[-1])
+    if not spec["windows"]:
+        return parts
+    row = {"row": "scan" if spec["windows"] == WHOLE else "window"}
+    return [dataclasses.replace(one, header=one.header | row) for one in parts]
+
+
+def _with_facts(recording, rows, types):
+    """Rows whose table says what is known of their scan."""
+    if not types:
+        return rows
+    known = getattr(recording, "facts", {})
+    for name in types:
+        if name not in known:
+            raise InputError(
+                f"{recording.name}: no fact {name!r} is known of it; there is "
+                f"{', '.join(known) or 'none'}; correct `carry` of the dataset"
+            )
+        if name in rows.table:
+            raise InputError(
+                f"{recording.name}: the view has a column {name!r} of its own; rename that of the "
+                "manifest, or take it out of `carry` of the dataset"
+            )
+    try:
+        columns = {name: facts.typed(known[name], of) for name, of in types.items()}
+    except ValueError as error:
+        raise InputError(f"{recording.name}: {error}") from None
+    table = rows.table.assign(**columns)
+    return dataclasses.replace(rows, table=table, header=rows.header | {"facts": types})
+
+
 def _without_bad(recording, rows):
-    """Rows with those excluded that reach into a stretch which the recording marks as bad."""
+    """Rows with those excluded that reach into a stretch which the recording marks as bad.
+
+    Rows that are made of the signal for which it is not bad are kept.
+    """
     if not isinstance(recording, Recording) or recording.bad.empty:
         return rows
-    reasons = np.array(quality.marked(recording.bad, rows.table["start"], rows.table["stop"]))
+    bad, of = recording.bad, rows.header.get("modality")
+    if "but_for" in bad and of is not None:
+        bad = bad[bad["but_for"] != of]
+    reasons = np.array(quality.marked(bad, rows.table["start"], rows.table["stop"]))
     table = rows.table.assign(exclude=np.where(reasons != "", reasons, rows.table["exclude"]))
     if rows.header["what"] != "labels":
         return dataclasses.replace(rows, table=table)
@@ -109,8 +148,16 @@ def _windows(recordings, module, spec):
     return lambda recording: windows
 
 
-def _refuse_difference(name, one, other_name, other):
-    """One header stands for all rows: what it states has to hold for every recording."""
+def refuse_difference(name, one, other_name, other):
+    """One header stands for all rows: what it states has to hold for every recording.
+
+    Args:
+        name, other_name: of two recordings of a unit.
+        one, other: their Rows.
+
+    Raises:
+        InputError: they state something else.
+    """
     facts, others = (
         part.header | {"shape of a row": part.array.shape[1:], "dtype": part.array.dtype.str}
         for part in (one, other)

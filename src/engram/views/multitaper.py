@@ -88,7 +88,8 @@ def render(recording, windows, options) -> Rows:
 
     Returns:
         Rows: float16 dB (n, h, w), or (n, region, h, w) with `regions`; row 0 of an image is
-        the highest frequency. Excluded rows hold the low limit where there is no data. With
+        the highest frequency. Excluded rows hold the low limit where there is no data. The
+        column bad_channels names those that break a rule in a row. With
         `limits: recording` the values are (dB - low) / (high - low) and the table has columns
         limit_low, limit_high (dB).
 
@@ -126,6 +127,7 @@ def _render(recording, windows, options):
     table["stop"] = np.maximum(table["stop"], stop)
     flags = _flags(signal, start - signal.start, stop[0] - start[0], options)
     table["exclude"] = quality.rejected(flags, options.bad_share, groups)
+    table["bad_channels"] = quality.named(flags, signal.channels)
     usable = (table["exclude"] == "").to_numpy()
     left_out = quality.any_of(flags) & usable if len(flags) > 1 else None
     rows, decibels, freqs = _averaged(signal, groups, grid, first, left_out, options)

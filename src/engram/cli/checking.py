@@ -1,0 +1,464 @@
+"""Looking at recordings before a run: which, in which order, and what is said of them."""
+
+import collections
+import concurrent.futures as futures
+import itertools
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from engram.cli import across, looking
+from engram.errors import InputError
+from engram.figures import check_page
+from engram.planning import components, manifest
+from engram.planning.automatic import completed
+from engram.planning.plan import Plan
+from engram.progress import progress
+from engram.tasks.rows import BY_CHANNEL, remedy
+
+STUDIES, MANIFESTS = (".yaml", ".yml"), (".csv", ".tsv", ".txt")
+
+#: What recordings without a study are looked at with.
+WINDOWS = {"length": 30, "step": 15}
+VIEWS = {"eeg": {"spectrogram": {"kind": "multitaper"}}, "fmri": {"series": {"kind": "timeseries"}}}
+KINDS = {("eeg",): "eeg_recordings", ("fmri",): "roi_series", ("eeg", "fmri"): "paired"}
+
+FILES = "recordings"  # the dataset of those that no manifest lists
+MOST_LINES = 40  # of recordings on a terminal; the page has all
+
+
+def check(config, targets, output, *, jobs=None, quick=False, pictures=True) -> int:
+    """Say of recordings what a run would find, and write it down as a page.
+
+    Args:
+        config: gives the merged configuration of some studies.
+        targets: paths of studies, of manifests, or of recordings.
+        output: folder for the page and its pictures.
+        jobs: processes; None is one a core.
+        quick: read headers alone.
+        pictures: whether to draw.
+
+    Returns:
+        How many things a run would refuse.
+
+    Raises:
+        InputError: targets are of several sorts, or one is not there.
+    """
+    output = Path(output)
+    plan = _plan(config, targets)
+    pictures = output if pictures else None
+    asked, early, waiting = [], [], collections.Counter()
+    names = plan.datasets() if plan.config["experiments"] else [*plan.config["datasets"]]
+    for dataset in names:
+        if dataset == FILES:
+            asked += _files(targets, plan.config, quick, pictures)
+        else:
+            _ask(plan, dataset, quick, pictures, asked, early, waiting)
+    output.mkdir(parents=True, exist_ok=True)
+    looked = [*early]
+    jobs = min(jobs or len(os.sched_getaffinity(0)), len(asked))
+    with progress(len(asked), "check", "recordings") as bar:
+        for found in _each(asked, jobs):
+            looked += found
+            bar.update()
+    looked.sort(key=lambda one: (names.index(one.dataset), one.name))
+    found = _gathered(plan, looked, names, waiting, quick)
+    found["title"] = plan.config.get("title", "Recordings")
+    found["targets"] = [str(target) for target in targets]
+    check_page.write(output / "index.html", found)
+    _print(found, output / "index.html")
+    return found["refusals"]
+
+
+# ---- what is asked for --------------------------------------------------------------------
+
+
+def _plan(config, targets):
+    """The plan of studies, or one with each manifest, or all recordings, as a dataset."""
+    targets = [Path(target) for target in targets]
+    for target in targets:
+        if not target.exists():
+            raise InputError(f"{target}: no such file; name a study, a manifest or recordings")
+    sorts = {_sort(target) for target in targets}
+    if len(sorts) > 1:
+        raise InputError(
+            f"{', '.join(map(str, targets))}: are {' and '.join(sorted(sorts))}; check one sort at "
+            "a time"
+        )
+    if sorts == {"studies"}:
+        return Plan(completed(config(targets)))
+    datasets, views = {}, {}
+    if sorts == {"recordings"}:
+        datasets[FILES] = {"kind": KINDS["eeg",], "folder": "", "windows": WINDOWS}
+        views = VIEWS["eeg"]
+    for target in targets if sorts == {"manifests"} else ():
+        listed = manifest.read(target, target.stat().st_mtime_ns)
+        columns = next(iter(listed.values()))[0]
+        of = tuple(column for column in VIEWS if column in columns) or ("eeg",)
+        datasets[_named(target, datasets)] = {
+            "kind": KINDS[of],
+            "folder": str(target.parent),
+            "manifest": str(target.absolute()),
+            "windows": WINDOWS,
+        }
+        for column in of:
+            views |= VIEWS[column]
+    empty = {family: {} for family in ("backbones", "heads", "experiments")}
+    return Plan({"run": [], "datasets": datasets, "views": views, **empty})
+
+
+def _named(target, taken):
+    """The name of a file, and a number behind it if that is taken."""
+    names = (target.stem + f"-{i}" * (i > 0) for i in itertools.count())
+    return next(name for name in names if name not in taken)
+
+
+def _sort(target):
+    if target.suffix.lower() in STUDIES:
+        return "studies"
+    return "manifests" if target.suffix.lower() in MANIFESTS else "recordings"
+
+
+def _views_of(plan, dataset):
+    """Views that are made of a dataset: those of its experiments, or all there are."""
+    if not plan.config["experiments"]:
+        kind = plan.config["datasets"][dataset]["kind"]
+        columns = next(columns for columns in KINDS if KINDS[columns] == kind)
+        return [view for column in columns for view in VIEWS[column]]
+    found = []
+    for name in plan.experiments():
+        sources = [*plan.sources(name), *plan.targets(name)]
+        if plan.known[name]["dataset"] == dataset:
+            found += [source.partition("/")[0] for source in sources]
+        for backbone in {source.partition("/")[2] for source in sources} - {""}:
+            if dataset in plan.pretraining_datasets(backbone):
+                found.append(plan.backbone(backbone)["pretrain"]["view"])
+    known = plan.config["views"]
+    return [v for v in dict.fromkeys(found) if v in known and "unit" not in known[v]]
+
+
+def _ask(plan, dataset, quick, pictures, asked, early, waiting):
+    """Add to `asked` what can be looked at, to `early` what is missing; count what is not here."""
+    if not plan.config["datasets"][dataset].get("windows"):
+        waiting[dataset, "no windows"] += len(plan.units(dataset))
+        return
+    views = _views_of(plan, dataset)
+    for view in views:
+        plan.beside(dataset, view)
+    for unit in plan.units(dataset):
+        specs = {v: plan.spec("render", dataset=dataset, unit=unit, view=v) for v in views}
+        for some, rows in _lines(plan.rows(dataset, unit), specs):
+            try:
+                paths = [path for row in some for path in plan.raw_of(dataset, row)[0]]
+            except InputError as error:
+                one = looking.Asked(dataset, unit, rows, [], specs)
+                early.append(looking.unread(one, str(error)))
+                continue
+            if all(Path(path).exists() for path in paths):
+                asked.append(looking.Asked(dataset, unit, rows, paths, specs, quick, pictures))
+            else:
+                waiting[dataset, "not here"] += 1
+
+
+def _files(targets, config, quick, pictures):
+    """Recordings that no manifest lists; each is a subject of its own."""
+    this, found = config["datasets"][FILES], []
+    for target in map(Path, targets):
+        name = _named(target, [one.unit for one in found])
+        rows = [{"subject": name, "scan": "scan-01", "file": str(target)}]
+        specs = {
+            view: {
+                "dataset": {"kind": this["kind"]},
+                "windows": this["windows"],
+                "view": options,
+                "unit": name,
+                "rows": rows,
+            }
+            for view, options in config["views"].items()
+        }
+        found.append(looking.Asked(FILES, name, rows, [str(target)], specs, quick, pictures))
+    return found
+
+
+def _lines(rows, specs):
+    """(rows of the plan, rows of the spec) of each recording, or of a unit that is not listed."""
+    merged = []
+    for of_views in zip(*(spec["rows"] for spec in specs.values()), strict=True):
+        facts = {k: v for row in of_views for k, v in row.get("facts", {}).items()}
+        merged.append(of_views[0] | ({"facts": facts} if facts else {}))
+    if rows and "scan" in rows[0]:
+        return [([row], [one]) for row, one in zip(rows, merged, strict=True)]
+    return [(rows, merged)]
+
+
+# ---- the work ------------------------------------------------------------------------------
+
+
+def _each(asked, jobs):
+    """What is found of each, as it comes; one that ends its process is refused alone."""
+    if jobs <= 1:
+        yield from map(looking.look, asked)
+        return
+    left = iter(asked)
+    while True:
+        lost = yield from _in_a_pool(left, jobs)
+        for one in lost:
+            yield from _alone(one)
+        if not lost:
+            return
+
+
+def _in_a_pool(left, jobs):
+    """Work until all is done or a process dies; returns what was lost then."""
+    context = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        running = {pool.submit(looking.look, one): one for one in itertools.islice(left, 2 * jobs)}
+        while running:
+            done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            for future in done:
+                try:
+                    found = future.result()
+                except BrokenProcessPool:
+                    return list(running.values())
+                del running[future]
+                yield found
+                if (one := next(left, None)) is not None:
+                    running[pool.submit(looking.look, one)] = one
+    return []
+
+
+def _alone(one):
+    if (yield from _in_a_pool(iter([one]), 1)):
+        said = f"{one.paths[0]}: reading it ended the process; it is damaged, or memory is short"
+        yield [looking.unread(one, said)]
+
+
+# ---- what is said --------------------------------------------------------------------------
+
+
+def _gathered(plan, looked, names, waiting, quick):
+    """Everything that the page and the terminal show, as plain data."""
+    kinds = {name: plan.config["datasets"][name]["kind"] for name in names}
+    modules = {name: components.component("datasets", kind) for name, kind in kinds.items()}
+    units = across.of_units(looked, modules)
+    whole = {name: _takes_all(plan, name) for name in names} if quick else None
+    differing = across.differing(looked, whole)
+    experiments = []
+    if not quick and looked and plan.config["experiments"]:
+        with tempfile.TemporaryDirectory() as folder:
+            experiments = across.of_experiments(plan, looked, folder)
+    refused = [
+        {"where": one.name, "what": what, "text": text, "sides": []}
+        for one in looked
+        for what, text in one.refused
+    ]
+    refused += [{"where": unit, "what": "unit", "text": text, "sides": []} for unit, text in units]
+    refused += [
+        {
+            "where": dataset,
+            "what": view,
+            "text": f"recordings differ in {text}",
+            "sides": [{"is": facts, "subjects": subjects} for facts, subjects in sides],
+        }
+        for dataset, view, text, sides in differing
+    ]
+    refused += [
+        {"where": ", ".join(one.names), "what": "experiment", "text": one.refused, "sides": []}
+        for one in experiments
+        if one.refused
+    ]
+    return {
+        "quick": quick,
+        "refused": refused,
+        "refusals": len(refused),
+        "datasets": [_dataset(plan, name, looked, waiting) for name in names],
+        "experiments": [_experiment(plan, one) for one in experiments],
+        "recordings": [_recording(one) for one in looked],
+    }
+
+
+def _takes_all(plan, dataset):
+    """Whether a view of a dataset is made of all channels of its recordings."""
+    found = [plan.config["views"][name] for name in _views_of(plan, dataset)]
+    return any(one["kind"] == "multitaper" and not (one.get("channels") or one.get("regions"))
+               for one in found)  # fmt: skip
+
+
+def _dataset(plan, name, looked, waiting):
+    this = [one for one in looked if one.dataset == name]
+    read = [one for one in this if np.isfinite(one.duration)]
+    return {
+        "name": name,
+        "title": plan.config["datasets"][name].get("title", name),
+        "kind": plan.config["datasets"][name]["kind"],
+        "windows": plan.config["datasets"][name].get("windows"),
+        "subjects": len({one.subject for one in this}),
+        "scans": len(this),
+        "hours": sum(one.duration for one in read) / 3600,
+        "not_here": waiting[name, "not here"],
+        "no_windows": waiting[name, "no windows"],
+        "signals": _signals(read),
+        "views": [_view(name, [one.parts[name] for one in read if name in one.parts])
+                  for name in dict.fromkeys(view for one in read for view in one.parts)],
+        "classes": [line for view in dict.fromkeys(v for one in read for v in one.parts)
+                    for line in _classes(view, read)],
+    }  # fmt: skip
+
+
+def _signals(read):
+    """One line for each rate, unit and set of channels that recordings have, most common first."""
+    found = collections.defaultdict(list)
+    for one in read:
+        for name, signal in one.signals.items():
+            channels = tuple(sorted({*signal["channels"], *signal["bad"]}))
+            found[name, signal["sfreq"], signal["unit"], channels].append(one)
+    ordered = sorted(found.items(), key=lambda item: (item[0][0], -len(item[1])))
+    return [
+        {
+            "name": name,
+            "sfreq": sfreq,
+            "unit": unit,
+            "channels": list(channels),
+            "recordings": len(scans),
+            "subjects": list(dict.fromkeys(scan.subject for scan in scans)),
+        }
+        for (name, sfreq, unit, channels), scans in ordered
+    ]
+
+
+def _view(name, parts):
+    """Windows of a view, and how many are left out by which reason and channel."""
+    windows, reasons, channels = (
+        0,
+        collections.Counter(),
+        collections.defaultdict(collections.Counter),
+    )
+    for part in parts:
+        windows += len(part.table)
+        left_out = part.table[part.table["exclude"] != ""]
+        reasons.update(left_out["exclude"])
+        for reason, names in zip(
+            left_out["exclude"], left_out.get("bad_channels", ()), strict=False
+        ):
+            if reason in BY_CHANNEL:
+                channels[reason].update(filter(None, names.split(", ")))
+    return {
+        "name": name,
+        "windows": windows,
+        "left_out": sum(reasons.values()),
+        "reasons": [
+            {
+                "reason": reason,
+                "windows": n,
+                "channels": channels[reason].most_common(3),
+                "remedy": remedy(reason, name),
+            }
+            for reason, n in reasons.most_common()
+        ],
+    }
+
+
+def _classes(view, read):
+    """Usable rows and subjects of each class of a view of labels; the range of numbers."""
+    having = [(one.subject, one.parts[view]) for one in read if view in one.parts]
+    having = [(subject, part) for subject, part in having if part.labels is not None]
+    if not having:
+        return []
+    usable = [(s, p.labels[(p.table["exclude"] == "").to_numpy()]) for s, p in having]
+    names = having[0][1].header.get("classes")
+    if names is None:
+        numbers = np.concatenate([labels for _, labels in usable])
+        span = f"{numbers.min():g} to {numbers.max():g}" if len(numbers) else "none"
+        subjects = {subject for subject, labels in usable if len(labels)}
+        return [{"view": view, "class": span, "windows": len(numbers), "subjects": len(subjects)}]
+    return [
+        {
+            "view": view,
+            "class": name,
+            "windows": int(sum((labels == i).sum() for _, labels in usable)),
+            "subjects": len({subject for subject, labels in usable if (labels == i).any()}),
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def _experiment(plan, one):
+    title = plan.known[one.names[0]].get("title", one.names[0])
+    facts = {key: getattr(one, key) for key in ("names", "rows", "subjects", "folds", "refused")}
+    classes = [{"class": c, "rows": n, "subjects": s} for c, (n, s) in one.classes.items()]
+    asks = f"{' + '.join(plan.sources(one.names[0]))} → {' + '.join(plan.targets(one.names[0]))}"
+    return facts | {"title": title, "asks": asks, "classes": classes, "excluded": one.excluded}
+
+
+def _recording(one):
+    signals = [
+        {"name": name, **signal, "channels": signal["channels"]}
+        for name, signal in one.signals.items()
+    ]
+    views = [_view(name, [part]) for name, part in one.parts.items()]
+    labels = [line for view in one.parts for line in _classes(view, [one])]
+    return {
+        "dataset": one.dataset,
+        "name": one.name,
+        "file": one.files[0] if one.files else "",
+        "duration": one.duration if np.isfinite(one.duration) else None,
+        "signals": signals,
+        "left_out": one.recorded.get("left_out", {}),
+        "said": [
+            *one.recorded.get("said", []),
+            *(
+                f"{what}: {', '.join(one.recorded[what])}"
+                for what in ("deviating", "interpolated")
+                if one.recorded.get(what)
+            ),
+        ],
+        "events": one.events,
+        "bad": one.bad,
+        "views": views,
+        "labels": labels,
+        "refused": [text for _, text in one.refused],
+        "picture": one.picture,
+    }
+
+
+def _print(found, page):
+    shown = found["recordings"]
+    if len(shown) > MOST_LINES:
+        shown = [one for one in shown if one["refused"]][:MOST_LINES]
+    lines = [["recording", "channels", "Hz", "length", "windows left out", "labels", ""]]
+    for one in shown:
+        signals = one["signals"]
+        lines.append(
+            [
+                one["name"],
+                ", ".join(f"{len(s['channels'])} {s['name']}" for s in signals),
+                ", ".join(f"{s['sfreq']:g}" for s in signals),
+                check_page.clock(one["duration"]),
+                ", ".join(f"{v['name']} {v['left_out']}/{v['windows']}" for v in one["views"]),
+                ", ".join(f"{c['class']} {c['windows']}" for c in one["labels"] if c["windows"]),
+                "REFUSED" if one["refused"] else "",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines if shown else ():
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    if len(shown) < len(found["recordings"]):
+        print(f"{len(found['recordings']) - len(shown)} more recordings stand on the page")
+    print()
+    for dataset in found["datasets"]:
+        print(check_page.in_words(dataset))
+    for one in found["experiments"]:
+        classes = ", ".join(f"{c['class']} {c['rows']} of {c['subjects']}" for c in one["classes"])
+        what = f"{one['rows']} rows of {one['subjects']} subjects, {one['folds']} folds"
+        said = "cannot run" if one["refused"] else f"{what}; {classes}".rstrip("; ")
+        print(f"{check_page.few(one['names'])}: {said}")
+    for one in found["refused"]:
+        print(f"REFUSED {one['where']} ({one['what']}): {one['text']}")
+        for side in one["sides"]:
+            print(f"    {side['is']}: {check_page.few(side['subjects'])}")
+    print(f"{found['refusals'] or 'nothing'} will be refused; {page}")
