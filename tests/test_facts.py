@@ -271,7 +271,8 @@ def test_scores_are_grouped_by_facts_that_a_few_groups_of_subjects_share():
     })  # fmt: skip
     scores = dict(zip(people, [0.5, 0.6, 0.7, 0.8, 0.9, math.nan], strict=True))
     metrics = [{"metric": "auc", "subjects": {}}, {"metric": "accuracy", "subjects": scores}]
-    found = evaluation.groups(table, dict.fromkeys(["site", "age", "day"], "text"), metrics)
+    carried = dict.fromkeys(["site", "age", "day", "code"], "text")
+    found = evaluation.groups(table, carried, metrics)
     lines = [
         (g["fact"], g["value"], g["metric"], g["subjects"], round(g["mean"], 9)) for g in found
     ]
