@@ -7,7 +7,7 @@ import pytest
 
 from engram import datasets, store, views
 from engram.errors import InputError
-from engram.planning import component_checks
+from engram.planning import component_checks, dataset_checks
 from engram.planning.plan import Plan
 
 SFREQ, TR, FRAMES = 100.0, 2.0, 40
@@ -255,6 +255,12 @@ def test_options_of_the_parts_are_checked_like_those_of_their_kinds(paired, opti
     paired.options |= options
     with pytest.raises(InputError, match=message):
         paired.plan().named_files("datasets", "here")
+
+
+def test_pairs_are_listed_in_a_manifest():
+    dataset = {"kind": "paired", "units": ["a"], "files": ["{unit}.fif", "{unit}.csv"]}
+    with pytest.raises(InputError, match=r"datasets.x: kind 'paired' needs a `manifest` with the"):
+        dataset_checks.check_dataset("datasets.x", dataset)
 
 
 def test_a_job_feels_the_kinds_of_its_parts_and_no_other_column(paired):
