@@ -94,6 +94,7 @@ def test_a_comma_is_no_point_and_a_code_is_missing_if_the_view_says_so():
         facts.read("34,5", of())
     assert facts.read("-999", of(missing=["-999"])) is None
     assert facts.read("-999", of()) == -999
+    assert of().missing == list(facts.MISSING)  # of what every dataset carries
 
 
 def test_a_cell_is_a_class_by_its_name_or_by_the_texts_that_mean_it():

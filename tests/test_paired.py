@@ -122,6 +122,18 @@ def test_both_are_cut_to_the_time_that_both_have_however_the_offset_is_said(pair
     assert (told["fmri_begins_s"], told["both_s"]) == (BEGIN, 80)
 
 
+@pytest.mark.parametrize("hair", [4e-7, -4e-7, 3e-3, -3e-3])
+def test_an_offset_between_two_samples_moves_no_window(paired, hair):
+    """Times in files are rounded: no column of a spectrogram may be lost, no frame be another."""
+    paired.options = {"offset": BEGIN}
+    exact = {view: paired.render(view) for view in ("eeg", "slow", "fmri")}
+    paired.options = {"offset": BEGIN + hair}
+    for view, rows in exact.items():
+        found = paired.render(view)
+        np.testing.assert_array_equal(found.array, rows.array)
+        pd.testing.assert_frame_equal(found.table, rows.table)
+
+
 def test_an_eeg_that_begins_later_or_ends_sooner_shortens_the_recording_alone(study):
     """Frames before it are kept for what is computed from them."""
     values = study.eeg("a_raw.fif", seconds=50)
