@@ -1,8 +1,9 @@
 """`engram manifest bids`: the manifest of a BIDS folder, of its EEG, its fMRI, or both; `engram
 manifest files`: that of files whose names follow patterns.
 
-Raw EEG is found by mne-bids, what fMRIPrep and its like derive by nilearn: BOLD images with their
-confounds, or tables of region series.  Files of one subject, session, task and run are one scan.
+EEG is found by mne-bids, raw or as MNE-BIDS-Pipeline cleaned it; what fMRIPrep and its like derive,
+BOLD images with their confounds or tables of region series, by nilearn.  Files of one subject,
+session, task and run are one scan.
 
 Gorgolewski, K. J. et al. (2016). The brain imaging data structure. Scientific Data 3:160044.
 """
@@ -23,6 +24,7 @@ from engram.sources import read_lock
 
 EEG = (".vhdr", ".edf", ".bdf", ".set", ".fif")  # endings of the files that name a recording
 ENTITIES = {"ses": "session", "task": "task", "acq": "acq", "run": "run"}
+CLEAN = "clean"  # what MNE-BIDS-Pipeline calls a recording that went through all its steps
 SHOWN = 20  # files that are left out, by name
 
 
@@ -168,7 +170,11 @@ def _find_eeg(folder, found):
         path = Path(one.fpath)
         if one.datatype in ("meg", "ieeg", "nirs") and one.suffix == one.datatype:
             found.left_out[path] = f"{one.datatype}, which is not read from BIDS"
-        if one.datatype != "eeg" or one.suffix != "eeg" or path.suffix.lower() not in EEG:
+        suffixes = ("eeg", "raw")  # the latter of MNE-BIDS-Pipeline
+        if one.datatype != "eeg" or one.suffix not in suffixes or path.suffix.lower() not in EEG:
+            continue
+        if one.suffix == "raw" and one.processing != CLEAN:
+            found.left_out[path] = f"not cleaned (proc-{CLEAN})"
             continue
         if one.split not in (None, "01", "1"):
             found.left_out[path] = "a further part of a split file, read with the first"
