@@ -44,6 +44,11 @@ def every_component():
     config["experiments"]["latents"] = {
         "dataset": "osf", "x": "epochs", "y": "picture/vdvae", "head": "ridge"
     }  # fmt: skip
+    config["experiments"] |= {
+        f"{experiment}-applied": {"dataset": "osf", "model": experiment}
+        for experiment in Plan(config).known
+        if is_kept(Plan(config), experiment)
+    }
     config["decoders"] = {kind: decoder(kind) for kind in components.kinds("decoders")}
     for kind in components.kinds("objectives"):
         pretrain = {"objective": kind, "view": "timeseries", "datasets": ["osf"]}
@@ -51,6 +56,14 @@ def every_component():
         own = {"kind": backbone, "weights": "pretrained", "pretrain": pretrain}
         config["backbones"][f"{kind}_own"] = own
     return Plan(config)
+
+
+def is_kept(plan, experiment):
+    """Whether the model of an experiment can be applied to another data set."""
+    kind = plan.config["heads"][plan.known[experiment]["head"]]["kind"]
+    task = f"engram.tasks.{plan.task(experiment)}"
+    kept = components.defines(f"engram.heads.{kind}", "predict")
+    return kept and components.defines(task, "applied")
 
 
 def decoder(kind):
@@ -83,8 +96,9 @@ def jobs():
     yield from (("pretrain", {"backbone": one}) for one in plan.pretrained())
     of_unit = {"dataset": "osf", "unit": "unit"}
     yield from (("decode", {**of_unit, "decoder": one}) for one in plan.decoders)
-    for experiment in plan.known:
-        of_task = [stage for stage in OF_TASK if stage != "occlude"]
+    yield from (("apply", {"experiment": experiment}) for experiment in plan.applied())
+    for experiment in plan.trained():
+        of_task = [stage for stage in OF_TASK if stage not in ("occlude", "apply")]
         of_task += ["occlude"] * plan.of_task(experiment, "OCCLUDED")
         yield from ((stage, {"experiment": experiment}) for stage in of_task)
 

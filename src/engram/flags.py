@@ -25,6 +25,7 @@ FLAGS = {
     "first_layers": Flag("shortcut: the first layers alone", "warn"),
     "block_by_block": Flag("shortcut: a small network, trained block by block", "warn"),
     "leaks": Flag("LEAKS: random windows", "bad", True),
+    "trained_on": Flag("LEAKS: rows that the model was trained on", "bad", True),
     "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),
     "published_probe": Flag("protocol: published probe", "note"),

@@ -140,6 +140,13 @@ def _class(path, name):
 
 
 @cache
+def defines(module, function) -> bool:
+    """Whether a module has a function, its own or an imported one, read without importing it."""
+    wanted = rf"def {function}\(|{function} = |from \S+ import .*\b{function}\b"
+    return bool(provenance.statements(provenance.locate(module), wanted))
+
+
+@cache
 def constant(module, name):
     """Value of a constant of the module called `module`, read without importing it, or None."""
     found = provenance.statements(provenance.locate(module), f"{name} = ")
