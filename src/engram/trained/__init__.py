@@ -186,6 +186,9 @@ class Model:
                 f"{path}: is not what {self.path.name} was fitted on as {source}; they differ in "
                 f"{said}"
             )
+        self._check_missing(source, header, path)
+
+    def _check_missing(self, source, header, path):
         lacking = [_missing(one) for one in (self.facts["contract"][source], header)]
         if lacking[0] != lacking[1]:
             raise InputError(
