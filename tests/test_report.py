@@ -56,6 +56,30 @@ def test_scalars_are_means_over_folds_under_the_published_tags():
     )  # fmt: skip
 
 
+def test_what_differs_from_the_training_data_stands_beside_the_scores(tmp_path):
+    spec = study.write(tmp_path)
+    scored = {
+        n: json.loads((tmp_path / f"scores/{n}.json").read_text()) for n in ("bandpower", "clip")
+    }
+    scored["clip"]["applied"] = {
+        "model": "bandpower", "dataset": "Another", "rows": 90, "subjects": 6, "remembered": [],
+        "stated": [{"of": "x/clip", "fact": "settings.sfreq", "model": "128", "here": "100"}],
+        "labels": [], "unlike": {"share": 0.25, "median": 0.61, "subjects": {}},
+        "classes": {"model": {"drowsy": 0.5, "alert": 0.5}, "here": {"drowsy": 0.2, "alert": 0.8}},
+    }  # fmt: skip
+    scored["clip"]["majority_of_model"] = dict.fromkeys(study.METRICS, 0.47)
+    for row in scored["clip"]["metrics"]:
+        row |= {"control": None, "control_p": None}
+    headers = {n: store.open(tmp_path / f"predictions/{n}.h5").header for n in scored}
+    text = page.render(scored, headers, {}, spec)
+    (there, here) = text.split("Training data and these")
+    assert "25 % are less like" in there
+    for cell in ("settings.sfreq", "128", "100", "share of alert", "0.50", "0.80"):
+        assert cell in here
+    assert "where bandpower was trained" in text
+    assert "0.470" in text
+
+
 def test_plot_writes_everything_it_declares(tmp_path):
     study.write(tmp_path)
     names = {

@@ -44,8 +44,13 @@ def every_component():
     config["experiments"]["latents"] = {
         "dataset": "osf", "x": "epochs", "y": "picture/vdvae", "head": "ridge"
     }  # fmt: skip
-    config["experiments"] |= applied(config)
+    config["experiments"] |= made_of(config)
     config["predict"] = {name: {"model": name, "files": []} for name in config["experiments"]}
+    config["experiments"] |= {
+        f"{experiment}-applied": {"dataset": "osf", "model": experiment}
+        for experiment in Plan(config).known
+        if is_kept(Plan(config), experiment)
+    }
     config["decoders"] = {kind: decoder(kind) for kind in components.kinds("decoders")}
     for kind in components.kinds("objectives"):
         pretrain = {"objective": kind, "view": "timeseries", "datasets": ["osf"]}
@@ -55,13 +60,21 @@ def every_component():
     return Plan(config)
 
 
-def applied(config):
+def made_of(config):
     """Experiments whose models are made of every dataset, view and backbone."""
     given = [{"dataset": kind} for kind in components.kinds("datasets")]
     given += [{"x": kind} for kind in config["views"]]
     given += [{"x": f"multitaper/{kind}"} for kind in config["backbones"]]
     usual = {"dataset": "osf", "x": "multitaper", "y": "vigall", "head": "linear"}
-    return {f"applied_{i}": usual | one for i, one in enumerate(given)}
+    return {f"made_of_{i}": usual | one for i, one in enumerate(given)}
+
+
+def is_kept(plan, experiment):
+    """Whether the model of an experiment can be applied to another data set."""
+    kind = plan.config["heads"][plan.known[experiment]["head"]]["kind"]
+    task = f"engram.tasks.{plan.task(experiment)}"
+    kept = components.defines(f"engram.heads.{kind}", "predict")
+    return kept and components.defines(task, "applied")
 
 
 def decoder(kind):
@@ -95,8 +108,9 @@ def jobs():
     yield from (("predict", {"predicted": one}) for one in plan.predicted())
     of_unit = {"dataset": "osf", "unit": "unit"}
     yield from (("decode", {**of_unit, "decoder": one}) for one in plan.decoders)
-    for experiment in plan.known:
-        of_task = [stage for stage in OF_TASK if stage != "occlude"]
+    yield from (("apply", {"experiment": experiment}) for experiment in plan.applied())
+    for experiment in plan.trained():
+        of_task = [stage for stage in OF_TASK if stage not in ("occlude", "apply")]
         of_task += ["occlude"] * plan.of_task(experiment, "OCCLUDED")
         yield from ((stage, {"experiment": experiment}) for stage in of_task)
 

@@ -14,6 +14,7 @@ from engram.planning.plan import Plan
 from engram.scores.evaluation import evaluate
 from engram.tasks import train
 from engram.tasks.occlusion import occlude
+from engram.trained.dataset import apply
 
 VIGILANCE = {
     "kind": "simulated_vigilance",
@@ -86,6 +87,7 @@ CONFIG = {
             "title": "Classes", "dataset": "tiny", "x": "spectrogram/bands", "y": "state",
             "head": "linear", "folds": "leave_one_subject_out", "seeds": 1, "baseline": "none",
         },
+        "applied": {"title": "Applied", "dataset": "people", "model": "classes"},
         "values": {
             "title": "Values", "dataset": "people", "x": "spectrogram/bands", "y": "trait",
             "head": "linear", "folds": "leave_one_subject_out", "seeds": 1, "baseline": "none",
@@ -226,6 +228,19 @@ class Study:
         self.note("train")
         return made
 
+    def apply(self, experiment, model):
+        spec = self.spec("apply", experiment=experiment)
+        x, y = self.inputs(spec, experiment)
+        given, first = Job(spec, "cpu", {}), self.plan.model(experiment)
+        known = (
+            given.grouped(self.paths(self.plan.x(first)), of="known_sources"),
+            given.grouped(self.paths(self.plan.y(first)), of="known_targets"),
+        )
+        made = [self.path(f"{experiment}/{name}.h5") for name in ("predictions", "latents")]
+        apply(x, y, known, model, *made, spec=spec, made_by=self.made_by, device="cpu")
+        self.note("apply")
+        return made
+
     def decode(self, dataset, unit, decoder, **made):
         """`made`: {name: path} of sources that do not lie where the plan says."""
         names = {"dataset": dataset, "unit": unit, "decoder": decoder}
@@ -265,7 +280,10 @@ def run_classes(study):
         study.render("tiny", unit, "spectrogram")
         study.render("tiny", unit, "state")
         study.extract("tiny", unit, "spectrogram/bands")
+    model, predictions, _ = study.train("classes")
+    study.evaluate("classes", predictions)
     study.card("classes")
+    return model
 
 
 def run_values(study):
@@ -274,6 +292,12 @@ def run_values(study):
         study.render("people", unit, "trait")
         study.extract("people", unit, "spectrogram/bands")
     study.card("values")
+
+
+def run_applied(study, model):
+    for unit in study.plan.units("people"):
+        study.render("people", unit, "state")
+    study.evaluate("applied", study.apply("applied", model)[0])
 
 
 def run_pairs(study):
@@ -303,14 +327,15 @@ def run_vectors(study):
 def found(tmp_path_factory):
     """Keys that nobody read, by stage."""
     study = Study(tmp_path_factory.mktemp("study"), CONFIG, {"inputs": {}})
-    run_classes(study)
+    model = run_classes(study)
     run_values(study)
+    run_applied(study, model)
     run_pairs(study)
     run_vectors(study)
     return study.unread
 
 
-STAGES = ("render", "extract", "train", "decode", "occlude", "evaluate", "card")
+STAGES = ("render", "extract", "train", "apply", "decode", "occlude", "evaluate", "card")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -27,6 +27,7 @@ class Study:
         self.tables = {s: self.table.copy() for s in sources}
         self.label_header = {"what": "labels", "classes": CLASSES}
         self.order = np.arange(len(self.table))
+        self.recipe = {}
 
     def write(self):
         paths = {source: [] for source in [*self.sources, "state"]}
@@ -54,6 +55,7 @@ class Study:
             "experiment": {"dataset": "d", "y": "state", "head": "h", "seeds": 2, **experiment},
             "candidates": candidates or [self.sources],
             "head": QUICK[head],
+            "recipe": self.recipe,
         }
         train(paths, {"state": y}, *made, spec, {"inputs": {"a": "1"}}, "cpu")
         return (made[0], *(store.open(path).load() for path in made[1:]))

@@ -26,6 +26,7 @@ FLAGS = {
     "block_by_block": Flag("shortcut: a small network, trained block by block", "warn"),
     "leaks": Flag("LEAKS: random windows", "bad", True),
     "recording": Flag("the label is the recording", "bad", True),
+    "trained_on": Flag("LEAKS: rows that the model was trained on", "bad", True),
     "seen": Flag("seen unlabelled in pretraining", "bad", True),
     "simulated": Flag("simulated data", "note"),
     "published_probe": Flag("protocol: published probe", "note"),

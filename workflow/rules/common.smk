@@ -196,6 +196,21 @@ def y_stores(wildcards):
 
 
 @signed
+def applied_model(wildcards):
+    return plan.own(f"models/{plan.model(wildcards.experiment)}.safetensors")
+
+
+def of_model(stores):
+    """Input function: stores that the model of an experiment was trained on, if it applies one."""
+
+    @signed
+    def of_job(wildcards):
+        return plan.of_model(wildcards.experiment, stores)
+
+    return of_job
+
+
+@signed
 def head_weights(wildcards):
     return plan.head_weights(wildcards.experiment)
 
@@ -296,6 +311,11 @@ def tracked_model(wildcards):
 
 def tracked_figures(wildcards):
     return plan.tracked_figures(wildcards.experiment)
+
+
+def alternatives(names):
+    """A pattern that matches names, or nothing where there are none."""
+    return "|".join(names) or "(?!)"
 
 
 wildcard_constraints:

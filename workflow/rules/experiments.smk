@@ -11,6 +11,8 @@ rule train:
         "results/<study>/logs/train/{experiment}.log",
     benchmark:
         "results/<study>/benchmarks/train/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=alternatives(plan.trained()),
     conda:
         "../../envs/train.yaml"
     threads: 8
@@ -43,6 +45,36 @@ rule card:
         code=code("card"),
     script:
         "../scripts/card.py"
+
+rule apply:
+    input:
+        x=x_stores,
+        y=y_stores,
+        known_x=of_model(plan.x),
+        known_y=of_model(plan.y),
+        model=applied_model,
+        weights=head_weights,
+    output:
+        predictions="results/<study>/predictions/{experiment}.<store>",
+        latents="results/<study>/latents/{experiment}.<store>",
+    log:
+        "results/<study>/logs/apply/{experiment}.log",
+    benchmark:
+        "results/<study>/benchmarks/apply/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=alternatives(plan.applied()),
+    conda:
+        "../../envs/apply.yaml"
+    threads: 8
+    resources:
+        gpu=gpu("apply"),
+        mem_mb=training_memory,
+        runtime="1h",
+    params:
+        spec=spec("apply"),
+        code=code("apply"),
+    script:
+        "../scripts/apply.py"
 
 
 rule occlude:

@@ -33,6 +33,7 @@ rule map:
         latents="results/<study>/latents/{experiment}.<store>",
         predictions="results/<study>/predictions/{experiment}.<store>",
         view=picture_stores,
+        known=of_model(plan.pictures),
     output:
         picture=report(
             "results/<study>/figures/{experiment}/map.png",

@@ -8,5 +8,6 @@ with job(snakemake):
         latents=snakemake.input.latents,
         predictions=snakemake.input.predictions,
         view=snakemake.input.view,
+        known=snakemake.input.known,
         **dict(snakemake.output.items()),
     )

@@ -10,6 +10,7 @@ from engram.errors import InputError
 from engram.figures import visible
 from engram.figures.map_figure import sample
 from engram.measures import neighbours
+from engram.store import Rows
 
 #: Settings of the published map (vigilance tutorial, 2025).
 UMAP = {
@@ -59,7 +60,31 @@ def facts(latents, predictions) -> pd.DataFrame:
 
     Columns: subject, scan, onset (s), part, state (name of the true class), predicted (name
     of the class predicted out of fold, mean over seeds) and its probability.
+
+    Where a model was applied to other data than its own, the column `dataset` says whose rows
+    these are; of rows that it was trained on it predicts nothing.
     """
+    if "dataset" in latents.table:
+        return _of_both(latents, predictions)
+    return _facts(latents, predictions)
+
+
+def _of_both(latents, predictions):
+    """Facts of rows of two data sets; a subject is told by that of its data set too."""
+    table = latents.table
+    new = (table["part"] != "train").to_numpy()
+    own = table[new].set_index("name")
+    found = _facts(Rows(latents.array[new], own, latents.header), predictions)
+    classes = np.array(predictions.header["classes"])
+    rest = table.loc[~new, ["subject", "scan", "onset", "part"]].assign(
+        state=classes[table["y"].to_numpy()[~new]], predicted="", probability=0.0
+    )
+    both = pd.concat([found.set_axis(table.index[new]), rest]).loc[table.index]
+    both = both.assign(dataset=table["dataset"])
+    return both.assign(subject=both["dataset"] + " " + both["subject"].astype(str))
+
+
+def _facts(latents, predictions):
     here, there = store.align(latents.table, predictions.table)
     if len(here) < len(latents.table):
         raise InputError("latent map: rows of the latents are missing in the predictions")
@@ -73,20 +98,21 @@ def facts(latents, predictions) -> pd.DataFrame:
     return table
 
 
-def build(latents, predictions, view) -> dict:
+def build(latents, predictions, view, known=()) -> dict:
     """Everything the report needs to draw the map; JSON-able.
 
     Args:
         latents, predictions: `engram.store.Rows` of one experiment.
         view: stores of the view whose rows are the pictures behind the points.
+        known: the same of what an applied model was trained on.
     """
     table = facts(latents, predictions)
     shown = sample(np.arange(len(table)), SHOWN)
     latent = np.asarray(latents.array, np.float64)
     points, fitted, settings = place(latent, (table["part"] == "train").to_numpy(), shown)
     measured = sample(np.arange(len(table)), MEASURED)
-    rows, header = visible.load(view, table.index[shown])
     these = table.iloc[shown]
+    images, header = _images(latents.table.iloc[shown], view, known)
     return {
         "classes": predictions.header["classes"],
         "simulated": "simulated" in predictions.header["flags"],
@@ -102,12 +128,25 @@ def build(latents, predictions, view) -> dict:
             "fitted": fitted,
             **{column: these[column].to_numpy() for column in these},
             "probability": these["probability"].to_numpy().astype(float).round(3),
-            "image": [
-                visible.thumbnail(rows[name], header) if name in rows else ""
-                for name in these.index
-            ],
+            "image": images,
         },
     }
+
+
+def _images(table, view, known):
+    """The picture of each row, "" where there is none; and the header of the view."""
+    own = (table["part"] != "train").to_numpy() if known else np.ones(len(table), bool)
+    names = table["name"] if known else table.index.to_series()
+    images, headers = np.full(len(table), "", object), []
+    for paths, these in ((view, own), (known, ~own)):
+        if these.any():
+            rows, header = visible.load(paths, names[these])
+            headers.append(header)
+            images[these] = [
+                visible.thumbnail(rows[name], header) if name in rows else ""
+                for name in names[these]
+            ]
+    return images.tolist(), headers[0]
 
 
 def _modality(sources, view, header):

@@ -14,7 +14,10 @@ def sample(positions, most) -> np.ndarray:
 
 
 def panels(data) -> list[tuple[str, list[str], dict[str, str]]]:
-    """The four panels: title, colour of each point, and what the colours mean."""
+    """The panels: title, colour of each point, and what the colours mean.
+
+    Of two data sets there is one more, which of them a point is of.
+    """
     points = data["points"]
     scans = [f"{a} {b}" for a, b in zip(points["subject"], points["scan"], strict=True)]
     made = []
@@ -22,6 +25,7 @@ def panels(data) -> list[tuple[str, list[str], dict[str, str]]]:
         ("state", points["state"]),
         ("subject", points["subject"]),
         ("scan", scans),
+        *([("data set", points["dataset"])] if "dataset" in points else []),
     ):
         key = style.colours(data["classes"] if title == "state" else values)
         made.append((title, [key[value] for value in values], key))
@@ -33,11 +37,12 @@ def panels(data) -> list[tuple[str, list[str], dict[str, str]]]:
 
 
 def map_figure(data):
-    """Figure of the four panels; rows that the map was fitted on are paler."""
-    made = style.figure(11, 3.4)
+    """Figure of the panels; rows that the map was fitted on are paler."""
+    drawn = panels(data)
+    made = style.figure(2.75 * len(drawn), 3.4)
     points = data["points"]
     x, y, fitted = (np.asarray(points[key]) for key in ("x", "y", "fitted"))
-    for axes, (title, colours, key) in zip(made.subplots(1, 4), panels(data), strict=True):
+    for axes, (title, colours, key) in zip(made.subplots(1, len(drawn)), drawn, strict=True):
         colours = np.asarray(colours)
         for part, alpha, edge in ((fitted, 0.55, "none"), (~fitted, 0.95, style.INK)):
             axes.scatter(

@@ -10,7 +10,7 @@ TOOLTIP = """
        style="display: block; width: 224px; border-radius: 4px; margin-bottom: 4px">
   <b>@subject</b> @scan, from @onset{0.} s<br>
   true: <b>@state</b><br>
-  predicted: <b>@predicted</b> (@probability{0.00})<br>
+  @said<br>
   @role
 </div>
 """
@@ -35,6 +35,9 @@ def document(data, most) -> tuple[dict, list[dict]]:
     columns["role"] = [
         _role(*pair) for pair in zip(columns["fitted"], columns["part"], strict=True)
     ]
+    columns["said"] = [
+        _said(*pair) for pair in zip(columns["predicted"], columns["probability"], strict=True)
+    ]
     columns["size"] = [5 if fitted else 7 for fitted in columns["fitted"]]
     columns["edge"] = [0.0 if fitted else 0.9 for fitted in columns["fitted"]]
     coloured = panels(data)
@@ -54,6 +57,10 @@ def document(data, most) -> tuple[dict, list[dict]]:
 
 def _role(fitted, part):
     return "the map was fitted on it" if fitted else f"placed into the map ({part} row)"
+
+
+def _said(predicted, probability):
+    return f"predicted: {predicted} ({probability:.2f})" if predicted else "trained on"
 
 
 def _range(values):

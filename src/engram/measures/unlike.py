@@ -64,6 +64,18 @@ def distance(known, x) -> np.ndarray:
     return np.concatenate(found or [np.zeros(0)]).astype(np.float32)
 
 
+def placed(known, x) -> np.ndarray:
+    """Rows standardised as the known rows are; of wide ones their first principal components.
+
+    Args: as of `distance`.
+
+    Returns:
+        float32 (n, d), d at most `COMPONENTS`.
+    """
+    z = (_flat(x) - known["mean"]) / known["sd"]
+    return (z if z.shape[1] <= COMPONENTS else z @ known["axes"].T).astype(np.float32)
+
+
 def _flat(x):
     x = np.asarray(x)
     x = x.reshape(len(x), -1)

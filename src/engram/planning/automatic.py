@@ -41,11 +41,31 @@ def completed(config) -> dict:
     config = {
         key: dict(value) if isinstance(value, dict) else value for key, value in config.items()
     }
+    for name in Plan(config).applied():
+        _apply_baseline(config, name)
     for comparison in config.get("compare", []):
         _complete_comparison(config, comparison)
     for experiment in Plan(config).shown():
         _complete_experiment(config, experiment)
     return config
+
+
+def _apply_baseline(config, name):
+    """The baseline of the model, applied to the same data, where an experiment names no other."""
+    experiments = config["experiments"]
+    this = experiments[name]
+    baseline = Plan(config).baseline(this["model"])
+    if "baseline" in this or not baseline:
+        return
+    kind = config["heads"][Plan(config).known[baseline]["head"]]["kind"]
+    if not components.defines(f"engram.heads.{kind}", "predict"):
+        return
+    row = {key: this[key] for key in ("dataset", "i_know_this_leaks") if key in this}
+    row |= {"model": baseline}
+    there = (one for one, its in experiments.items() if row.items() <= its.items())
+    added = next(there, None) or _free(f"{name}-{baseline}", Plan(config).known)
+    experiments.setdefault(added, row | {"baseline": "none", "automatic": True})
+    experiments[name] = this | {"baseline": added}
 
 
 def _complete_comparison(config, name):
@@ -78,7 +98,7 @@ def _complete_comparison(config, name):
 
 def _complete_experiment(config, name):
     plan, this = Plan(config), config["experiments"].get(name)
-    if this is None or plan.task(name) not in TASKS:
+    if this is None or "model" in this or plan.task(name) not in TASKS:
         return
     for view, _, model in (source.partition("/") for source in plan.sources(name)):
         if not model or not _is_model(plan, model) or not _of_series(plan, [view]):

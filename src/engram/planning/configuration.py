@@ -7,6 +7,7 @@ import re
 
 from engram.errors import InputError
 from engram.planning import names, plan, shape
+from engram.planning.applied_checks import check_applied, check_model
 from engram.planning.component_checks import check_component, checked_backbone
 from engram.planning.dataset_checks import check_dataset
 from engram.planning.decoder_checks import check_decoded, check_decoder
@@ -45,10 +46,18 @@ def check(config, schema):
             if family == "backbones":
                 spec = checked_backbone(config, name)
             check_component(family, name, spec)
-    for name, this in config.get("experiments", {}).items():
-        check_experiment(config, f"experiments.{name}", this)
+    applied = [name for name, this in config["experiments"].items() if "model" in this]
+    for name in applied:
+        check_model(config, name)
+    for name, this in config["experiments"].items():
+        if name not in applied:
+            _check_complete(f"experiments.{name}", this, schema)
+            check_experiment(config, f"experiments.{name}", this)
     for name in config.get("comparisons", {}):
         check_comparison(config, name)
+    for name in applied:
+        check_experiment(config, f"experiments.{name}", plan.Plan(config).known[name])
+        check_applied(config, name)
     for name in config.get("decoders", {}):
         check_decoder(config, name)
     check_decoded(config)
@@ -70,6 +79,14 @@ def check(config, schema):
     if not config["run"] and not config.get("compare"):
         raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
     _check_weights(config)
+
+
+def _check_complete(where, this, schema):
+    """What an experiment has to say that trains a model of its own."""
+    described = schema["properties"]["experiments"]["additionalProperties"]["properties"]
+    for key in ("x", "y", "head", "baseline"):
+        if key not in this:
+            raise InputError(f"{where}: `{key}` is missing: {described[key]['description']}")
 
 
 def _check_names_of(family, known):

@@ -4,7 +4,7 @@ Standard library only, like `engram.planning.plan`.
 """
 
 from engram.errors import InputError
-from engram.planning import components, facts, plan
+from engram.planning import applied, components, facts, plan
 from engram.planning.shape import check_name, did_you_mean
 
 
@@ -125,7 +125,7 @@ def check_comparison(config, name):
                 f"{where}.experiments: {guest!r} is the baseline, which is shown anyway"
             )
         for key in ("dataset", "y", "baseline"):
-            if config["experiments"][guest].get(key) != this[key]:
+            if applied.resolved(config["experiments"])[guest].get(key) != this[key]:
                 raise InputError(
                     f"{where}.experiments: {guest!r} has another `{key}` than the comparison, so "
                     "that their scores do not compare"

@@ -2,14 +2,15 @@
 
 Everything the rules need to know is computed here, from plain data and with the standard
 library alone, so that it can be tested without Snakemake. The parts of a plan are `raw_files`,
-`comparisons`, `pretraining`, `decoding`, `predicting` and `specs`.
+`applied`, `comparisons`, `pretraining`, `decoding`, `predicting` and `specs`.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from engram.errors import InputError
-from engram.planning import components
+from engram.planning import applied, components
+from engram.planning.applied import Applied
 from engram.planning.comparisons import Comparisons
 from engram.planning.decoding import Decoding
 from engram.planning.kept import kept
@@ -36,7 +37,7 @@ TRACKING = {"project": "engram", "entity": None, "mode": "offline", "checkpoint"
 
 
 @dataclass(frozen=True)
-class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
+class Plan(RawFiles, Comparisons, Pretraining, Decoding, Applied, Predicting, Specs):
     """The graph of one configuration.
 
     Attributes:
@@ -122,7 +123,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
         known = dict(self.config["experiments"])
         for comparison in self.config.get("comparisons", {}):
             known |= self.members(comparison)
-        return known
+        return applied.resolved(known)
 
     def candidates(self, experiment) -> list[list[str]]:
         """Inputs among which training chooses; each a list of sources used side by side."""
@@ -252,7 +253,10 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
         return None if name == "none" else name
 
     def shown(self) -> list[str]:
-        """Experiments that have a place of their own in the report: `run`, after its baselines."""
+        """Experiments that have a place of their own in the report: `run`, each after its baseline.
+
+        A model that is applied, and its baseline, stand before what applies it.
+        """
         return self._after_baselines(self.config["run"])
 
     def experiments(self) -> list[str]:
@@ -270,13 +274,17 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
             backbones = [source.partition("/")[2] for source in sources if "/" in source]
             backbones += [self._trained(name)] if self._trained(name) else []
             found.append(self.known[name]["dataset"])
+            if self.model(name):
+                found.append(self.known[self.model(name)]["dataset"])
             found += [d for backbone in backbones for d in self.pretraining_datasets(backbone)]
         return list(dict.fromkeys(found))
 
     def _after_baselines(self, experiments):
         wanted = []
         for experiment in experiments:
-            wanted += [name for name in (self.baseline(experiment), experiment) if name]
+            model = self.model(experiment)
+            first = self._after_baselines([model]) if model else []
+            wanted += [*first, *(name for name in (self.baseline(experiment), experiment) if name)]
         return list(dict.fromkeys(wanted))
 
     def baseline_predictions(self, experiment) -> list[str]:
@@ -305,7 +313,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
 
     def tracked_model(self, experiment) -> list[str]:
         """The model that is tracked with an experiment, if that is asked for."""
-        wanted = self._tracking()["checkpoint"]
+        wanted = self._tracking()["checkpoint"] and not self.model(experiment)
         return [self.own(f"models/{experiment}.safetensors")] if wanted else []
 
     def tracked_figures(self, experiment) -> list[str]:

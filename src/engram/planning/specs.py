@@ -6,7 +6,7 @@ Standard library only, like `engram.planning.plan`.
 import re
 
 from engram.errors import InputError
-from engram.planning import components, manifest
+from engram.planning import applied, components, manifest
 from engram.planning.kept import kept
 
 #: Keys of a dataset that the plan itself reads; all others are options of its kind.
@@ -28,7 +28,15 @@ TOLD = ("baseline", "title", "automatic")
 TOLD_OF_DATA = ("title", "licence", "terms", "published_as")
 
 #: Families in which a stage loads the module called after the task of its experiment.
-OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "figures"}
+OF_TASK = {
+    **dict.fromkeys(("train", "apply", "occlude"), "tasks"),
+    "evaluate": "scores",
+    "plot": "figures",
+}
+
+
+#: Stages that load the module of a head, and of the backbone that it trains.
+USE_HEADS = ("train", "apply", "occlude")
 
 
 class Specs:
@@ -159,7 +167,7 @@ class Specs:
             "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
-            "generalises_to": self.of_task(experiment, "FOLDS")[self.folds(experiment)],
+            "generalises_to": self._generalises_to(experiment),
             "sources": self._counted(experiment, probed),
             **settings,
         }
@@ -183,6 +191,11 @@ class Specs:
         if this.get("weights") != "published":
             return None
         return self.config["checkpoints"][this["checkpoint"]].get("licence")
+
+    def _generalises_to(self, experiment):
+        if self.model(experiment):
+            return applied.GENERALISES_TO
+        return self.of_task(experiment, "FOLDS")[self.folds(experiment)]
 
     def _plot_spec(self, experiment):
         return {"task": self.task(experiment), "experiment": experiment}
@@ -241,12 +254,14 @@ class Specs:
         if stage == "predict":
             return self._predict_modules(**names)
         spec = self.spec(stage, **names)
+        if stage == "apply":
+            spec = spec | {"head": self._head(self.model(**names))}
         parts = {"dataset": "datasets", "view": "views", "backbone": "backbones", "head": "heads",
                  "objective": "objectives", "decoder": "decoders"}  # fmt: skip
         source = spec.get("source")
         named = [f"engram.sources.{components.publisher(source)}"] if source else []
         named += [f"engram.{OF_TASK[stage]}.{spec['task']}"] if stage in OF_TASK else []
-        trained = spec.get("head", {}).get("backbone") if stage in ("train", "occlude") else None
+        trained = spec.get("head", {}).get("backbone") if stage in USE_HEADS else None
         named += [f"engram.backbones.{trained['backbone']['kind']}"] if trained else []
         if isinstance(spec.get("dataset"), dict) and "kind" in spec["dataset"]:
             _, *within = components.parts("datasets", spec["dataset"])

@@ -2,6 +2,7 @@
 
 MANY = 0.5  # share of excluded windows worth a warning
 CONTROL = 0.025  # p below which the control trained on moved labels is not at chance
+UNLIKE = 0.05  # share of rows unlike those of training that is worth a warning
 TIME = 0.1  # R^2 above which the time in the scan is readable
 
 
@@ -26,6 +27,11 @@ def of_split(result):
             "Every scan has one label, and training has seen each scan: to recognise the recording "
             "is enough. The scores have no interval, for they say nothing about new recordings."
         )
+    if "trained_on" in result["flags"]:
+        yield (
+            f"The model was trained on {listed(result['applied']['remembered'])}: the scores say "
+            "what it remembers, not what it does on new data."
+        )
     if "seen" in result["flags"]:
         yield (
             "The weights of the backbone were pretrained on subjects that are tested here, without "
@@ -36,10 +42,35 @@ def of_split(result):
             "The labels were derived from the same EEG that is the input: the score says how well "
             "the features recover the rule, not how well they measure vigilance."
         )
+    if "applied" in result:
+        yield from _applied(result["applied"])
     sample = result["sample"]
     excluded = sum(sample["excluded"].values())
     if excluded > MANY * (excluded + sample["windows"]):
         yield f"{excluded} of {excluded + sample['windows']} windows were excluded."
+
+
+def _applied(applied):
+    """Of a model that was trained on other data."""
+    yield (
+        f"Nothing was trained: the model of {applied['model']} was fitted on {applied['dataset']}, "
+        f"{applied['subjects']} subjects. A control on moved labels stands beside its own scores."
+    )
+    share = applied["unlike"]["share"]
+    if share > UNLIKE:
+        yield (
+            f"{100 * share:.0f} % of the rows are less like what the model was trained on than one "
+            "row in a hundred of a new subject there: what it says of them is extrapolated."
+        )
+    if applied["labels"]:
+        facts = [line["fact"] for line in applied["labels"]]
+        yield f"The labels are defined otherwise than those of training, in {listed(facts)}."
+    shares = applied.get("classes", {}).get("here", {})
+    if absent := [name for name, value in shares.items() if not value]:
+        yield (
+            f"No row here is of class {listed(absent)}, which the model can name: scores are taken "
+            "over the classes that occur."
+        )
 
 
 def _labels(result):
@@ -105,7 +136,7 @@ def of_inputs(result):
     if probes["duplicate_windows"]:
         yield f"{probes['duplicate_windows']} windows are exact copies of other windows."
     identity, time = probes["subject_identity"], probes["time_in_scan"]
-    known = not result["generalises_to"].startswith("new subjects")
+    known = "applied" not in result and not result["generalises_to"].startswith("new subjects")
     if known and (identity["balanced_accuracy"] or 0) > 2 * (identity["chance"] or 1):
         yield (
             f"The features tell subjects apart ({identity['balanced_accuracy']:.2f} balanced "

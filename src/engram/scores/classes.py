@@ -12,7 +12,7 @@ from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram
 from engram.scores.probes import probe
 from engram.scores.sample import describe
 from engram.scores.settings import SEED, settings
-from engram.scores.summary import summarise
+from engram.scores.summary import of_prior, summarise
 
 
 def score(predictions, baseline, x, spec) -> dict:
@@ -30,7 +30,8 @@ def score(predictions, baseline, x, spec) -> dict:
 
     Returns:
         dict with metrics (see `summarise`, as are pooled, undefined, p_min, baseline_rows and
-        majority); classes; sample; confusion; calibration; probes; macro_precision; settings.
+        majority); majority_of_model, the last of the rows that an applied model was trained on, or
+        None; classes; sample; confusion; calibration; probes; macro_precision; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other labels, a scored
@@ -44,8 +45,10 @@ def score(predictions, baseline, x, spec) -> dict:
         this = rows.by_subject()
         shared = shared and [one.by_subject() for one in shared]
     classes, random = this.header["classes"], np.random.default_rng(SEED)
+    found = summarise(this, shared, chosen)
     return {
-        **summarise(this, shared, chosen),
+        **found,
+        "majority_of_model": _of_model(this, found["pooled"]),
         "baseline_rows": both,
         "classes": classes,
         "settings": dataclasses.asdict(chosen),
@@ -70,6 +73,14 @@ def _shared(this, baseline):
             "give both the same `y`"
         )
     return this, other
+
+
+def _of_model(this, pooled):
+    """What naming the class that is most frequent where an applied model was trained scores."""
+    if "applied" not in this.header:
+        return None
+    shares = this.header["applied"]["classes"]["model"]
+    return of_prior(this, [shares[name] for name in this.header["classes"]], pooled)
 
 
 def _calibration(this):

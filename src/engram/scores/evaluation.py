@@ -33,7 +33,8 @@ def evaluate(predictions, baseline, x, scores, spec):
         scores: path to write: experiment, task, generalises_to, flags, sources, inputs (what is
             missing in the rows of a source or was converted, in words), targets, runs, baseline
             (its name), sample, metrics, groups (see `groups`), warnings, and what is particular
-            to the task.
+            to the task; where a model of other data was applied, `applied`, see
+            `engram.trained.dataset`.
 
             Of a metric: value; low and high, the ends of its 95 % interval, and what kind that
             is; chance, the mean of the score under its null, and p against that; control, what
@@ -51,6 +52,7 @@ def evaluate(predictions, baseline, x, scores, spec):
     result = {
         **{key: spec[key] for key in ("experiment", "task", "generalises_to", "baseline")},
         **{key: header[key] for key in ("flags", "sources", "inputs", "targets", "runs")},
+        **{key: header[key] for key in ("applied",) if key in header},
         **task.score(predictions, baseline, x, spec),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]

@@ -99,6 +99,20 @@ def _majority(this, pooled):
     return {name: mean_defined(v) for name, v in observed(this.y, named, groups).items()}
 
 
+def of_prior(this, shares, pooled) -> dict[str, float]:
+    """What saying the same probabilities of every row scores, by metric.
+
+    Args:
+        this: Predictions.
+        shares: of each class.
+        pooled: whether scores that need two classes are taken over all rows together.
+    """
+    said = np.tile(shares, (len(this.y), 1, 1))
+    found = [observed(this.y, said, _groups(this, of)[1]) for of in (False, pooled)]
+    names = {name: found[pooled and name in POOLED] for name in found[0]}
+    return {name: mean_defined(values[name]) for name, values in names.items()}
+
+
 def _groups(this, pooled):
     """(names, code of each row) of the groups that a score is taken within."""
     if pooled:

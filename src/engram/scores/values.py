@@ -229,7 +229,8 @@ def _read(path):
         raise InputError(f"{path}: rows without a prediction; delete it so that it is made again")
     if not real.any():
         raise InputError(f"{path}: every run was trained on moved numbers, none to score")
-    columns = ("y", "y_shuffled", "expected", "expected_shuffled")
+    moved = "" if real.all() else "_shuffled"
+    columns = ("y", f"y{moved}", "expected", f"expected{moved}")
     facts = (rows.table[column].to_numpy(float) for column in columns)
     return Predictions(rows.array[..., 0].astype(float), *facts, rows.table, rows.header, real)
 

@@ -23,21 +23,22 @@ def said(one, other) -> str | None:
     Facts inside of others are named by their path, `settings.sfreq`; of lists the first values
     that differ, or their lengths and ends.
     """
-    found = dict(_pairs(one, other))
+    found = dict(pairs(one, other))
     if not found:
         return None
     known = list(REMEDIES)
     keys = sorted(found, key=lambda k: known.index(_last(k)) if _last(k) in known else len(known))
-    parts = [f"`{key}` ({' and '.join(_short(*found[key]))})" for key in keys[:MOST]]
+    parts = [f"`{key}` ({' and '.join(short(*found[key]))})" for key in keys[:MOST]]
     more = f" and {len(keys) - MOST} more" if len(keys) > MOST else ""
     return f"{', '.join(parts)}{more}; {REMEDIES.get(_last(keys[0]), 'make both alike')}"
 
 
-def _pairs(one, other, path=""):
+def pairs(one, other, path=""):
+    """(path of a key, (its value in one, in the other)) of all in which two headers differ."""
     for key in one | other:
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _pairs(a, b, f"{path}{key}.")
+            yield from pairs(a, b, f"{path}{key}.")
         elif canonical(a) != canonical(b):
             yield f"{path}{key}", (a, b)
 
@@ -46,7 +47,8 @@ def _last(key):
     return key.rpartition(".")[2]
 
 
-def _short(a, b):
+def short(a, b) -> list[str]:
+    """Two values in few words; of lists the first that differ, or their lengths and ends."""
     if not (isinstance(a, list) and isinstance(b, list)) or len(canonical([a, b])) <= 80:
         return [text if len(text) <= 60 else f"{text[:57]}..." for text in (str(a), str(b))]
     if len(a) == len(b):

@@ -2,6 +2,8 @@
 
 A task has two doors, `load(x, y, experiment)`, the rows with their folds and runs, and
 `predictions(outputs, task, header)`, what is written: a list of Rows, first those that were tested.
+Where a model can be applied to another data set, it has two more: `usable(x, y)`, the rows without
+folds and runs, and `applied(task, facts, known)`, these rows as the model knows them.
 What else is known of it stands in constants that the plan reads without importing the module:
 
 - `TARGETS`: what y is, "labels", "numbers" or "pictures" (a view) or "features" (a view under a
@@ -58,9 +60,9 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "task": spec["task"],
         "runs": [{"seed": run.seed, "shuffled": run.shuffled} for run in task.runs],
         "excluded": excluded,
-        "flags": flags.ordered([*_flags(x, y, task), *_of_split(spec, task), *fits[0].flags]),
+        "flags": flags.ordered([*flags_of(x, y, task), *_of_split(spec, task), *fits[0].flags]),
         "sources": task.sources,
-        "inputs": _inputs(x),
+        "inputs": inputs_of(x),
         "targets": [*y],
         "facts": _facts(y),
         "chosen": _chosen(fits, best, task.folds, candidates),
@@ -75,6 +77,7 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     kept = None
     if keeps(head, options):
         kept = refit(head, options, kind, task, fits, candidates, device)
+        kept[0].update(_digests(x, kept[1]["sources"], task.table.index))
     _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
     store.write(predictions, *predicted)
 
@@ -110,7 +113,7 @@ def _curves(fits, best, folds):
     return pd.concat(parts).to_dict("list") if parts else {}
 
 
-def _flags(x, y, task):
+def flags_of(x, y, task):
     """What a reader of any score must know, from the headers of all stores."""
     of_x = [store.open(path).header for paths in x.values() for path in paths]
     of_y = [store.open(path).header for paths in y.values() for path in paths]
@@ -138,7 +141,7 @@ def _facts(y):
     return of_view(store.open(path).header, "facts") or {}
 
 
-def _inputs(x):
+def inputs_of(x):
     """What is missing in the rows of each source and what was converted, sentences by source."""
     headers = {source: store.open(paths[0]).header for source, paths in x.items()}
     return {source: said for source, header in headers.items() if (said := [*_said(header)])}
@@ -207,6 +210,15 @@ def _known(x, y, spec):
         "contract": {source: store.stated(store.open(p[0]).header) for source, p in x.items()},
         "labels": {target: store.stated(store.open(p[0]).header) for target, p in y.items()},
     }
+
+
+def _digests(x, sources, names):
+    """Digests of the rows that a model was fitted on, uint64, by which they are found again."""
+    for source in sources:
+        tables = [store.open(path).table for path in x[source]]
+        found = [one["digest"][one.index.isin(names)] for one in tables if "digest" in one]
+        digests = [int(digest, 16) for digest in pd.concat(found)] if found else []
+        yield f"familiar/{source}/digests", np.array(digests, np.uint64)
 
 
 def _write_model(path, fits, kept, header, folds):

@@ -52,7 +52,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
         InputError: stores share no row, hold values that are not finite, rows without class
             or rows of one class only, or the folds are not possible or leak.
     """
-    task, excluded = _rows(x, [path for paths in y.values() for path in paths])
+    task, excluded = usable(x, y)
     how = experiment.get("folds", next(iter(FOLDS)))
     folds = splits.make(task.table, task.y, how, seed=0)
     splits.check(folds, task.table, task.y, how, task.classes)
@@ -62,16 +62,19 @@ def load(x, y, experiment) -> tuple[Task, dict]:
 def predictions(outputs, task, header) -> list[Rows]:
     """Out-of-fold probabilities (n, runs, classes).
 
-    The table says of each row its class, its class in the control run, and its fold.
+    The table says of each row its class, its class in the control run, if there is one, and its
+    fold.
 
     Args:
         outputs: (tested, runs, classes), as `engram.training.Fit` has them.
         task: from `load`.
         header: what all tasks write.
     """
-    moved = next(run.y for run in task.runs if run.shuffled)
-    facts = task.table.assign(y=task.y, y_shuffled=moved).iloc[task.tested]
-    return [Rows(outputs, facts.assign(fold=task.tested_by), header | {"classes": task.classes})]
+    facts = task.table.assign(y=task.y)
+    for moved in (run.y for run in task.runs if run.shuffled):
+        facts = facts.assign(y_shuffled=moved)
+    facts = facts.iloc[task.tested].assign(fold=task.tested_by)
+    return [Rows(outputs, facts, header | {"classes": task.classes})]
 
 
 def _runs(task, seeds):
@@ -79,7 +82,9 @@ def _runs(task, seeds):
     return [*(Run(seed, False, task.y) for seed in range(seeds)), Run(0, True, control)]
 
 
-def _rows(x, y):
+def usable(x, y) -> tuple[Task, dict]:
+    """The usable rows of all stores, without folds and runs; see `load`."""
+    y = [path for paths in y.values() for path in paths]
     labels, sources, table, excluded = rows.joined(x, _labels(y), y[0])
     bad = labels.table.index[(labels.array < 0) | (labels.array >= len(labels.header["classes"]))]
     if len(bad):
@@ -98,6 +103,29 @@ def _rows(x, y):
         runs=[],
     )
     return task, excluded
+
+
+def applied(task, facts, known) -> Task:
+    """The rows of another data set as a model knows them: with its classes.
+
+    Args:
+        task: from `usable`.
+        facts: of the model, see `engram.trained`.
+        known: the rows that the model was fitted on, from `usable`.
+
+    Raises:
+        InputError: a row is of a class that the model cannot name.
+    """
+    names = facts["classes"]
+    unknown = [name for i, name in enumerate(task.classes) if name not in names and i in task.y]
+    if unknown:
+        raise InputError(
+            f"{(task.y == task.classes.index(unknown[0])).sum()} rows are of class "
+            f"{unknown[0]!r}, which the model was not trained on: it knows {', '.join(names)}; "
+            "leave these rows out, or apply a model of all classes"
+        )
+    number = np.array([names.index(name) if name in names else -1 for name in task.classes])
+    return replace(task, y=number[task.y], classes=names)
 
 
 def _labels(paths):

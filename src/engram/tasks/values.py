@@ -5,6 +5,8 @@ are one observation: they weigh as much as those of any other subject, and score
 predicted for them.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from engram import splits, store
@@ -53,23 +55,30 @@ def load(x, y, experiment) -> tuple[Task, dict]:
         InputError: stores share no row, hold values that are not finite, all numbers are the
             same, or the folds are not possible.
     """
+    task, excluded = usable(x, y)
+    table, how = task.table, experiment.get("folds", next(iter(FOLDS)))
+    folds = splits.make(table, _strata(task.y, table), how, seed=0)
+    splits.check(folds, table, np.zeros(len(table), int), how)
+    runs = _runs(task.y, table, experiment.get("seeds", 3))
+    return replace(task, folds=folds, runs=runs), excluded
+
+
+def usable(x, y) -> tuple[Task, dict]:
+    """The usable rows of all stores, without folds and runs; see `load`."""
     if len(y) > 1:
         raise InputError(f"y: {', '.join(y)}: predict one view of numbers in an experiment")
     paths = next(iter(y.values()))
     numbers, sources, table, excluded = rows.joined(x, _numbers(paths), paths[0])
     _check_numbers(numbers, paths[0])
-    y, how = numbers.array.astype(float), experiment.get("folds", next(iter(FOLDS)))
-    folds = splits.make(table, _strata(y, table), how, seed=0)
-    splits.check(folds, table, np.zeros(len(y), int), how)
     task = Task(
         x=[one.array for one in sources.values()],
         sources=list(sources),
         headers=[one.header for one in sources.values()],
-        y=y,
+        y=numbers.array.astype(float),
         classes=[],
         table=table,
-        folds=folds,
-        runs=_runs(y, table, experiment.get("seeds", 3)),
+        folds=[],
+        runs=[],
         facts={key: numbers.header.get(key) for key in ("column", "unit")},
     )
     return task, excluded
@@ -79,31 +88,54 @@ def predictions(outputs, task, header) -> list[Rows]:
     """Out-of-fold numbers, float64 (n, runs, 1).
 
     The table says of each row its number and its fold, and the mean of the fold's training and
-    validation rows, each subject counting once: what is predicted by who sees no input. Of the
-    control run likewise.
+    validation rows, each subject counting once: what is predicted by who sees no input. Where no
+    fold trains, that is `expected` of the task's facts. Of a control run likewise.
 
     Args:
         outputs: (tested, runs, 1), as `engram.training.Fit` has them.
         task: from `load`.
         header: what all tasks write.
     """
-    moved = next(run.y for run in task.runs if run.shuffled)
-    facts = task.table.assign(
-        y=task.y,
-        y_shuffled=moved,
-        expected=_expected(task, task.y),
-        expected_shuffled=_expected(task, moved),
-    )
+    facts = task.table.assign(y=task.y, expected=_expected(task, task.y))
+    for moved in (run.y for run in task.runs if run.shuffled):
+        facts = facts.assign(y_shuffled=moved, expected_shuffled=_expected(task, moved))
     return [Rows(outputs, facts.iloc[task.tested].assign(fold=task.tested_by), header)]
 
 
 def _expected(task, y):
     """Mean of the rows that train and validate, by the fold that tests a row, float (n,)."""
-    subjects, expected = task.table["subject"].to_numpy(str), np.full(len(y), np.nan)
+    expected = np.full(len(y), task.facts.get("expected", np.nan))
     for fold in task.folds:
-        known = np.concatenate([fold.train, fold.validation])
-        expected[fold.test] = np.average(y[known], weights=subject_weights(subjects[known]))
+        if len(fold.known):
+            expected[fold.test] = mean(y[fold.known], task.table.iloc[fold.known])
     return expected
+
+
+def mean(y, table) -> float:
+    """Mean of the numbers of rows, each subject counting once.
+
+    Args:
+        y: float (n,).
+        table: n rows of facts.
+    """
+    return float(np.average(y, weights=subject_weights(table["subject"].to_numpy(str))))
+
+
+def applied(task, facts, known) -> Task:
+    """The rows of another data set as a model knows them: beside the mean of its training rows.
+
+    Args: as of `engram.tasks.classes.applied`.
+
+    Raises:
+        InputError: the numbers are of another unit.
+    """
+    units = task.facts["unit"], facts.get("unit")
+    if units[0] != units[1]:
+        raise InputError(
+            f"the numbers are in {units[0]}, but the model was trained on {units[1]}; state both "
+            "in one unit"
+        )
+    return replace(task, facts=task.facts | {"expected": mean(known.y, known.table)})
 
 
 def _numbers(paths):

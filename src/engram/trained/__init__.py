@@ -18,7 +18,7 @@ from engram.trained import nearest, vectors
 #: Facts about a view that have to be the same where a model is applied; others may differ.
 OF_VIEW = (
     *("what", "axes", "unit", "frequencies", "times", "row", "tr", "band", "normalisation"),
-    *("frames", "limits"),
+    *("frames", "limits", "regions"),
 )
 #: Facts about features that need not be.
 FREE = ("view", "input", *store.OWN)
@@ -110,12 +110,16 @@ class Model:
         """
         found = []
         for source, values in zip(self.sources, x, strict=True):
-            prefix = f"familiar/{source}/"
-            known = {
-                n.removeprefix(prefix): v for n, v in self.state.items() if n.startswith(prefix)
-            }
-            found.append(unlike.distance(known, values))
+            found.append(unlike.distance(self.familiar(source), values))
         return np.max(found, axis=0)
+
+    def familiar(self, source) -> dict[str, np.ndarray]:
+        """What is kept of the rows of a source that the model was fitted on, by name.
+
+        As from `engram.measures.unlike.reference`, and `digests`, uint64, of each row.
+        """
+        prefix = f"familiar/{source}/"
+        return {n.removeprefix(prefix): v for n, v in self.state.items() if n.startswith(prefix)}
 
     def predict(self, x, device="cpu", gallery=None, subject=None) -> pd.DataFrame:
         """What the model says of rows, a line each.
@@ -216,6 +220,16 @@ class Model:
                 f"{path}: is not what {self.path.name} was fitted on as {source}; they differ in "
                 f"{said}"
             )
+        self._check_missing(source, header, path)
+
+    def _check_missing(self, source, header, path):
+        lacking = [_missing(one) for one in (self.facts["contract"][source], header)]
+        if lacking[0] != lacking[1]:
+            raise InputError(
+                f"{path}: lacks {_listed(lacking[1])}, but {self.path.name} was fitted on rows "
+                f"that lack {_listed(lacking[0])}; name in `without` of the view what either "
+                "lacks, and train again"
+            )
 
     def check_shape(self, source, values, path):
         """Refuse rows of another shape.
@@ -261,9 +275,22 @@ def load_model(path) -> Model:
     return Model(Path(path), facts, state)
 
 
+def _missing(header):
+    """Channels or regions that the rows lack."""
+    given = header.get("input", {}).get("missing") or header.get("view", header).get("missing")
+    return sorted(given or [])
+
+
+def _listed(names):
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more if names else "none"
+
+
 def _comparable(header):
     of_view = header.get("view", header)
     same = {key: of_view[key] for key in OF_VIEW if key in of_view}
+    if of_view.get("what") != "spectrogram" and "input" not in header:  # else averaged, or in order
+        same["channels"] = of_view.get("channels")
     if "view" not in header:
         return same
     return {"view": same} | {key: header[key] for key in header if key not in FREE}
