@@ -270,11 +270,14 @@ def test_a_model_of_pictures_ranks_a_gallery_and_names_what_it_predicts(write):
     assert facts["use"]["console"].endswith("FILES... --gallery pictures.h5 -o OUT")
 
 
-def test_a_model_of_vectors_names_what_it_predicts(write):
-    facts, page = write(of_pictures("vectors", ["all"]))
-    assert why(facts) == ALWAYS
+def test_a_model_of_vectors_is_the_one_that_was_tested(write):
+    facts, page = write(of_pictures("vectors", ["sub-01", "sub-02"]))
+    assert why(facts) == {*ALWAYS, "own_models"}
     assert facts["predicts"]["what"] == "vectors"
     assert "| input | picture/clip |" in page.partition("## What it says")[2]
+    assert "nobody" not in page
+    assert "by the models that are kept" in text(facts, "decisions")
+    assert "column unlike" not in page
 
 
 def test_several_sources_are_given_by_name(write):

@@ -448,6 +448,9 @@ def test_experiments_of_the_report_whose_head_predicts_have_a_card(config):
     config |= {"run": ["eeg_bandpower", "eeg_clip"]}
     config["heads"]["adapter"] = {"kind": "compare"}
     assert plan.Plan(config).cards() == ["eeg_bandpower"]
+    for asked, kept in ((True, ["eeg_bandpower", "eeg_clip"]), (False, ["eeg_bandpower"])):
+        config["heads"]["adapter"] = {"kind": "ridge", "coefficients": asked}
+        assert plan.Plan(config).cards() == kept
 
 
 def test_what_is_told_of_data_and_weights_reruns_the_card_alone(config):

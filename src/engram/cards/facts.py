@@ -25,6 +25,7 @@ TESTED = (
     "by the models of the folds, each of which lacks what it is tested on; the model that is kept "
     "was tested on nobody"
 )
+TESTED_ITSELF = "by the models that are kept, on what each of them lacks"
 
 
 def describe(known, scored, spec, path, sha256) -> dict:
@@ -69,7 +70,7 @@ def describe(known, scored, spec, path, sha256) -> dict:
             "folds": known["folds"],
             "chosen_in_folds": known["chosen"],
         },
-        "reached": _reached(scored),
+        "reached": _reached(scored, known),
         "flags": [{"name": name, "text": FLAGS[name].text} for name in known["flags"]],
         "warnings": scored["warnings"],
     }
@@ -129,10 +130,12 @@ def _sampled(view):
     return found
 
 
-def _reached(scored):
+def _reached(scored, known):
+    refitted = components.constant(f"engram.tasks.{known['task']}", "REFITTED") is not False
     return {
         "generalises_to": scored["generalises_to"],
-        "tested": TESTED,
+        "refitted": refitted,
+        "tested": TESTED if refitted else TESTED_ITSELF,
         "sample": {key: value for key, value in scored["sample"].items() if _plain(value)},
         "baseline": scored["baseline"],
         "metrics": [{key: row[key] for key in OF_SCORE} for row in scored["metrics"]],

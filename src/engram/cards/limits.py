@@ -84,8 +84,8 @@ def _of_people(card):
     yield (
         "decisions",
         "Decisions about a person, clinical ones among them: what is known of it rests on "
-        f"{counted(reached['sample']['subjects'], 'subject')} of one data set, tested by the "
-        "models of the folds; the model that is kept was tested on nobody.",
+        f"{counted(reached['sample']['subjects'], 'subject')} of one data set, tested "
+        f"{reached['tested']}.",
     )
 
 
@@ -105,12 +105,13 @@ def _of_baseline(card):
 
 
 def _of_rows(card):
-    yield (
-        "unlike",
-        f"Rows unlike those of {data(card)}, the one data set that it knows. Where the column "
-        "unlike of its predictions is above 1, a row is farther from the training rows than 99 in "
-        "100 rows of new subjects of that data set, and what is said of it means nothing.",
+    told = (
+        " Where the column unlike of its predictions is above 1, a row is farther from the "
+        "training rows than 99 in 100 rows of new subjects of that data set, and what is said of "
+        "it means nothing."
     )
+    unlike = f"Rows unlike those of {data(card)}, the one data set that it knows."
+    yield "unlike", unlike + told * card["reached"]["refitted"]
     whole = [one["source"] for one in card["takes"] if one["view"].get("transductive")]
     if whole:
         yield (
