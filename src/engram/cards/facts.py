@@ -22,10 +22,9 @@ OF_SCORE = (
 )
 
 TESTED = (
-    "by the models of the folds, each of which lacks what it is tested on; the model that is kept "
-    "was tested on nobody"
+    "by the models of the folds, each on what it lacks; the model that is kept was tested on nobody"
 )
-TESTED_ITSELF = "by the models that are kept, on what each of them lacks"
+TESTED_ITSELF = "by the models that are kept, each on what it lacks"
 
 
 def describe(known, scored, spec, path, sha256) -> dict:

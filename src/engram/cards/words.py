@@ -8,6 +8,8 @@ MOST = 12  # names in a line
 SCORES = {"r2": "R²", "auc": "AUC", "mae": "mean absolute error", "pearson_r": "Pearson's r",
           "spearman_r": "Spearman's ρ", "mrr": "mean reciprocal rank"}  # fmt: skip
 
+SIGNALS = {"eeg": "EEG", "fmri": "fMRI", "meg": "MEG"}
+
 
 def sections(card) -> list[dict]:
     """Sections `title`, `lines` ([[label, text], ...]) of the facts of a card.
@@ -94,9 +96,10 @@ def _trained_on(card):
 
 def _takes(one, of_data):
     view, windows = one["view"], of_data.get("windows")
-    kind = " of ".join(str(view[key]) for key in ("what", "modality") if key in view)
+    modality = SIGNALS.get(view.get("modality"), view.get("modality"))
+    rows = f"{view.get('what', 'rows')} of {modality}" if modality else view.get("what", "rows")
     yield "input", one["source"]
-    yield "view", f"{kind}, kind {view.get('kind', 'decoder')}"
+    yield "view", f"{rows}, kind {view.get('kind', 'decoder')}"
     if isinstance(windows, dict):
         yield "windows", f"{windows.get('length')} s every {windows.get('step')} s"
     elif windows:
@@ -137,7 +140,7 @@ def _backbone(this):
     names = dict.fromkeys(str(this[key]) for key in ("name", "kind", "model") if key in this)
     yield "backbone", ", ".join(names)
     yield "layer", this.get("layer")
-    yield "pooling", this.get("pooling")
+    yield "pooling", this.get("pooling", "").replace("default", "")
     yield "weights", this.get("weights")
     yield "licence of the weights", this.get("licence")
     yield "SHA-256 of the weights", this.get("weights_sha256")
