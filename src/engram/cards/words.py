@@ -155,6 +155,10 @@ def _says(this):
         unit = f" {this['unit']}" if this["unit"] else ""
         span = f"{number(this['low'], 2)} to {number(this['high'], 2)}{unit}"
         yield this["column"], f"trained on {span}, mean {number(this['mean'], 2)}"
+    elif this["what"] == "pictures":
+        yield "pictures", "the five nearest of a gallery, told apart by these features"
+    else:
+        yield "numbers", "those of these rows"
     for target in this.get("targets", ()):
         yield from _takes(target, {})
 
