@@ -463,6 +463,11 @@ def test_what_is_told_of_data_and_weights_reruns_the_card_alone(config):
     spec = plan.Plan(config).spec("card", experiment="eeg_clip")
     assert spec["data"] == {"title": "Sleepy", "licence": "CC0"}
     assert spec["licences"] == {"spectrogram/clip_random": "mine"}
+    config["heads"]["adapter"] = {"kind": "finetune", "backbone": "clip_random"}
+    config["experiments"]["eeg_clip"] |= {"x": "spectrogram"}
+    assert plan.Plan(config).spec("card", experiment="eeg_clip")["licences"] == {"head": "mine"}
+    config["heads"]["adapter"] = {"kind": "adapter"}
+    config["experiments"]["eeg_clip"] |= {"x": "spectrogram/clip_random"}
     assert plan.Plan(config).spec("train", experiment="eeg_clip") == before
 
 

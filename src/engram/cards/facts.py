@@ -66,6 +66,7 @@ def describe(known, scored, spec, path, sha256) -> dict:
         "fit": {
             "head": components.defaults("heads", known["head"]["kind"]) | known["head"],
             **{key: kept[key] for key in ("rule", "models", "seeds", "chosen")},
+            **_trained(known, spec),
             "folds": known["folds"],
             "chosen_in_folds": known["chosen"],
         },
@@ -73,6 +74,17 @@ def describe(known, scored, spec, path, sha256) -> dict:
         "flags": [{"name": name, "text": FLAGS[name].text} for name in known["flags"]],
         "warnings": scored["warnings"],
     }
+
+
+def _trained(known, spec):
+    """The backbone that the head trained, and what its weights were before."""
+    this = known["head"].get("backbone")
+    if not this:
+        return {}
+    found = _stated(this["backbone"], OF_BACKBONE) | _stated(this, ("file",))
+    found |= {"licence": spec["licences"]["head"]} if "head" in spec["licences"] else {}
+    digest = known["made_by"]["inputs"].get(this.get("file"))
+    return {"backbone": found | ({"sha256": digest} if digest else {})}
 
 
 def _predicts(known, scored, spec):

@@ -52,7 +52,9 @@ def not_for(card):
 
 def _at_all(card, flags):
     """Reasons to use it for nothing."""
-    if RANDOM in flags:
+    if RANDOM in flags and "backbone" in card["fit"]:
+        yield RANDOM, "Telling what pretraining gives: its backbone started from random weights."
+    elif RANDOM in flags:
         yield (
             RANDOM,
             "Anything: its backbone has random weights. It shows that the chain runs, and no more.",
@@ -156,6 +158,8 @@ def _of_owners(card, flags):
     for one in card["takes"]:
         if licence := one.get("backbone", {}).get("licence"):
             licences[f"the weights of {one['backbone']['name']}"] = licence
+    if licence := card["fit"].get("backbone", {}).get("licence"):
+        licences["the weights that its head started from"] = licence
     if licences:
         found = "; ".join(f"of {of}: {licence}" for of, licence in licences.items())
         yield "licences", f"What the licences forbid of what it was made from: {found}."

@@ -165,8 +165,15 @@ def _says(this):
 
 def _fit(this):
     head = this["head"]
-    options = (f"{key} {_option(head[key])}" for key in sorted(head) if key != "kind")
+    told = (key for key in sorted(head) if key not in ("kind", "backbone"))
+    options = (f"{key} {_option(head[key])}" for key in told)
     yield "head", f"{head['kind']}: {listed(options, 40)}"
+    if trained := this.get("backbone"):
+        names = (str(trained[key]) for key in ("kind", "model", "weights") if key in trained)
+        yield "backbone that it trains", ", ".join(names)
+        yield "weights before", trained.get("file")
+        yield "licence of these", trained.get("licence")
+        yield "SHA-256 of these", trained.get("sha256")
     yield "rule of choices", this["rule"]
     yield "chosen", listed(f"{key} {_option(value)}" for key, value in this["chosen"].items())
     yield "models", f"{len(this['models'])}: {listed(this['models'])}"
