@@ -124,7 +124,9 @@ def test_predictions_are_those_of_scikit_learn_with_the_best_penalty(study, deco
             close(told.array[told.table.index.get_loc(f"{subject}/{name}"), 1], expected)
 
 
-@pytest.mark.parametrize("head", [{"share": 0.6}, {}, {"head": {"kind": "sequential_mlp"}}])
+@pytest.mark.parametrize(
+    "head", [{"share": 0.6}, {}, {"head": {"kind": "sequential_mlp", "epochs": 1}}]
+)
 def test_models_that_are_kept_say_what_was_predicted(study, decoded, tmp_path, head):
     """Those of ridge regression by coefficients, which are read block by block."""
     paths = trained(study, tmp_path, **head, coefficients=True)[0] if head else decoded[0]
@@ -344,8 +346,12 @@ def test_a_network_sees_one_block_after_the_other(study, tmp_path):
     moved = (expected - known.mean(0)) / known.std(0) * scale[1][1] + scale[1][0]
     rows = latents.table.index.get_indexer(names)
     assert_allclose(latents.array[rows], moved, atol=1e-3 * np.abs(moved).max())
-    assert {name.rpartition("/")[0] for name in safetensors.numpy.load_file(model)} == {
-        f"{subject}/{run}" for subject in ("subj01", "subj02") for run in (0, 1)
+    tensors = safetensors.numpy.load_file(model)
+    for name, expected in (("", scale[0]), ("0/target_", scale[1])):
+        for what, values in zip(("mean", "sd"), expected, strict=True):
+            assert_allclose(tensors[f"subj01/{name}{what}"], values, rtol=1e-5, atol=1e-5)
+    assert {name.rpartition("/")[0] for name in tensors} == {
+        f"{subject}{run}" for subject in ("subj01", "subj02") for run in ("", "/0", "/1")
     }
     with pytest.raises(InputError, match="epochs is 0"):
         trained(study, tmp_path, head=options | {"epochs": 0})
