@@ -224,6 +224,22 @@ def test_rows_scaled_by_the_scan_need_the_whole_scan(write):
     assert SOURCE in text(facts, "whole_scan")
 
 
+def test_a_backbone_that_the_head_trains_is_named_with_its_licence(write):
+    tuned = {"backbone": {"kind": "timm", "model": "vit", "weights": "published"}, "file": "w.pth"}
+    model = {
+        "head": {"kind": "finetune", "backbone": tuned},
+        "made_by": {"inputs": {"w.pth": "7" * 64}},
+    }
+    facts, _ = write(
+        model | {"flags": ["random_weights"]}, spec={**SPEC, "licences": {"head": "CC-BY-NC-4.0"}}
+    )
+    assert text(facts, "random_weights").startswith("Telling what pretraining gives")
+    said = lines(facts)
+    assert said["backbone that it trains"] == "timm, vit, published"
+    assert (said["SHA-256 of these"], said["licence of these"]) == ("7" * 64, "CC-BY-NC-4.0")
+    assert "started from: CC-BY-NC-4.0" in text(facts, "licences")
+
+
 def test_data_without_licence_is_for_its_owner_to_pass_on(write):
     facts, _ = write(spec={**SPEC, "data": {"title": "Mine"}, "licences": {}})
     assert text(facts, "licences").endswith("of the data: not stated here, ask its owner.")
@@ -270,11 +286,14 @@ def test_a_model_of_pictures_ranks_a_gallery_and_names_what_it_predicts(write):
     assert facts["use"]["console"].endswith("FILES... --gallery pictures.h5 -o OUT")
 
 
-def test_a_model_of_vectors_names_what_it_predicts(write):
-    facts, page = write(of_pictures("vectors", ["all"]))
-    assert why(facts) == ALWAYS
+def test_a_model_of_vectors_is_the_one_that_was_tested(write):
+    facts, page = write(of_pictures("vectors", ["sub-01", "sub-02"]))
+    assert why(facts) == {*ALWAYS, "own_models"}
     assert facts["predicts"]["what"] == "vectors"
     assert "| input | picture/clip |" in page.partition("## What it says")[2]
+    assert "nobody" not in page
+    assert "by the models that are kept" in text(facts, "decisions")
+    assert "column unlike" not in page
 
 
 def test_several_sources_are_given_by_name(write):

@@ -450,6 +450,9 @@ def test_experiments_of_the_report_whose_head_predicts_have_a_card(config):
     config |= {"run": ["eeg_bandpower", "eeg_clip"]}
     config["heads"]["adapter"] = {"kind": "compare"}
     assert plan.Plan(config).cards() == ["eeg_bandpower"]
+    for asked, kept in ((True, ["eeg_bandpower", "eeg_clip"]), (False, ["eeg_bandpower"])):
+        config["heads"]["adapter"] = {"kind": "ridge", "coefficients": asked}
+        assert plan.Plan(config).cards() == kept
 
 
 def test_what_is_told_of_data_and_weights_reruns_the_card_alone(config):
@@ -462,6 +465,11 @@ def test_what_is_told_of_data_and_weights_reruns_the_card_alone(config):
     spec = plan.Plan(config).spec("card", experiment="eeg_clip")
     assert spec["data"] == {"title": "Sleepy", "licence": "CC0"}
     assert spec["licences"] == {"spectrogram/clip_random": "mine"}
+    config["heads"]["adapter"] = {"kind": "finetune", "backbone": "clip_random"}
+    config["experiments"]["eeg_clip"] |= {"x": "spectrogram"}
+    assert plan.Plan(config).spec("card", experiment="eeg_clip")["licences"] == {"head": "mine"}
+    config["heads"]["adapter"] = {"kind": "adapter"}
+    config["experiments"]["eeg_clip"] |= {"x": "spectrogram/clip_random"}
     assert plan.Plan(config).spec("train", experiment="eeg_clip") == before
 
 

@@ -78,7 +78,7 @@ CONFIG = {
     },
     "heads": {
         "linear": {"kind": "linear", "c": [1.0]},
-        "ridge": {"kind": "ridge", "alpha": [100.0]},
+        "ridge": {"kind": "ridge", "alpha": [100.0], "coefficients": True},
         "nice": {"kind": "nice", "encoder": "mlp", "epochs": 1, "batch_size": 8},
         "compare": {"kind": "compare", "features": ["pixels"], "size": 16},
     },
@@ -267,12 +267,13 @@ class Study:
         return scores
 
     def card(self, experiment):
-        model, predictions, _ = self.train(experiment)
+        trained = model, predictions, _ = self.train(experiment)
         scores = self.evaluate(experiment, predictions)
         made = [self.path(f"{experiment}/card.{suffix}") for suffix in ("json", "md")]
         digests = {"inputs": {str(model): "0" * 64}}
         card(model, scores, *made, self.spec("card", experiment=experiment), digests)
         self.note("card")
+        return trained
 
 
 def run_classes(study):
@@ -304,9 +305,7 @@ def run_pairs(study):
     study.render("things", "sub-01", "epochs")
     study.render("things", "stimuli", "picture")
     study.extract("things", "stimuli", "picture/pixels")
-    model, predictions, _ = study.train("pairs")
-    study.occlude("pairs", model)
-    study.evaluate("pairs", predictions)
+    study.occlude("pairs", study.card("pairs")[0])
 
 
 def run_vectors(study):
@@ -314,8 +313,7 @@ def run_vectors(study):
     study.render("scenes", "stimuli", "picture")
     study.extract("scenes", "stimuli", "picture/pixels")
     study.extract("scenes", "stimuli", "picture/vdvae")
-    _, predictions, colours = study.train("vectors")
-    study.evaluate("vectors", predictions)
+    _, _, colours = study.card("vectors")
     study.decode("scenes", "subj01", "layout", latents=study.train("latents")[2])
     study.decode("scenes", "subj01", "nearest", latents=colours)
     study.decode("scenes", "subj01", "prior")

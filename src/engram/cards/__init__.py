@@ -27,7 +27,7 @@ def card(model, scores, facts, page, spec, made_by):
             `sections`, lines of words on the rest; and `use`, examples.
         page: Markdown file to write, with front matter that a model hub reads.
         spec: dict with `experiment`, `title`, `data` (what its owner says of the data set) and
-            `licences` of weights, by source.
+            `licences` of weights, by source, and of those that the head trains (`head`).
         made_by: provenance of the job; the digest of `model` stands among its inputs.
 
     Raises:

@@ -22,9 +22,9 @@ OF_SCORE = (
 )
 
 TESTED = (
-    "by the models of the folds, each of which lacks what it is tested on; the model that is kept "
-    "was tested on nobody"
+    "by the models of the folds, each on what it lacks; the model that is kept was tested on nobody"
 )
+TESTED_ITSELF = "by the models that are kept, each on what it lacks"
 
 
 def describe(known, scored, spec, path, sha256) -> dict:
@@ -66,13 +66,25 @@ def describe(known, scored, spec, path, sha256) -> dict:
         "fit": {
             "head": components.defaults("heads", known["head"]["kind"]) | known["head"],
             **{key: kept[key] for key in ("rule", "models", "seeds", "chosen")},
+            **_trained(known, spec),
             "folds": known["folds"],
             "chosen_in_folds": known["chosen"],
         },
-        "reached": _reached(scored),
+        "reached": _reached(scored, known),
         "flags": [{"name": name, "text": FLAGS[name].text} for name in known["flags"]],
         "warnings": scored["warnings"],
     }
+
+
+def _trained(known, spec):
+    """The backbone that the head trained, and what its weights were before."""
+    this = known["head"].get("backbone")
+    if not this:
+        return {}
+    found = _stated(this["backbone"], OF_BACKBONE) | _stated(this, ("file",))
+    found |= {"licence": spec["licences"]["head"]} if "head" in spec["licences"] else {}
+    digest = known["made_by"]["inputs"].get(this.get("file"))
+    return {"backbone": found | ({"sha256": digest} if digest else {})}
 
 
 def _predicts(known, scored, spec):
@@ -129,10 +141,12 @@ def _sampled(view):
     return found
 
 
-def _reached(scored):
+def _reached(scored, known):
+    refitted = components.constant(f"engram.tasks.{known['task']}", "REFITTED") is not False
     return {
         "generalises_to": scored["generalises_to"],
-        "tested": TESTED,
+        "refitted": refitted,
+        "tested": TESTED if refitted else TESTED_ITSELF,
         "sample": {key: value for key, value in scored["sample"].items() if _plain(value)},
         "baseline": scored["baseline"],
         "metrics": [{key: row[key] for key in OF_SCORE} for row in scored["metrics"]],

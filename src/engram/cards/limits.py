@@ -52,7 +52,9 @@ def not_for(card):
 
 def _at_all(card, flags):
     """Reasons to use it for nothing."""
-    if RANDOM in flags:
+    if RANDOM in flags and "backbone" in card["fit"]:
+        yield RANDOM, "Telling what pretraining gives: its backbone started from random weights."
+    elif RANDOM in flags:
         yield (
             RANDOM,
             "Anything: its backbone has random weights. It shows that the chain runs, and no more.",
@@ -84,8 +86,8 @@ def _of_people(card):
     yield (
         "decisions",
         "Decisions about a person, clinical ones among them: what is known of it rests on "
-        f"{counted(reached['sample']['subjects'], 'subject')} of one data set, tested by the "
-        "models of the folds; the model that is kept was tested on nobody.",
+        f"{counted(reached['sample']['subjects'], 'subject')} of one data set, tested "
+        f"{reached['tested']}.",
     )
 
 
@@ -105,12 +107,13 @@ def _of_baseline(card):
 
 
 def _of_rows(card):
-    yield (
-        "unlike",
-        f"Rows unlike those of {data(card)}, the one data set that it knows. Where the column "
-        "unlike of its predictions is above 1, a row is farther from the training rows than 99 in "
-        "100 rows of new subjects of that data set, and what is said of it means nothing.",
+    told = (
+        " Where the column unlike of its predictions is above 1, a row is farther from the "
+        "training rows than 99 in 100 rows of new subjects of that data set, and what is said of "
+        "it means nothing."
     )
+    unlike = f"Rows unlike those of {data(card)}, the one data set that it knows."
+    yield "unlike", unlike + told * card["reached"]["refitted"]
     whole = [one["source"] for one in card["takes"] if one["view"].get("transductive")]
     if whole:
         yield (
@@ -155,6 +158,8 @@ def _of_owners(card, flags):
     for one in card["takes"]:
         if licence := one.get("backbone", {}).get("licence"):
             licences[f"the weights of {one['backbone']['name']}"] = licence
+    if licence := card["fit"].get("backbone", {}).get("licence"):
+        licences["the weights that its head started from"] = licence
     if licences:
         found = "; ".join(f"of {of}: {licence}" for of, licence in licences.items())
         yield "licences", f"What the licences forbid of what it was made from: {found}."

@@ -8,6 +8,8 @@ MOST = 12  # names in a line
 SCORES = {"r2": "R²", "auc": "AUC", "mae": "mean absolute error", "pearson_r": "Pearson's r",
           "spearman_r": "Spearman's ρ", "mrr": "mean reciprocal rank"}  # fmt: skip
 
+SIGNALS = {"eeg": "EEG", "fmri": "fMRI", "meg": "MEG"}
+
 
 def sections(card) -> list[dict]:
     """Sections `title`, `lines` ([[label, text], ...]) of the facts of a card.
@@ -94,9 +96,10 @@ def _trained_on(card):
 
 def _takes(one, of_data):
     view, windows = one["view"], of_data.get("windows")
-    kind = " of ".join(str(view[key]) for key in ("what", "modality") if key in view)
+    modality = SIGNALS.get(view.get("modality"), view.get("modality"))
+    rows = f"{view.get('what', 'rows')} of {modality}" if modality else view.get("what", "rows")
     yield "input", one["source"]
-    yield "view", f"{kind}, kind {view.get('kind', 'decoder')}"
+    yield "view", f"{rows}, kind {view.get('kind', 'decoder')}"
     if isinstance(windows, dict):
         yield "windows", f"{windows.get('length')} s every {windows.get('step')} s"
     elif windows:
@@ -137,7 +140,7 @@ def _backbone(this):
     names = dict.fromkeys(str(this[key]) for key in ("name", "kind", "model") if key in this)
     yield "backbone", ", ".join(names)
     yield "layer", this.get("layer")
-    yield "pooling", this.get("pooling")
+    yield "pooling", this.get("pooling", "").replace("default", "")
     yield "weights", this.get("weights")
     yield "licence of the weights", this.get("licence")
     yield "SHA-256 of the weights", this.get("weights_sha256")
@@ -152,14 +155,25 @@ def _says(this):
         unit = f" {this['unit']}" if this["unit"] else ""
         span = f"{number(this['low'], 2)} to {number(this['high'], 2)}{unit}"
         yield this["column"], f"trained on {span}, mean {number(this['mean'], 2)}"
+    elif this["what"] == "pictures":
+        yield "pictures", "the five nearest of a gallery, told apart by these features"
+    else:
+        yield "numbers", "those of these rows"
     for target in this.get("targets", ()):
         yield from _takes(target, {})
 
 
 def _fit(this):
     head = this["head"]
-    options = (f"{key} {_option(head[key])}" for key in sorted(head) if key != "kind")
+    told = (key for key in sorted(head) if key not in ("kind", "backbone"))
+    options = (f"{key} {_option(head[key])}" for key in told)
     yield "head", f"{head['kind']}: {listed(options, 40)}"
+    if trained := this.get("backbone"):
+        names = (str(trained[key]) for key in ("kind", "model", "weights") if key in trained)
+        yield "backbone that it trains", ", ".join(names)
+        yield "weights before", trained.get("file")
+        yield "licence of these", trained.get("licence")
+        yield "SHA-256 of these", trained.get("sha256")
     yield "rule of choices", this["rule"]
     yield "chosen", listed(f"{key} {_option(value)}" for key, value in this["chosen"].items())
     yield "models", f"{len(this['models'])}: {listed(this['models'])}"

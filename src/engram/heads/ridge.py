@@ -18,6 +18,7 @@ from engram.training import ridge
 
 DEVICE = "cpu"
 TASKS = ("vectors",)
+KEEPS = "coefficients"  # the option under which models can be put to use
 
 SAMPLE = 2048  # targets by which the penalty is chosen
 HELD_OUT = 1000  # training rows by whose predictions the others are rescaled
@@ -113,11 +114,6 @@ def fit(task, options, device) -> training.Fit:
             if holds
         ),
     )
-
-
-def keeps(options) -> bool:
-    """Whether models can be put to use: coefficients are written on request alone."""
-    return options.coefficients
 
 
 def width_of_rows(state) -> int:

@@ -177,17 +177,18 @@ class Specs:
         this = self.known[experiment]
         data = self.config["datasets"][this["dataset"]]
         sides = [*self.sources(experiment), *self.targets(experiment)]
+        seen = {source: source.partition("/")[2] for source in sides if "/" in source}
+        seen |= {"head": trained} if (trained := self._trained(experiment)) else {}
         return {
             "experiment": experiment,
             "title": this.get("title", experiment),
             "data": {key: data[key] for key in TOLD_OF_DATA if key in data},
-            "licences": {s: licence for s in sides if (licence := self._licence(s))},
+            "licences": {of: told for of, one in seen.items() if (told := self._licence(one))},
         }
 
-    def _licence(self, source):
-        """Licence of the published weights through which a source was seen."""
-        backbone = source.partition("/")[2]
-        this = self.backbone(backbone) if backbone else {}
+    def _licence(self, backbone):
+        """Licence of the published weights of a backbone, if they are published."""
+        this = self.backbone(backbone)
         if this.get("weights") != "published":
             return None
         return self.config["checkpoints"][this["checkpoint"]].get("licence")

@@ -24,10 +24,12 @@ RULE = (
 
 
 def keeps(head, options) -> bool:
-    """Whether a head says something of other rows, and keeps what that needs."""
-    if hasattr(head, "keeps"):
-        return head.keeps(options)
-    return hasattr(head, "predict") or hasattr(head, "vectors")
+    """Whether a head says something of other rows, and keeps what that needs.
+
+    Its constant `KEEPS`, if it has one, names the option under which it does; the plan reads it.
+    """
+    asked = not hasattr(head, "KEEPS") or getattr(options, head.KEEPS)
+    return bool(asked) and (hasattr(head, "predict") or hasattr(head, "vectors"))
 
 
 def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, dict]:
