@@ -22,7 +22,7 @@ FLOORS = (
     {"tasks"},
     {"heads", "backbones", "decoders", "objectives", "downloads"},
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
-    {"training", "figures", "scores", "recording", "tracking"},
+    {"training", "figures", "scores", "cards", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
     {"flags", "precision", "progress", "scratch", "tables", "torchvision_compat"},
     {"errors"},

@@ -564,3 +564,14 @@ def test_undefined_values_are_a_dash(shown):
         if member["gain"]:
             member["gain"] |= dict.fromkeys(("difference", "low", "high", "p", "p_holm"))
     assert page.render(*shown).count("– (–)") == 12
+
+
+def test_of_subjects_with_one_row_nothing_is_said_of_the_same_subject(shown):
+    found = shown[-1]["vision"]
+    found["rows"]["measured"] = found["rows"]["subjects"]
+    for member in found["members"]:
+        member["purity"]["subject"] = [None, None]
+        member["silhouette"] |= {"state_within": None, "subject": None}
+    text = page.render(*shown)
+    assert "same subject (one row each)" in text
+    assert "(–)" not in text

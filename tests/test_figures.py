@@ -105,6 +105,10 @@ def test_purity_of_a_single_subject_is_undefined_among_others(rng):
     assert np.isnan(chance)
 
 
+def test_purity_where_no_two_rows_have_a_label_is_undefined(rng):
+    assert np.isnan(neighbours.purity(rng.standard_normal((9, 2)), np.arange(9))).all()
+
+
 def test_a_space_that_knows_the_subject_alone_says_so(rng):
     subject = np.repeat(["a", "b", "c"], 30)
     latent = 20 * np.eye(3)[np.repeat(np.arange(3), 30)] + rng.standard_normal((90, 3))

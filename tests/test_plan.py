@@ -444,6 +444,28 @@ def test_figures_of_an_experiment_and_a_map_where_it_is_asked_for(config):
         assert f"results/demo/figures/{name}/confusion.svg" in figures
 
 
+def test_experiments_of_the_report_whose_head_predicts_have_a_card(config):
+    config |= {"run": ["eeg_bandpower", "eeg_clip"]}
+    config["heads"]["adapter"] = {"kind": "compare"}
+    assert plan.Plan(config).cards() == ["eeg_bandpower"]
+    for asked, kept in ((True, ["eeg_bandpower", "eeg_clip"]), (False, ["eeg_bandpower"])):
+        config["heads"]["adapter"] = {"kind": "ridge", "coefficients": asked}
+        assert plan.Plan(config).cards() == kept
+
+
+def test_what_is_told_of_data_and_weights_reruns_the_card_alone(config):
+    assert plan.Plan(config).spec("card", experiment="eeg_clip")["licences"] == {}
+    config["backbones"]["clip_random"] |= {"weights": "published", "checkpoint": "there"}
+    config["checkpoints"]["there"] = {"url": "https://example.org/w.pt", "licence": "MIT"}
+    before = plan.Plan(config).spec("train", experiment="eeg_clip")
+    config["datasets"]["simulated"] |= {"title": "Sleepy", "licence": "CC0"}
+    config["checkpoints"]["there"]["licence"] = "mine"
+    spec = plan.Plan(config).spec("card", experiment="eeg_clip")
+    assert spec["data"] == {"title": "Sleepy", "licence": "CC0"}
+    assert spec["licences"] == {"spectrogram/clip_random": "mine"}
+    assert plan.Plan(config).spec("train", experiment="eeg_clip") == before
+
+
 def test_pictures_are_those_of_the_first_source(config):
     this = plan.Plan(config)
     assert this.pictures("both_clip") == this.stores("both_clip", "spectrogram")

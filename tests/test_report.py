@@ -157,6 +157,24 @@ def test_page_says_over_what_scores_are_taken(whole):
     assert "score is taken within each subject" not in text
 
 
+def test_page_shows_the_card_of_a_model_that_is_kept_and_leads_to_its_files(whole):
+    kept = {
+        "file": {"name": "clip.safetensors"},
+        "not_for": [{"because": "chance", "text": "Anything: 0.5 is chance."}],
+        "sections": [{"title": "What it takes", "lines": [["unit", "dB < 3"]]}],
+        "use": {"python": "import engram", "console": "engram apply"},
+    }
+    text = page.render(*whole, cards={"clip": kept})
+    sections = text.split('<details class="kept">')
+    assert len(sections) == 2  # `bandpower` keeps none
+    section = sections[1].partition("</details>")[0]
+    assert text.index('<article id="clip">') < text.index(section)
+    read = Reader(section)
+    assert read.links == ["models/clip.md", "models/clip.json", "models/clip.safetensors"]
+    for said in ("Anything: 0.5 is chance.", "What it takes", "dB < 3", "engram apply"):
+        assert said in read.text
+
+
 def test_page_names_no_address_outside_itself(whole):
     read = Reader(page.render(*whole))
     assert all(link.startswith(("#", "data:")) for link in read.links)

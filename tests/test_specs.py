@@ -6,6 +6,7 @@ import pytest
 
 from engram import datasets, store, views
 from engram.backbones import extract
+from engram.cards import card
 from engram.decoders import decode
 from engram.downloads import download
 from engram.job import Job
@@ -76,7 +77,7 @@ CONFIG = {
     },
     "heads": {
         "linear": {"kind": "linear", "c": [1.0]},
-        "ridge": {"kind": "ridge", "alpha": [100.0]},
+        "ridge": {"kind": "ridge", "alpha": [100.0], "coefficients": True},
         "nice": {"kind": "nice", "encoder": "mlp", "epochs": 1, "batch_size": 8},
         "compare": {"kind": "compare", "features": ["pixels"], "size": 16},
     },
@@ -219,7 +220,7 @@ class Study:
     def train(self, experiment):
         spec = self.spec("train", experiment=experiment)
         x, y = self.inputs(spec, experiment)
-        names = ("model", "predictions.h5", "latents.h5")
+        names = ("model.safetensors", "predictions.h5", "latents.h5")
         made = [self.path(f"{experiment}/{name}") for name in names]
         train(x, y, *made, spec=spec, made_by=self.made_by, device="cpu")
         self.note("train")
@@ -245,8 +246,19 @@ class Study:
     def evaluate(self, experiment, predictions):
         spec = self.spec("evaluate", experiment=experiment)
         x = Job(spec, "cpu", {}).grouped(self.paths(self.plan.probed(experiment)))
-        evaluate(predictions, [], x, self.path(f"{experiment}/scores.json"), spec)
+        scores = self.path(f"{experiment}/scores.json")
+        evaluate(predictions, [], x, scores, spec)
         self.note("evaluate")
+        return scores
+
+    def card(self, experiment):
+        trained = model, predictions, _ = self.train(experiment)
+        scores = self.evaluate(experiment, predictions)
+        made = [self.path(f"{experiment}/card.{suffix}") for suffix in ("json", "md")]
+        digests = {"inputs": {str(model): "0" * 64}}
+        card(model, scores, *made, self.spec("card", experiment=experiment), digests)
+        self.note("card")
+        return trained
 
 
 def run_classes(study):
@@ -254,7 +266,7 @@ def run_classes(study):
         study.render("tiny", unit, "spectrogram")
         study.render("tiny", unit, "state")
         study.extract("tiny", unit, "spectrogram/bands")
-    study.evaluate("classes", study.train("classes")[1])
+    study.card("classes")
 
 
 def run_values(study):
@@ -262,16 +274,14 @@ def run_values(study):
         study.render("people", unit, "spectrogram")
         study.render("people", unit, "trait")
         study.extract("people", unit, "spectrogram/bands")
-    study.evaluate("values", study.train("values")[1])
+    study.card("values")
 
 
 def run_pairs(study):
     study.render("things", "sub-01", "epochs")
     study.render("things", "stimuli", "picture")
     study.extract("things", "stimuli", "picture/pixels")
-    model, predictions, _ = study.train("pairs")
-    study.occlude("pairs", model)
-    study.evaluate("pairs", predictions)
+    study.occlude("pairs", study.card("pairs")[0])
 
 
 def run_vectors(study):
@@ -279,8 +289,7 @@ def run_vectors(study):
     study.render("scenes", "stimuli", "picture")
     study.extract("scenes", "stimuli", "picture/pixels")
     study.extract("scenes", "stimuli", "picture/vdvae")
-    _, predictions, colours = study.train("vectors")
-    study.evaluate("vectors", predictions)
+    _, _, colours = study.card("vectors")
     study.decode("scenes", "subj01", "layout", latents=study.train("latents")[2])
     study.decode("scenes", "subj01", "nearest", latents=colours)
     study.decode("scenes", "subj01", "prior")
@@ -291,7 +300,7 @@ def run_vectors(study):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Keys that nobody read, by stage."""
-    study = Study(tmp_path_factory.mktemp("study"), CONFIG)
+    study = Study(tmp_path_factory.mktemp("study"), CONFIG, {"inputs": {}})
     run_classes(study)
     run_values(study)
     run_pairs(study)
@@ -299,7 +308,7 @@ def found(tmp_path_factory):
     return study.unread
 
 
-STAGES = ("render", "extract", "train", "decode", "occlude", "evaluate")
+STAGES = ("render", "extract", "train", "decode", "occlude", "evaluate", "card")
 
 
 @pytest.mark.parametrize("stage", STAGES)

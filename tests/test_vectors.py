@@ -16,11 +16,13 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
+import engram
 from engram import store, training
 from engram.errors import InputError
 from engram.figures import style, vectors, voxel_maps
 from engram.figures.plot import plot
 from engram.figures.report import report
+from engram.heads import ridge
 from engram.scores import vectors as scores_of_vectors
 from engram.scores.evaluation import COLUMNS, evaluate
 from engram.store import Rows
@@ -120,6 +122,38 @@ def test_predictions_are_those_of_scikit_learn_with_the_best_penalty(study, deco
         close(new @ coefficients + intercept, told.array[rows, 0])
         for name, expected in (("mean", y.mean(0)), ("sd", y.std(0))):
             close(told.array[told.table.index.get_loc(f"{subject}/{name}"), 1], expected)
+
+
+@pytest.mark.parametrize("head", [{"share": 0.6}, {}, {"head": {"kind": "sequential_mlp"}}])
+def test_models_that_are_kept_say_what_was_predicted(study, decoded, tmp_path, head):
+    """Those of ridge regression by coefficients, which are read block by block."""
+    paths = trained(study, tmp_path, **head, coefficients=True)[0] if head else decoded[0]
+    told, model = store.open(paths[1]).load(), engram.load_model(paths[0])
+    assert model.facts["kept"]["models"] == ["subj01", "subj02"]
+    assert not any(name.endswith("coefficients") for name in model.state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ridge, "SUMS", 4 * 50 * 5)
+        for subject in ("subj01", "subj02"):
+            betas = study.folder / study.plan.store("nsd", subject, "betas")
+            table = model.predict(betas)
+            test = (told.table["fold"] == subject) & (told.table["statistic"] == "")
+            names, expected = told.table.index[test], told.array[test.to_numpy(), 0]
+            close(table.loc[names, [*range(12)]].to_numpy(float), expected)
+            rows = store.open(betas).load()
+            array = rows.array[rows.table.index.get_indexer(names)]
+            again = model.predict(array, subject=subject)
+            close(again[[*range(12)]].to_numpy(float), expected)
+
+
+def test_models_of_vectors_that_are_not_kept_or_of_nobody_are_refused(study, decoded, tmp_path):
+    (path, _, _), _ = trained(study, tmp_path)
+    with pytest.raises(InputError, match="head ridge kept no model for use; set `coefficients"):
+        engram.load_model(path)
+    model = engram.load_model(decoded[0][0])
+    with pytest.raises(InputError, match="has a model a subject, of subj01, subj02; give"):
+        model.predict(np.zeros((1, 50), np.float32))
+    with pytest.raises(InputError, match=r"is of rows of \d+ numbers, these have 3"):
+        model.predict(np.zeros((1, 3), np.float32), subject="subj01")
 
 
 def test_the_control_is_trained_on_exchanged_images(study, decoded):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import html
 import http.server
 import json
 import os
@@ -72,6 +73,14 @@ def test_the_study_ends_in_a_report_that_says_it_is_simulated(finished):
     assert "random weights" in page.lower()
 
 
+def test_a_kept_model_has_a_card_in_the_report(finished):
+    facts = json.loads((finished / "results/tiny/models/bands.json").read_text())
+    page = (finished / "results/tiny/report.html").read_text()
+    model = (finished / "results/tiny/models/bands.safetensors").read_bytes()
+    assert facts["file"]["sha256"] == hashlib.sha256(model).hexdigest()
+    assert all(html.escape(one["text"], quote=False) in page for one in facts["not_for"])
+
+
 def test_the_comparison_stands_in_the_report(finished):
     page = (finished / "results/tiny/report.html").read_text()
     table = page.partition('class="compared"')[2].partition("</table>")[0]
@@ -111,7 +120,7 @@ def test_finding_nothing_to_do_imports_no_model_library(finished):
 OWN = {  # what a study makes of views and features
     *(f"{stage} {name}" for stage in ("train", "evaluate") for name in ("bands", "vit")),
     *("train which-tiny_vit", "evaluate which-tiny_vit", "compare which"),
-    *("plot bands", "plot vit", "map vit", "report"),
+    *("card bands", "card vit", "plot bands", "plot vit", "map vit", "report"),
 }
 
 
@@ -142,7 +151,7 @@ SUBJECTS = ["sub-01", "sub-02", "sub-03"]
 COMPARED = {"train which-tiny_vit", "evaluate which-tiny_vit", "compare which"}
 
 
-def experiment_jobs(*names, stages=("train", "evaluate", "plot")):
+def experiment_jobs(*names, stages=("train", "evaluate", "card", "plot")):
     return {f"{stage} {name}" for stage in stages for name in names}
 
 
@@ -166,6 +175,11 @@ def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):
         "map vit",
         "report",
     }
+
+
+def test_a_title_reruns_what_shows_it(checkout):
+    edit(checkout, "tiny.yaml", "bands: {dataset", "bands: {title: Bands, dataset")
+    assert stale(checkout) == {"card bands", "compare which", "report"}
 
 
 def test_a_head_option_reruns_its_training_and_what_follows(checkout):

@@ -25,6 +25,26 @@ rule train:
         "../scripts/train.py"
 
 
+rule card:
+    input:
+        model="results/<study>/models/{experiment}.safetensors",
+        scores="results/<study>/scores/{experiment}.json",
+    output:
+        facts="results/<study>/models/{experiment}.json",
+        page="results/<study>/models/{experiment}.md",
+    log:
+        "results/<study>/logs/card/{experiment}.log",
+    localrule: True
+    conda:
+        "../../envs/card.yaml"
+    threads: 1
+    params:
+        spec=spec("card"),
+        code=code("card"),
+    script:
+        "../scripts/card.py"
+
+
 rule occlude:
     input:
         x=x_stores,
@@ -80,6 +100,7 @@ rule evaluate:
 rule predict:
     input:
         model=predicting_model,
+        card=predicting_card,
         files=predicted_recordings,
         weights=predicting_weights,
     output:

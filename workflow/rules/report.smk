@@ -103,6 +103,9 @@ rule report:
             "results/<study>/comparisons/{comparison}.json",
             comparison=plan.comparisons(),
         ),
+        cards=collect(
+            "results/<study>/models/{experiment}.json", experiment=plan.cards()
+        ),
         figures=plan.figures(),
         page=page_templates(),
     output:

@@ -8,6 +8,7 @@ with job(snakemake) as run:
         scores=snakemake.input.scores,
         predictions=snakemake.input.predictions,
         comparisons=snakemake.input.comparisons,
+        cards=snakemake.input.cards,
         figures=snakemake.input.figures,
         report=snakemake.output.report,
         spec=run.spec,

@@ -25,7 +25,7 @@ PAGES = {
 }
 
 
-def render(scored, headers, figures, spec, compared=None) -> str:
+def render(scored, headers, figures, spec, compared=None, cards=None) -> str:
     """The whole page as HTML.
 
     Args:
@@ -34,6 +34,7 @@ def render(scored, headers, figures, spec, compared=None) -> str:
         figures: path by file name, by experiment.
         spec: `title`, `experiments` and `comparisons` (or none), their configuration by name.
         compared: by comparison, what `comparison.build` found, read back from JSON.
+        cards: facts of the models that are kept, by experiment.
 
     Raises:
         InputError: an experiment lacks its scores or its predictions, or a comparison its results.
@@ -48,6 +49,7 @@ def render(scored, headers, figures, spec, compared=None) -> str:
     points = POINTS // max(maps, 1)
     experiments = [
         _experiment(name, config, scored[name], headers[name], figures.get(name, {}), points)
+        | {"card": (cards or {}).get(name)}
         for name in scored
         if (config := spec["experiments"].get(name))
     ]

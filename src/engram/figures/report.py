@@ -8,7 +8,7 @@ from engram import store
 from engram.figures import page
 
 
-def report(scores, predictions, figures, report, spec, comparisons=()):
+def report(scores, predictions, figures, report, spec, comparisons=(), cards=()):
     """Write the page that shows a whole study, in one file that needs no network.
 
     Args:
@@ -20,6 +20,7 @@ def report(scores, predictions, figures, report, spec, comparisons=()):
         spec: `title`, `experiments` and, if there are any, `comparisons`: the configuration of
             each, by name.
         comparisons: JSON files of `compare`, each named after its comparison.
+        cards: JSON files of `card`, each named after its experiment.
 
     Raises:
         InputError: an experiment lacks its scores or its predictions.
@@ -28,8 +29,11 @@ def report(scores, predictions, figures, report, spec, comparisons=()):
     for path in map(Path, figures):
         found[path.parent.name][path.name] = path
     headers = {Path(path).stem: store.open(path).header for path in predictions}
-    scored = {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in scores}
-    compared = {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in comparisons}
-    html = page.render(scored, headers, found, spec, compared)
+    html = page.render(_read(scores), headers, found, spec, _read(comparisons), _read(cards))
     with store.replaced(report) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def _read(paths):
+    """What JSON files hold, by their names without suffix."""
+    return {Path(path).stem: json.loads(Path(path).read_text("utf-8")) for path in paths}

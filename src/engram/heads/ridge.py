@@ -18,6 +18,7 @@ from engram.training import ridge
 
 DEVICE = "cpu"
 TASKS = ("vectors",)
+KEEPS = "coefficients"  # the option under which models can be put to use
 
 SAMPLE = 2048  # targets by which the penalty is chosen
 HELD_OUT = 1000  # training rows by whose predictions the others are rescaled
@@ -42,7 +43,8 @@ class Options:
             deviation that targets have over all training images. `test`: so does what is predicted
             of the test images, as published; the statistics are then those of the test set, and
             every result is labelled. `none`: as predicted.
-        coefficients: write them into the model too, (features, targets) of each subject.
+        coefficients: write them into the model too, (features, targets) of each subject; without
+            them it cannot be asked of other rows.
         precision: of all that is computed.
         share: of the features of x that are used, drawn at random: the better of two draws by R2 of
             the training rows. A shortcut that a reproduction took to save memory, with 0.332 of the
@@ -114,6 +116,28 @@ def fit(task, options, device) -> training.Fit:
     )
 
 
+def width_of_rows(state) -> int:
+    """Numbers of a row of x, from the parameters of one subject; under `share` all of them."""
+    return int(state["width"][0])
+
+
+def vectors(state, x, known, options):
+    """Predictions of rows as they are scored: (slice, (n, numbers)), block by block.
+
+    Under `layers` those that are predicted alone.
+
+    Args:
+        state: parameters of one subject by name; `coefficients` is asked for some columns at a
+            time.
+        x: float32 (n, features).
+        known: `engram.trained.Model`.
+    """
+    x = x[:, state["features"]] if "features" in state else x
+    width, features = len(state["intercept"]), x.shape[1]
+    for columns in ridge.spans(width, max(SUMS // (4 * max(features, len(x), 1)), 1)):
+        yield columns, x @ state["coefficients"][:, columns] + state["intercept"][columns]
+
+
 def _check(task, options):
     if len(task.x) > 1:
         raise InputError(
@@ -171,6 +195,7 @@ class _Fold:
         known = fold.known
         self.n, self.dtype = len(known), np.dtype(options.precision)
         self.rows, self.patterns = task.x[0].beside(np.concatenate([known, fold.test]))
+        self.width_of_rows = int(np.prod(self.rows.shape[1:], dtype=int))
         self.groups = ridge.folds(task.table["stimulus"].iloc[known], options.folds)
         # The first run and the control; other seeds are the first again.
         self.kinds = [run.shuffled for run in task.runs]
@@ -396,7 +421,8 @@ class _Fold:
             found[:, columns] = total
             scratch.forget(found)
         intercept = self.state["target_mean"] - self.design.mean @ found
-        return {"coefficients": found, "intercept": intercept}
+        of_rows = np.array([self.width_of_rows])
+        return {"coefficients": found, "intercept": intercept, "width": of_rows}
 
 
 # ---- small ----------------------------------------------------------------------------------

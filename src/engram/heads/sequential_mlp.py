@@ -21,6 +21,7 @@ DEVICE = "cpu"
 TASKS = ("vectors",)
 
 SUMS = 256 << 20  # bytes of predictions at a time
+LAYERS = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def fit(task, options, device) -> training.Fit:
     with progress(len(task.folds) * len(task.runs), "fit every subject and run", "fits") as bar:
         for f, fold in enumerate(task.folds):
             at = np.searchsorted(task.tested, fold.test)
-            x, new = _standard(task.x[0].of(fold.known), task.x[0].of(fold.test))
+            x, new, scale = _standard(task.x[0].of(fold.known), task.x[0].of(fold.test))
+            state |= {f"{fold.name}/{name}": value for name, value in scale.items()}
             for r, run in enumerate(task.runs):
                 y = task.targets[0].of(run.y[fold.known])
                 moments = ridge.moments(y, np.arange(len(x)))
@@ -80,6 +82,8 @@ def fit(task, options, device) -> training.Fit:
                         latent[at, columns] = _rescaled(told, known, columns, moments, options)
                 outputs[at, r, len(moments[0]) :] = latent[at, len(moments[0]) :] = 0
                 state |= {f"{fold.name}/{r}/{k}": v.numpy() for k, v in model.state_dict().items()}
+                names = (f"{fold.name}/{r}/target_{name}" for name in ("mean", "sd"))
+                state |= dict(zip(names, moments, strict=True))
                 scratch.forget(outputs)
                 bar.update(1)
     return training.Fit(
@@ -91,11 +95,39 @@ def fit(task, options, device) -> training.Fit:
     )
 
 
+def width_of_rows(state) -> int:
+    """Numbers of a row of x, from the parameters of one subject."""
+    return len(state["mean"])
+
+
+def vectors(state, x, known, options):
+    """Predictions of rows as they are scored: (slice, (n, numbers)), block by block.
+
+    Args:
+        state: parameters of one subject by name.
+        x: float32 (n, features).
+        known: `engram.trained.Model`; the mean over its seeds is predicted.
+    """
+    x = torch.from_numpy((x - state["mean"]) / state["sd"])
+    runs = range(len(known.facts["kept"]["seeds"]))
+    one = [{k: torch.from_numpy(state[f"{r}/{k}"]) for k in LAYERS} for r in runs]
+    hidden = [torch.relu(nn.functional.linear(x, s["0.weight"], s["0.bias"])) for s in one]
+    moments = [[state[f"{r}/target_{name}"] for name in ("mean", "sd")] for r in runs]
+    for columns in ridge.spans(len(one[0]["2.bias"]), max(SUMS // (4 * max(len(x), 1)), 1)):
+        told = 0.0
+        for s, h, (mean, sd) in zip(one, hidden, moments, strict=True):
+            z = nn.functional.linear(h, s["2.weight"][columns], s["2.bias"][columns]).numpy()
+            mean, scale = _scales((mean[columns], sd[columns]))
+            told = told + (z * scale + mean) / len(runs)
+        yield columns, told
+
+
 def _standard(known, test):
-    """Features of training and of test rows in standard deviations of the training rows."""
+    """Features of training and of test rows in standard deviations of the training rows; these."""
     x, new = (ridge.read(rows, np.arange(rows.shape[0]), np.float32) for rows in (known, test))
     mean, sd = training.statistics(x, slice(None))
-    return torch.from_numpy((x - mean) / sd), torch.from_numpy((new - mean) / sd)
+    standard = torch.from_numpy((x - mean) / sd), torch.from_numpy((new - mean) / sd)
+    return *standard, {"mean": mean, "sd": sd}
 
 
 def _trained(x, y, moments, seed, options):

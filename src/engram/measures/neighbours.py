@@ -17,7 +17,8 @@ def purity(latent, labels, own=None, k=20) -> tuple[float, float]:
         k: neighbours; fewer where fewer rows can be neighbours.
 
     Returns:
-        (purity, chance), means over rows; NaN if no row has a possible neighbour.
+        (purity, chance), means over rows; NaN if no row has a possible neighbour with its label,
+        such as by subject where every subject has one row.
     """
     codes = np.unique(np.asarray(labels), return_inverse=True)[1]
     groups = np.arange(len(codes)) if own is None else np.unique(own, return_inverse=True)[1]
@@ -35,7 +36,7 @@ def purity(latent, labels, own=None, k=20) -> tuple[float, float]:
 
     parts = pairwise_distances_chunked(latent, metric="cosine", reduce_func=of_chunk)
     found, chance = map(np.concatenate, zip(*parts, strict=True))
-    if np.isnan(found).all():
+    if not np.nansum(chance):
         return np.nan, np.nan
     return float(np.nanmean(found)), float(np.nanmean(chance))
 

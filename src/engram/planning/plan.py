@@ -237,6 +237,19 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Predicting, Specs):
         """The backbone that the head of an experiment trains, or None."""
         return self.config["heads"][self.known[experiment]["head"]].get("backbone")
 
+    def cards(self) -> list[str]:
+        """Experiments of the report that keep a model: their head says something of other rows."""
+        return [name for name in self.shown() if self._keeps_a_model(name)]
+
+    def _keeps_a_model(self, experiment):
+        this = self.known[experiment]
+        head = self.config["heads"][this["head"]]
+        module = f"engram.heads.{head['kind']}"
+        says = any(components.defines(module, name) for name in ("predict", "vectors"))
+        option = components.constant(module, "KEEPS")
+        asked = not option or (components.defaults("heads", head["kind"]) | head)[option]
+        return "model" not in this and says and bool(asked)
+
     def baseline(self, experiment) -> str | None:
         """The experiment that stands beside this one as its baseline."""
         name = self.known[experiment].get("baseline")

@@ -24,6 +24,9 @@ KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS
 #: Keys of an experiment that are no setting of it.
 TOLD = ("baseline", "title", "automatic")
 
+#: Keys of a dataset that say what it is and whose.
+TOLD_OF_DATA = ("title", "licence", "terms", "published_as")
+
 #: Families in which a stage loads the module called after the task of its experiment.
 OF_TASK = {"train": "tasks", "occlude": "tasks", "evaluate": "scores", "plot": "figures"}
 
@@ -106,9 +109,8 @@ class Specs:
         """What makes the rows of each source and target, for those who apply the model later."""
         name = self.known[experiment]["dataset"]
         this, sides = self.config["datasets"][name], ("sources", "targets")
-        told = {key: this[key] for key in ("title", "licence", "published_as") if key in this}
         return {
-            "dataset": {"name": name, "windows": this.get("windows"), **told}
+            "dataset": {"name": name, "windows": this.get("windows")}
             | self._options("datasets", name),
             **{
                 side: {source: self._made_by(source, name) for source in found}
@@ -125,9 +127,7 @@ class Specs:
             return {"view": {"name": view}}
         found = {"view": {"name": view, **self._options("views", view)}}
         if backbone:
-            checkpoint = self.backbone(backbone).get("checkpoint")
-            licence = self.config.get("checkpoints", {}).get(checkpoint, {}).get("licence")
-            found |= {"name": backbone, "licence": licence, "file": self.weights(backbone) or None}
+            found |= {"name": backbone, "file": self.weights(backbone) or None}
             found |= self._extract_spec(backbone, dataset)
         return found
 
@@ -160,6 +160,26 @@ class Specs:
             "sources": self._counted(experiment, probed),
             **settings,
         }
+
+    def _card_spec(self, experiment):
+        """What is said of a model and of what it was made from, but changes nothing in it."""
+        this = self.known[experiment]
+        data = self.config["datasets"][this["dataset"]]
+        sides = [*self.sources(experiment), *self.targets(experiment)]
+        return {
+            "experiment": experiment,
+            "title": this.get("title", experiment),
+            "data": {key: data[key] for key in TOLD_OF_DATA if key in data},
+            "licences": {s: licence for s in sides if (licence := self._licence(s))},
+        }
+
+    def _licence(self, source):
+        """Licence of the published weights through which a source was seen."""
+        backbone = source.partition("/")[2]
+        this = self.backbone(backbone) if backbone else {}
+        if this.get("weights") != "published":
+            return None
+        return self.config["checkpoints"][this["checkpoint"]].get("licence")
 
     def _plot_spec(self, experiment):
         return {"task": self.task(experiment), "experiment": experiment}

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from engram import flags, store
 from engram.planning import components
 from engram.store import Rows
-from engram.tasks.refit import refit
+from engram.tasks.refit import keeps, refit
 from engram.training import of_view
 
 SHOWN = 5  # names of missing channels in a sentence
@@ -71,11 +71,9 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
     header = predicted[0].header
     store.write(latents, *_latents(fits[best[0]], task, header, candidates[best[0]]))
-    kept = (
-        refit(head, options, kind, task, fits, candidates, device)
-        if hasattr(head, "predict")
-        else None
-    )
+    kept = None
+    if keeps(head, options):
+        kept = refit(head, options, kind, task, fits, candidates, device)
     _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
     store.write(predictions, *predicted)
 

@@ -23,6 +23,15 @@ RULE = (
 )
 
 
+def keeps(head, options) -> bool:
+    """Whether a head says something of other rows, and keeps what that needs.
+
+    Its constant `KEEPS`, if it has one, names the option under which it does; the plan reads it.
+    """
+    asked = not hasattr(head, "KEEPS") or getattr(options, head.KEEPS)
+    return bool(asked) and (hasattr(head, "predict") or hasattr(head, "vectors"))
+
+
 def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, dict]:
     """Fit a head on all that its task may train on.
 
@@ -30,7 +39,7 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
         head, options: module and options of the head.
         kind: module of the task; its `kept(task)`, if it has one, says on which rows models are
             fitted, one a fold without test rows, and `KEPT` says so in words; else one is, on all
-            rows.
+            rows. Where it is not `REFITTED`, the models of the folds are these already.
         task: Task with its folds.
         fits: what the folds gave, one Fit a candidate.
         candidates: the sources of each.
@@ -38,26 +47,30 @@ def refit(head, options, kind, task, fits, candidates, device) -> tuple[dict, di
 
     Returns:
         ({name: array}, facts): parameters `kept/{name}` (models, seeds, ...) and, of each source,
-        `familiar/{source}/{name}` of `engram.measures.unlike`; and what was chosen.
+        `familiar/{source}/{name}` of `engram.measures.unlike`, both unless the folds' models are
+        kept; and what was chosen.
     """
     seeds = [r for r, run in enumerate(task.runs) if not run.shuffled]
     number = int(np.argmax([fit.validation[:, seeds].mean() for fit in fits]))
     this = task.of(candidates[number])
-    chosen = {
-        name: agreed([of_runs[r] for of_runs in values for r in seeds])
-        for name, values in fits[number].facts.items()
-    }
     folds = kind.kept(task) if hasattr(kind, "kept") else [_everything(task)]
     runs = [task.runs[r] for r in seeds]
-    fit = head.fit(replace(this, folds=folds, runs=runs, chosen=chosen), options, device)
-    state = {f"kept/{name}": values for name, values in fit.state.items()}
     rows = np.unique(np.concatenate([fold.train for fold in folds]))
     subjects = task.table["subject"].to_numpy(str)[rows]
-    for source, x in zip(this.sources, this.x, strict=True):
-        known = unlike.reference(x, subjects, rows)
-        state |= {f"familiar/{source}/{name}": value for name, value in known.items()}
+    state, chosen, rule = {}, {}, getattr(kind, "KEPT", ROWS)
+    if getattr(kind, "REFITTED", True):
+        rule = RULE.format(rule)
+        chosen = {
+            name: agreed([of_runs[r] for of_runs in values for r in seeds])
+            for name, values in fits[number].facts.items()
+        }
+        fit = head.fit(replace(this, folds=folds, runs=runs, chosen=chosen), options, device)
+        state = {f"kept/{name}": values for name, values in fit.state.items()}
+        for source, x in zip(this.sources, this.x, strict=True):
+            known = unlike.reference(x, subjects, rows)
+            state |= {f"familiar/{source}/{name}": value for name, value in known.items()}
     facts = {
-        "rule": RULE.format(getattr(kind, "KEPT", ROWS)),
+        "rule": rule,
         "models": [fold.name for fold in folds],
         "seeds": [run.seed for run in runs],
         "sources": this.sources,

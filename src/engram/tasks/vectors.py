@@ -27,6 +27,9 @@ OCCLUDED = False
 MEMORY_MB = 8_000
 RUNTIME = "12h"
 
+KEPT = "the model of each subject, fitted on its training and validation images"
+REFITTED = False  # the folds leave out no subject
+
 VALIDATION = 5  # one stimulus of so many validates, for heads that need it
 
 
@@ -96,6 +99,12 @@ def predictions(outputs, task, header) -> list[Rows]:
     names = [f"{one['fold']}/{one['statistic']}" for one in facts]
     facts = pd.DataFrame(facts, index=names).reindex(columns=table.columns, fill_value="")
     return [Rows(outputs, table, header), Rows(behind, facts, header)]
+
+
+def kept(task) -> list[Fold]:
+    """On what the models kept for use are fitted, which are those of the folds."""
+    none = np.zeros(0, int)
+    return [Fold(fold.name, fold.known, none, none) for fold in task.folds]
 
 
 # ---- rows -------------------------------------------------------------------------------

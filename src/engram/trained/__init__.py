@@ -13,7 +13,7 @@ from engram.errors import InputError
 from engram.measures import unlike
 from engram.planning import components
 from engram.recording import Recording
-from engram.trained import nearest
+from engram.trained import nearest, vectors
 
 #: Facts about a view that have to be the same where a model is applied; others may differ.
 OF_VIEW = (
@@ -31,7 +31,7 @@ class Model:
     Attributes:
         path: of the file.
         facts: its header: `task`, `classes`, `recipe`, `contract`, `labels`, `flags`, `kept`...
-        state: parameters by name, as the file has them.
+        state: parameters by name, as the file has them, but for coefficients of vectors.
     """
 
     path: Path
@@ -117,7 +117,7 @@ class Model:
             found.append(unlike.distance(known, values))
         return np.max(found, axis=0)
 
-    def predict(self, x, device="cpu", gallery=None) -> pd.DataFrame:
+    def predict(self, x, device="cpu", gallery=None, subject=None) -> pd.DataFrame:
         """What the model says of rows, a line each.
 
         Args:
@@ -126,6 +126,7 @@ class Model:
             device: "cpu" or "cuda".
             gallery: where the model tells pictures apart, the stores of the features of those to
                 choose among, path, paths or {source: paths}.
+            subject: where vectors are predicted, whose model is asked, if the rows do not say so.
 
         Returns:
             Of stores the names of their rows and what is known of them; then `class` and the
@@ -136,7 +137,8 @@ class Model:
             scores are of means over all rows of a subject.
 
         Of pictures: `picture_1` to `picture_5`, the names of the nearest, the cosine with each in
-        `similarity_1` to `similarity_5`, mean over seeds, and `spread` of the first.
+        `similarity_1` to `similarity_5`, mean over seeds, and `spread` of the first. Of vectors: a
+        column a number, called 0, 1, ...; `engram.trained.vectors.blocks` gives some at a time.
 
         Raises:
             InputError: the rows are not what the model was fitted on, or the recording lacks what
@@ -144,6 +146,8 @@ class Model:
         """
         if self.facts["task"] == "pairs":
             return nearest.predict(self, x, gallery, device)
+        if self.facts["task"] == "vectors":
+            return vectors.predict(self, x, subject)
         if isinstance(x, Recording) or (isinstance(x, str | Path) and not is_store(x)):
             return components.module("trained", "recordings").predict(self, x, device)
         arrays, table = self._rows(x)
@@ -242,7 +246,8 @@ def load_model(path) -> Model:
     try:
         with safe_open(path, "np") as file:
             facts = json.loads((file.metadata() or {})["engram"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [n for n in file.keys() if not n.endswith(vectors.LARGE)]  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; a model is {{study}}/models/NAME.safetensors"
@@ -250,7 +255,9 @@ def load_model(path) -> Model:
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path}: is no model that Engram wrote ({error})") from None
     if "kept" not in facts:
-        raise InputError(f"{path}: holds no model for use; train it again with this version")
+        kind = facts.get("head", {}).get("kind")
+        how = "set `coefficients: true` of it" if kind == "ridge" else "use another head"
+        raise InputError(f"{path}: head {kind} kept no model for use; {how} and train again")
     return Model(Path(path), facts, state)
 
 

@@ -61,6 +61,11 @@ def apply(model, files, out, device="cpu", settings=None, gallery=None) -> Appli
         InputError: `out` holds results of another model, the recipe cannot be followed, or none
             of the files can be used. A file that cannot be used beside others is in `failed`.
     """
+    if model.facts["task"] not in summary.SAYS:
+        raise InputError(
+            f"{model.path.name}: says {model.facts['task']}, which are no table for a person; use "
+            "`engram.load_model` in Python"
+        )
     _claim(model, Path(out))
     way = Way(model, device, settings, gallery)
     if not all(map(is_store, files)):

@@ -11,8 +11,12 @@ from engram import figures, store
 from engram.flags import FLAGS, ordered
 from engram.job import digest
 
-#: What a model without classes says, by its task.
-SAYS = {"values": "a number", "pairs": "the nearest pictures of a gallery"}
+#: What a model says, by its task.
+SAYS = {
+    "classes": "a class",
+    "values": "a number",
+    "pairs": "the nearest pictures of a gallery",
+}
 
 UNLIKE_SHARE = 0.1  # of the windows with data, above which a recording is said to be unlike
 
@@ -109,13 +113,11 @@ def write(path, model, applied):
 def facts(model) -> dict[str, str]:
     """What the file of a model says of it, in words."""
     kept, recipe = model.facts["kept"], model.facts["recipe"]
-    dataset = recipe.get("dataset", {})
     counted = ", ".join(f"{name} {n}" for name, n in kept.get("rows_of_classes", {}).items())
     found = {
         "Model": model.path.name,
         "Head": f"{model.facts['head']['kind']} on {' + '.join(model.sources)}",
-        "Trained on": dataset.get("title") or dataset.get("name", ""),
-        "Licence of the data": dataset.get("licence", ""),
+        "Trained on": recipe.get("dataset", {}).get("name", ""),
         "Subjects": str(len(kept["subjects"])),
         "Windows": f"{kept['rows']}{f' ({counted})' if counted else ''}",
         "Says": ", ".join(model.classes) or SAYS[model.facts["task"]],
