@@ -13,6 +13,7 @@ from scipy import stats
 
 import engram
 from engram import contrastive, store
+from engram.cli import main
 from engram.errors import InputError
 from engram.heads import nice
 from engram.scores.evaluation import evaluate
@@ -380,6 +381,20 @@ def test_what_a_gallery_has_to_be(within, tmp_path):
     store.write(tmp_path / "epochs.h5", Rows(stranger.array, table, stranger.header))
     with pytest.raises(InputError, match="has a model a subject, of .* and none of sub-09"):
         model.predict(tmp_path / "epochs.h5", gallery=folder / "picture/net.h5")
+
+
+def test_the_command_names_the_nearest_pictures_of_epochs(within, tmp_path):
+    folder, _ = within
+    gallery, epochs = folder / "picture/net.h5", folder / "sub-01/epochs.h5"
+    run = ["apply", str(folder / "m.safetensors"), str(epochs), "-o", str(tmp_path)]
+    assert main(run) == 1
+    assert not main([*run, "--gallery", str(gallery)])
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    expected = engram.load_model(folder / "m.safetensors").predict(epochs, gallery=gallery)
+    assert list(table["row"]) == list(expected.index)
+    assert list(table["picture_5"]) == list(expected["picture_5"])
+    np.testing.assert_allclose(table["similarity_1"], expected["similarity_1"], rtol=1e-4)
+    assert "nearest pictures of a gallery" in (tmp_path / "summary.html").read_text()
 
 
 @pytest.mark.parametrize("folds", ["pooled", "leave_one_subject_out"])

@@ -274,7 +274,7 @@ def test_what_is_no_model_for_recordings_is_refused(night, bands, tmp_path, caps
         assert words in err
     apply(capsys, bands, night.new, "-o", tmp_path / "out")
     other = tmp_path / "other.safetensors"
-    other.write_bytes(bands.read_bytes().replace(b"Blocks", b"Others"))
+    other.write_bytes(bands.read_bytes().replace(b"fitted again", b"fitted AGAIN"))
     status, _, err = apply(capsys, other, night.new, "-o", tmp_path / "out")
     assert status == 1
     assert re.search(r"out: holds results of another model, \S+bands\.safetensors; name", err)
@@ -368,6 +368,7 @@ def test_a_study_applies_its_models_to_recordings(tmp_path):
         "results/demo/applied/night/predictions.csv", "results/demo/applied/night/summary.html",
     ]  # fmt: skip
     assert plan.predicting_model("night") == "results/demo/models/eeg_bandpower.safetensors"
+    assert plan.predicting_card("night") == ["results/demo/models/eeg_bandpower.json"]
     assert plan.predicted_recordings("night") == [str(tmp_path / "a.edf")]
     assert plan.spec("predict", predicted="night") == {"files": [str(tmp_path)], "options": {}}
     assert plan.predicting_weights("night") == []

@@ -296,6 +296,11 @@ def predicting_model(wildcards):
 
 
 @signed
+def predicting_card(wildcards):
+    return plan.predicting_card(wildcards.predicted)
+
+
+@signed
 def predicted_recordings(wildcards):
     return plan.predicted_recordings(wildcards.predicted)
 

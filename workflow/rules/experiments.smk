@@ -132,6 +132,7 @@ rule evaluate:
 rule predict:
     input:
         model=predicting_model,
+        card=predicting_card,
         files=predicted_recordings,
         weights=predicting_weights,
     output:

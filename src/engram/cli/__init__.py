@@ -74,6 +74,13 @@ def parser():
     one.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="a folder")
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     one.add_argument(
+        "--gallery",
+        action="append",
+        type=Path,
+        metavar="FEATURES",
+        help="of a model of pictures: stores of the features of those to choose among",
+    )
+    one.add_argument(
         "--set",
         action="append",
         default=[],
@@ -273,12 +280,12 @@ def features(options):
 def apply(options):
     from engram.cli.applying import apply_model
 
-    files, out = options.files, options.output
-    applied, (head, *lines) = apply_model(options.model, files, out, options.device, options.set)
-    _print_table(head, lines)
-    print(
-        f"\n{len(applied.table)} windows in {out}/predictions.csv, pictures in {out}/summary.html"
+    out = options.output
+    applied, (head, *lines) = apply_model(
+        options.model, options.files, out, options.device, options.set, options.gallery
     )
+    _print_table(head, lines)
+    print(f"\n{len(applied.table)} lines in {out}/predictions.csv, pictures in {out}/summary.html")
     if applied.failed:
         there = len(applied.failed) + len(lines)
         raise InputError(f"{len(applied.failed)} of {there} cannot be used; each is said above")

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import yaml
 
 from engram.errors import InputError
@@ -10,7 +11,7 @@ from engram.trained import load_model
 from engram.trained.applied import Applied, apply
 
 
-def apply_model(model, files, out, device, settings) -> tuple[Applied, list[list]]:
+def apply_model(model, files, out, device, settings, gallery=None) -> tuple[Applied, list[list]]:
     """Apply a model to recordings; what a user has to know goes to stderr.
 
     Args:
@@ -19,6 +20,7 @@ def apply_model(model, files, out, device, settings) -> tuple[Applied, list[list
         out: folder of the results.
         device: "cpu" or "cuda".
         settings: "OPTION=VALUE", with values as in YAML.
+        gallery: paths of stores of features of pictures, for a model of pictures.
 
     Returns:
         What was made, and a table for a person, its head first.
@@ -29,7 +31,7 @@ def apply_model(model, files, out, device, settings) -> tuple[Applied, list[list
     model = load_model(model)
     for flag in model.facts.get("flags", []):
         print(f"warning: {model.path.name}: {FLAGS[flag].text}", file=sys.stderr)
-    applied = apply(model, files, out, device, dict(map(_setting, settings)))
+    applied = apply(model, files, out, device, dict(map(_setting, settings)), gallery)
     for one in applied.recordings:
         for said in one["warnings"]:
             print(f"warning: {one['name']} {said}", file=sys.stderr)
@@ -51,4 +53,5 @@ def _line(one):
     said = [*one["shares"].values()] if "shares" in one else []
     values = [f"{share:.0%}" for share in (one["usable"], one["unlike"], *said)]
     values += [] if said else [f"{one['value']:.4g}"]
-    return [one["name"], f"{one['minutes']:.1f}", *values]
+    minutes = "" if np.isnan(one["minutes"]) else f"{one['minutes']:.1f}"
+    return [one["name"], minutes, *values]

@@ -35,6 +35,11 @@ class Predicting:
         """The file of the model that is applied."""
         return self.own(f"models/{self._predicting(predicted)}.safetensors")
 
+    def predicting_card(self, predicted) -> list[str]:
+        """The card of the model, if it has one."""
+        experiment = self._predicting(predicted)
+        return [self.own(f"models/{experiment}.json")] if experiment in self.cards() else []
+
     def predicted_recordings(self, predicted) -> list[str]:
         """Every file of the recordings, those in folders and those read with others included.
 

@@ -43,7 +43,7 @@ class Applied:
     failed: dict[str, str]
 
 
-def apply(model, files, out, device="cpu", settings=None) -> Applied:
+def apply(model, files, out, device="cpu", settings=None, gallery=None) -> Applied:
     """Apply a model to recordings without labels.
 
     Under `out` come `predictions.csv`; `summary.html`; `pictures/`, one a recording; and
@@ -55,30 +55,37 @@ def apply(model, files, out, device="cpu", settings=None) -> Applied:
         out: a folder, made if need be.
         device: "cpu" or "cuda".
         settings: options of the dataset that are laid over those of the recipe, e.g. {"tr": 2.0}.
+        gallery: stores of features of pictures, the nearest of which a model of pictures names.
 
     Raises:
         InputError: `out` holds results of another model, the recipe cannot be followed, or none
             of the files can be used. A file that cannot be used beside others is in `failed`.
     """
+    if model.facts["task"] not in summary.SAYS:
+        raise InputError(
+            f"{model.path.name}: says {model.facts['task']}, which are no table for a person; use "
+            "`engram.load_model` in Python"
+        )
     _claim(model, Path(out))
-    way = Way(model, device, settings)
+    way = Way(model, device, settings, gallery)
     if not all(map(is_store, files)):
         way.check()
     paths, failed = found.recordings(files, way.needs)
-    for line in failed.values():
+    several, done = len(paths) + len(failed) > 1, []
+    for line in failed.values() if several else ():
         print(f"error: {line}", file=sys.stderr)
-    done = []
-    with progress(len(paths), f"{model.path.stem}", "recordings") as bar:
+    with progress(len(paths), model.path.stem, "recordings") as bar:
         for name, path in paths.items():
             try:
                 done.append(_one(way, path, name, Path(out)))
             except InputError as error:
                 failed[str(path)] = str(error) if str(path) in str(error) else f"{path}: {error}"
-                print(f"error: {failed[str(path)]}", file=sys.stderr)
+                if several:
+                    print(f"error: {failed[str(path)]}", file=sys.stderr)
             bar.update(1)
     if not done:
-        few = next(iter(failed.values())) if len(failed) == 1 else "each is said above"
-        raise InputError(few if len(failed) == 1 else f"no recording can be used: {few}")
+        none = f"none of {len(failed)} can be used; each is said above"
+        raise InputError(none if several else next(iter(failed.values())))
     applied = Applied(
         pd.concat([table for table, _ in done], ignore_index=True),
         [one for table, facts in done for one in summary.of_recordings(table, facts, model)],
@@ -94,18 +101,21 @@ def lines(table, name, classes) -> pd.DataFrame:
     """Lines of `predictions.csv` from a table of `Model.predict`.
 
     Args:
-        table: of one recording, or of several scans.
+        table: of one recording, or of several scans. Rows that are no windows in time have their
+            name, `row`, in place of `onset` and `duration`.
         name: of the recording; scans stand behind it where there are several.
-        classes: of the model, none where it says a number.
+        classes: of the model, none where it says a number or pictures.
     """
-    scans = table.index.str.rpartition("/").get_level_values(0)
-    whole = len(set(scans)) == 1
-    last = [scan.rpartition("/")[2] for scan in scans]
-    lines = pd.DataFrame(index=table.index)
-    lines["recording"] = name if whole else [f"{name}/{scan}" for scan in last]
-    lines["onset"] = table["onset"] if "onset" in table else np.arange(len(table))
-    lines["duration"] = table.get("duration", np.nan)
-    what = ["class", *(f"p_{name}" for name in classes)] if classes else ["value"]
+    lines = pd.DataFrame({"recording": name}, index=table.index)
+    if "onset" in table:
+        scans = [row.split("/")[-2] for row in table.index]
+        several = len({row.rpartition("/")[0] for row in table.index}) > 1
+        lines["recording"] = [f"{name}/{scan}" for scan in scans] if several else name
+        lines[["onset", "duration"]] = table[["onset", "duration"]]
+    else:
+        lines["row"] = table.index
+    pictures = [c for c in table if c.startswith(("picture_", "similarity_"))]
+    what = ["class", *(f"p_{name}" for name in classes)] if classes else pictures or ["value"]
     said = [*what, "spread", "unlike"]
     lines[said] = table.reindex(columns=said)  # of rows that are all left out nothing is said
     unlike = np.where(lines["unlike"] > UNLIKE, "unlike", "yes")
@@ -136,6 +146,7 @@ def _one(way, path, name, out):
     folder, shown = out / "recordings" / name, out / "pictures"
     rows = is_store(path)
     inputs = {str(path): digest(path)} if rows else way.inputs(path)
+    inputs |= {str(one): digest(one) for one in way.gallery or ()}
     key = store.canonical([digest(way.model.path), inputs, way.settings, way.code])
     if not _is_done(folder, key, shown):
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +154,8 @@ def _one(way, path, name, out):
         recordings = [] if rows else way.read(path, name)
         made = way.made_of_store(path, folder) if rows else way.made(recordings, folder, inputs)
         table = lines(made.table, name, way.model.classes)
-        files = {one: f"{found.safe(one)}.png" for one in dict.fromkeys(table["recording"])}
+        names = dict.fromkeys(table["recording"]) if "onset" in table else {}
+        files = {one: f"{found.safe(one)}.png" for one in names}
         for one, file in files.items():
             own = (table["recording"] == one).to_numpy()
             pictures.draw(table[own], made.view, made.table.index[own], way.model, shown / file)

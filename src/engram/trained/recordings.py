@@ -93,10 +93,12 @@ class Way:
         model: `engram.trained.Model`.
         device: "cpu" or "cuda".
         settings: options of the dataset that are laid over those of the recipe, e.g. {"tr": 2.0}.
+        gallery: stores of features of pictures, for a model of pictures.
     """
 
-    def __init__(self, model, device="cpu", settings=None):
-        self.model, self.device, self.settings = model, device, settings or {}
+    def __init__(self, model, device="cpu", settings=None, gallery=None):
+        self.model, self.device = model, device
+        self.settings, self.gallery = settings or {}, gallery
         recipe = model.facts["recipe"]
         self.dataset = recipe.get("dataset", {})
         self.recipes = {source: recipe.get("sources", {}).get(source) for source in model.sources}
@@ -232,9 +234,10 @@ class Way:
         """
         is_view = store.open(path).header.get("what") != "features"
         views_read = {source.partition("/")[0] for source in self.model.sources}
-        if is_view and len(views_read) == 1:
+        encoded = any("/" in source for source in self.model.sources)
+        if is_view and encoded and len(views_read) == 1:
             return Made(self._predicted({views_read.pop(): path}, folder), path, [])
-        return Made(self.model.predict(path, self.device), None, [])
+        return Made(self.model.predict(path, self.device, self.gallery), None, [])
 
     def _predicted(self, of_views, folder):
         """What the model says of views, by their names."""
@@ -305,9 +308,11 @@ class Way:
         kinds = {("heads", self.model.facts["head"]["kind"])}
         kinds |= {("datasets", kind) for kind in READERS.values()}
         kinds |= {("datasets", self.dataset["kind"])} if self.dataset else set()
-        for recipe in self.recipes.values():
-            kinds |= {(f"{part}s", recipe[part]["kind"]) for part in ("view", "backbone")
-                      if part in recipe}  # fmt: skip
+        for recipe in filter(None, self.recipes.values()):
+            made_by = {
+                f"{part}s": recipe.get(part, {}).get("kind") for part in ("view", "backbone")
+            }
+            kinds |= {(family, kind) for family, kind in made_by.items() if kind}
         named = [f"engram.{family}.{kind}" for family, kind in sorted(kinds)]
         return provenance.fingerprint(__file__, named).split()
 

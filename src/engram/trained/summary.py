@@ -11,6 +11,13 @@ from engram import figures, store
 from engram.flags import FLAGS, ordered
 from engram.job import digest
 
+#: What a model says, by its task.
+SAYS = {
+    "classes": "a class",
+    "values": "a number",
+    "pairs": "the nearest pictures of a gallery",
+}
+
 UNLIKE_SHARE = 0.1  # of the windows with data, above which a recording is said to be unlike
 
 
@@ -25,12 +32,13 @@ def of_recordings(table, facts, model) -> list[dict]:
     Returns:
         Of each recording `name`, `file`, `windows`, `minutes`, the share that is `usable`, of the
         windows with data the share that is `unlike`, of those that are usable the `shares` of each
-        class and the mean `probability` of each, or the mean `value`; `reasons`, how many windows
-        are left out by reason; `warnings`, `said` and `picture`.
+        class and the mean `probability` of each, or the mean `value` and its `sd`, which of
+        pictures are of the similarity of the nearest; `reasons`, how many windows are left out by
+        reason; `warnings`, `said` and `picture`.
     """
     return [
         _of_recording(name, own, model.classes)
-        | {"file": facts["file"], "said": facts["said"], "picture": facts["pictures"][name]}
+        | {"file": facts["file"], "said": facts["said"], "picture": facts["pictures"].get(name)}
         for name, own in table.groupby("recording", sort=False)
     ]
 
@@ -39,11 +47,12 @@ def _of_recording(name, table, classes):
     usable, data = table["usable"] == "yes", table["unlike"].notna()
     reasons = table["usable"][~usable].value_counts().to_dict()
     unlike = float((table["usable"] == "unlike").sum() / max(data.sum(), 1))
-    stop = (table["onset"] + table["duration"]).max()
+    spans = "onset" in table
+    seconds = (table["onset"] + table["duration"]).max() - table["onset"].min() if spans else np.nan
     found = {
         "name": name,
         "windows": len(table),
-        "minutes": float(stop - table["onset"].min()) / 60,
+        "minutes": float(seconds) / 60,
         "usable": float(usable.mean()),
         "unlike": unlike,
         "reasons": reasons,
@@ -51,7 +60,8 @@ def _of_recording(name, table, classes):
     }
     kept = table[usable]
     if not classes:
-        return found | {"value": float(kept["value"].mean()), "sd": float(kept["value"].std())}
+        values = kept["value" if "value" in kept else "similarity_1"]
+        return found | {"value": float(values.mean()), "sd": float(values.std())}
     return found | {
         "shares": {c: float((kept["class"] == c).mean()) for c in classes},
         "probability": {c: float(kept[f"p_{c}"].mean()) for c in classes},
@@ -103,16 +113,14 @@ def write(path, model, applied):
 def facts(model) -> dict[str, str]:
     """What the file of a model says of it, in words."""
     kept, recipe = model.facts["kept"], model.facts["recipe"]
-    dataset = recipe.get("dataset", {})
     counted = ", ".join(f"{name} {n}" for name, n in kept.get("rows_of_classes", {}).items())
     found = {
         "Model": model.path.name,
         "Head": f"{model.facts['head']['kind']} on {' + '.join(model.sources)}",
-        "Trained on": dataset.get("title") or dataset.get("name", ""),
-        "Licence of the data": dataset.get("licence", ""),
+        "Trained on": recipe.get("dataset", {}).get("name", ""),
         "Subjects": str(len(kept["subjects"])),
         "Windows": f"{kept['rows']}{f' ({counted})' if counted else ''}",
-        "Says": ", ".join(model.classes) or "a number",
+        "Says": ", ".join(model.classes) or SAYS[model.facts["task"]],
         "Rule": kept["rule"],
     }
     return {name: text for name, text in found.items() if text}
