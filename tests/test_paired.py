@@ -122,7 +122,7 @@ def test_both_are_cut_to_the_time_that_both_have_however_the_offset_is_said(pair
     assert (told["fmri_begins_s"], told["both_s"]) == (BEGIN, 80)
 
 
-@pytest.mark.parametrize("hair", [4e-7, -4e-7, 3e-3, -3e-3])
+@pytest.mark.parametrize("hair", [4e-7, -3e-3])
 def test_an_offset_between_two_samples_moves_no_window(paired, hair):
     """Times in files are rounded: no column of a spectrogram may be lost, no frame be another."""
     paired.options = {"offset": BEGIN}
