@@ -146,7 +146,7 @@ def test_numbers_are_those_of_the_stages(study, capsys):
     assert f"alert: {len(task.y)} rows of 4 subjects, 4 folds" in out
     page = (study.folder / "check/index.html").read_text()
     assert f'<td class="n" rowspan="2">{picture["windows"]}</td>' in page
-    assert "raise `amplitude`" in page or "raise `jump`" in page
+    assert "raise <code>amplitude</code> of the view picture" in page
 
 
 def shorter(study):
