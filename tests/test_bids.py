@@ -155,6 +155,36 @@ def test_bold_images_come_with_their_confounds_and_one_space(tmp_path, capsys):
     assert "kind: bold_images" in said
 
 
+def test_of_several_tables_of_a_scan_one_is_chosen_by_its_name(tmp_path, capsys):
+    write_fmri(tmp_path, "01", "task-rest_res-2", session="a", bold=False)
+    write_fmri(tmp_path, "01", "task-rest_res-4", session="a", bold=False)
+    write_fmri(tmp_path, "02", "task-rest", bold=False)
+    with pytest.raises(
+        InputError, match="two files of one scan; choose with --match what the name"
+    ):
+        bids(tmp_path)
+    assert main(["manifest", "bids", str(tmp_path), "--match", "res-4"]) is None
+    found = capsys.readouterr()
+    (line,) = found.out.splitlines()[1:]
+    assert "res-4" in line
+    assert "res-2_space-MNI_seg-own_timeseries.tsv: has no res-4 in its name" in found.err
+    assert "sub-02_task-rest_space-MNI_seg-own_timeseries.tsv: belongs to no session" in found.err
+
+
+def test_what_mne_bids_pipeline_cleaned_is_listed_and_what_it_had_before_is_not(tmp_path, capsys):
+    (tmp_path / "sub-01/eeg").mkdir(parents=True)
+    for name in ("proc-filt_raw.fif", "proc-clean_raw.fif", "proc-clean_epo.fif"):
+        (tmp_path / f"sub-01/eeg/sub-01_task-rest_{name}").touch()
+    bids(tmp_path)
+    found = capsys.readouterr()
+    assert found.out.splitlines() == [
+        "subject,scan,eeg,task",
+        "sub-01,task-rest,sub-01/eeg/sub-01_task-rest_proc-clean_raw.fif,rest",
+    ]
+    assert "sub-01_task-rest_proc-filt_raw.fif: not cleaned (proc-clean)" in found.err
+    assert "kind: eeg_recordings" in found.err
+
+
 def test_what_cannot_be_a_manifest_is_one_line(both, tmp_path, capsys):
     root, _ = both
     assert main(["manifest", "bids", str(tmp_path)]) == 1

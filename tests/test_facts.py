@@ -94,6 +94,7 @@ def test_a_comma_is_no_point_and_a_code_is_missing_if_the_view_says_so():
         facts.read("34,5", of())
     assert facts.read("-999", of(missing=["-999"])) is None
     assert facts.read("-999", of()) == -999
+    assert of().missing == list(facts.MISSING)  # of what every dataset carries
 
 
 def test_a_cell_is_a_class_by_its_name_or_by_the_texts_that_mean_it():
@@ -271,7 +272,8 @@ def test_scores_are_grouped_by_facts_that_a_few_groups_of_subjects_share():
     })  # fmt: skip
     scores = dict(zip(people, [0.5, 0.6, 0.7, 0.8, 0.9, math.nan], strict=True))
     metrics = [{"metric": "auc", "subjects": {}}, {"metric": "accuracy", "subjects": scores}]
-    found = evaluation.groups(table, dict.fromkeys(["site", "age", "day"], "text"), metrics)
+    carried = dict.fromkeys(["site", "age", "day", "code"], "text")
+    found = evaluation.groups(table, carried, metrics)
     lines = [
         (g["fact"], g["value"], g["metric"], g["subjects"], round(g["mean"], 9)) for g in found
     ]

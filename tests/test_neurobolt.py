@@ -12,7 +12,7 @@ import scipy.io
 import yaml
 
 from engram import datasets, store, views
-from engram.cli import manifests
+from engram.cli import main, manifests
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.readers import array_pickles, roi_series
@@ -98,7 +98,7 @@ def test_the_shipped_study_reads_its_layout(twin, tmp_path):
     assert (labels.array == 1).any()  # a steady alpha rhythm is awake
 
 
-def test_the_shipped_list_has_the_names_that_the_study_tells_how_to_find(tmp_path):
+def test_the_shipped_list_has_the_names_that_the_study_tells_how_to_find(tmp_path, capsys):
     listed = (ROOT / "config/studies/neurobolt.csv").read_text().splitlines()
     for line in listed[1:]:
         for file in line.split(",")[2:]:
@@ -109,8 +109,13 @@ def test_the_shipped_list_has_the_names_that_the_study_tells_how_to_find(tmp_pat
         "eeg": "EEG/{subject}-{scan}_eeg_pp.set",
         "fmri": "fMRI_difumo/{subject}-{scan}_difumo_roi.pkl",
     }
-    manifests.files(tmp_path, patterns, tmp_path / "m.csv")
+    options = [f"--{column}={pattern}" for column, pattern in patterns.items()]
+    assert main(["manifest", "files", str(tmp_path), *options, "-o", f"{tmp_path}/m.csv"]) is None
     assert (tmp_path / "m.csv").read_text().splitlines() == listed
+    assert "22 subjects, 22 scans, 22 of them with eeg and fmri; left out: 1 files" in (
+        capsys.readouterr().err
+    )
+    assert main(["manifest", "files", str(tmp_path)]) == 1
     with pytest.raises(InputError, match=r"no file is called X/\{subject\}.set; correct --eeg"):
         manifests.files(tmp_path, {"eeg": "X/{subject}.set"})
     with pytest.raises(InputError, match=r"a.set: has no \{subject\}; put it where names"):

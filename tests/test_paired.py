@@ -7,7 +7,7 @@ import pytest
 
 from engram import datasets, store, views
 from engram.errors import InputError
-from engram.planning import component_checks
+from engram.planning import component_checks, dataset_checks
 from engram.planning.plan import Plan
 
 SFREQ, TR, FRAMES = 100.0, 2.0, 40
@@ -122,6 +122,18 @@ def test_both_are_cut_to_the_time_that_both_have_however_the_offset_is_said(pair
     assert (told["fmri_begins_s"], told["both_s"]) == (BEGIN, 80)
 
 
+@pytest.mark.parametrize("hair", [4e-7, -4e-7, 3e-3, -3e-3])
+def test_an_offset_between_two_samples_moves_no_window(paired, hair):
+    """Times in files are rounded: no column of a spectrogram may be lost, no frame be another."""
+    paired.options = {"offset": BEGIN}
+    exact = {view: paired.render(view) for view in ("eeg", "slow", "fmri")}
+    paired.options = {"offset": BEGIN + hair}
+    for view, rows in exact.items():
+        found = paired.render(view)
+        np.testing.assert_array_equal(found.array, rows.array)
+        pd.testing.assert_frame_equal(found.table, rows.table)
+
+
 def test_an_eeg_that_begins_later_or_ends_sooner_shortens_the_recording_alone(study):
     """Frames before it are kept for what is computed from them."""
     values = study.eeg("a_raw.fif", seconds=50)
@@ -168,6 +180,7 @@ def test_views_of_both_have_the_same_rows_and_what_is_bad_in_the_eeg_stays_there
     bad = made["eeg"].table.query("exclude == 'BAD jump'")
     assert bad["onset"].tolist() == [25.0, 30.0]  # 32.7 to 34.7 s of the shared time
     assert (made["fmri"].table["exclude"] == "").all()
+    assert "BAD jump" not in set(made["state"].table["exclude"])  # not made from the EEG
     assert "BAD jump" not in set(made["slow"].table["exclude"])
     assert {"", "outside recording"} >= set(made["slow"].table["exclude"])  # no threshold in uV
     np.testing.assert_allclose(made["fmri"].array[1], paired.series[:, 2:7], rtol=1e-5)
@@ -255,6 +268,12 @@ def test_options_of_the_parts_are_checked_like_those_of_their_kinds(paired, opti
     paired.options |= options
     with pytest.raises(InputError, match=message):
         paired.plan().named_files("datasets", "here")
+
+
+def test_pairs_are_listed_in_a_manifest():
+    dataset = {"kind": "paired", "units": ["a"], "files": ["{unit}.fif", "{unit}.csv"]}
+    with pytest.raises(InputError, match=r"datasets.x: kind 'paired' needs a `manifest` with the"):
+        dataset_checks.check_dataset("datasets.x", dataset)
 
 
 def test_a_job_feels_the_kinds_of_its_parts_and_no_other_column(paired):

@@ -72,6 +72,7 @@ def parser():
     one.add_argument("-o", "--output", type=Path, metavar="CSV", help="by default it is printed")
     one.add_argument("--derivatives", type=Path, metavar="FOLDER", help="of the fMRI")
     one.add_argument("--space", help="of the fMRI, where there are several")
+    one.add_argument("--match", metavar="TEXT", help="in the names of its files, e.g. seg-own")
     one.add_argument("--fmri", help="bold or timeseries, where BIDS has both; or a pattern")
     one.add_argument("--eeg", help="a pattern such as EEG/{subject}-{scan}.set")
     one.add_argument("--force", action="store_true", help="overwrite the output")
@@ -271,6 +272,7 @@ def manifest(options):
         options.output,
         options.derivatives,
         options.space,
+        options.match,
         options.fmri,
         options.force,
     )

@@ -1,8 +1,9 @@
 """`engram manifest bids`: the manifest of a BIDS folder, of its EEG, its fMRI, or both; `engram
 manifest files`: that of files whose names follow patterns.
 
-Raw EEG is found by mne-bids, what fMRIPrep and its like derive by nilearn: BOLD images with their
-confounds, or tables of region series.  Files of one subject, session, task and run are one scan.
+EEG is found by mne-bids, raw or as MNE-BIDS-Pipeline cleaned it; what fMRIPrep and its like derive,
+BOLD images with their confounds or tables of region series, by nilearn.  Files of one subject,
+session, task and run are one scan.
 
 Gorgolewski, K. J. et al. (2016). The brain imaging data structure. Scientific Data 3:160044.
 """
@@ -23,6 +24,7 @@ from engram.sources import read_lock
 
 EEG = (".vhdr", ".edf", ".bdf", ".set", ".fif")  # endings of the files that name a recording
 ENTITIES = {"ses": "session", "task": "task", "acq": "acq", "run": "run"}
+CLEAN = "clean"  # what MNE-BIDS-Pipeline calls a recording that went through all its steps
 SHOWN = 20  # files that are left out, by name
 
 
@@ -40,7 +42,7 @@ class Found(NamedTuple):
     said: list[str]
 
 
-def bids(folder, output=None, derivatives=None, space=None, fmri=None, force=False):
+def bids(folder, output=None, derivatives=None, space=None, match=None, fmri=None, force=False):
     """Write the manifest of a BIDS folder, or print it, and say what is in it and what is not.
 
     Args:
@@ -49,6 +51,8 @@ def bids(folder, output=None, derivatives=None, space=None, fmri=None, force=Fal
         derivatives: folder of what was derived from the fMRI; None looks in `folder` itself and in
             the folders of its `derivatives`.
         space: of the BOLD images or tables, where there are several, e.g. MNI152NLin2009cAsym.
+        match: what the names of the fMRI files hold, where there are several of a scan, e.g.
+            seg-Schaefer400.
         fmri: "bold" or "timeseries", where there are both.
         force: overwrite `output`.
 
@@ -66,7 +70,7 @@ def bids(folder, output=None, derivatives=None, space=None, fmri=None, force=Fal
     found = Found({"eeg": {}, "fmri": {}}, {}, [])
     _find_eeg(folder, found)
     for place in _derived(folder, derivatives):
-        _find_fmri(place, space, fmri, found)
+        _find_fmri(place, space, match, fmri, found)
     people, facts = _participants(folder, found)
     lines = _lines(folder, found, people, facts)
     if not lines:
@@ -168,7 +172,11 @@ def _find_eeg(folder, found):
         path = Path(one.fpath)
         if one.datatype in ("meg", "ieeg", "nirs") and one.suffix == one.datatype:
             found.left_out[path] = f"{one.datatype}, which is not read from BIDS"
-        if one.datatype != "eeg" or one.suffix != "eeg" or path.suffix.lower() not in EEG:
+        suffixes = ("eeg", "raw")  # the latter of MNE-BIDS-Pipeline
+        if one.datatype != "eeg" or one.suffix not in suffixes or path.suffix.lower() not in EEG:
+            continue
+        if one.suffix == "raw" and one.processing != CLEAN:
+            found.left_out[path] = f"not cleaned (proc-{CLEAN})"
             continue
         if one.split not in (None, "01", "1"):
             found.left_out[path] = "a further part of a split file, read with the first"
@@ -188,7 +196,7 @@ def _derived(folder, derivatives):
     return [place for place in places if place.is_dir() and any(place.glob("sub-*"))]
 
 
-def _find_fmri(folder, space, fmri, found):
+def _find_fmri(folder, space, match, fmri, found):
     """Derived BOLD images or tables of region series."""
     how = {"main_path": str(folder), "modality_folder": "func"}
     bold = get_bids_files(**how, file_tag="bold", file_type="nii.gz")
@@ -198,6 +206,10 @@ def _find_fmri(folder, space, fmri, found):
         for path in get_bids_files(**how, file_tag="timeseries", file_type="tsv")
         if parse_bids_filename(path)["entities"].get("desc") != "confounds"
     ]
+    _note_beside(folder, found)
+    bold, series = (
+        [path for path in paths if _called(path, match, found)] for paths in (bold, series)
+    )
     derived = [path for path in bold if "desc" in parse_bids_filename(path)["entities"]]
     for path in set(bold) - set(derived):
         found.left_out[Path(path)] = "raw BOLD; preprocess it, e.g. with fMRIPrep"
@@ -220,6 +232,21 @@ def _find_fmri(folder, space, fmri, found):
         _add(found, "fmri", parse_bids_filename(str(path))["entities"], path)
 
 
+def _called(path, match, found):
+    if match and match not in Path(path).name:
+        found.left_out[Path(path)] = f"has no {match} in its name"
+        return False
+    return True
+
+
+def _note_beside(folder, found):
+    """Files of subjects without sessions: nilearn does not look for them where others have some."""
+    names = ("*_bold.nii", "*_bold.nii.gz", "*_timeseries.tsv")
+    for path in (path for name in names for path in sorted(folder.glob(f"sub-*/func/{name}"))):
+        if any(folder.glob("sub-*/ses-*")) and "desc-confounds" not in path.name:
+            found.left_out[path] = "belongs to no session, while other subjects have sessions"
+
+
 def _space(path):
     return parse_bids_filename(str(path))["entities"].get("space", "native")
 
@@ -232,8 +259,8 @@ def _add(found, column, entities, path):
     other = found.files[column].setdefault(key, path)
     if other != path:
         raise InputError(
-            f"{other} and {path}: two files of one scan; take one away, or name the folder of one "
-            "kind of derivatives with --derivatives, one space with --space"
+            f"{other} and {path}: two files of one scan; choose with --match what the name of the "
+            "one holds, or the folder of one kind of derivatives with --derivatives"
         )
 
 

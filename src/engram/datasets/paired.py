@@ -7,11 +7,13 @@ lack one of the two files; views of the one that is there can be made of it.  Th
 
 Two clocks become one.  Where the first frame of the fMRI lies in the EEG is stated, as an option or
 in the column `offset`, or the EEG says it: `triggers` are events of which the scanner sends one a
-volume, `first_volume` is the event at the first.  The recording is the time that both have, and
-begins with the first of it.  Of the EEG nothing else is kept, since without the scanner it is of
-another kind; frames of the fMRI outside of that time are kept for what is computed from them.
+volume, `first_volume` is the event at the first; it is placed at the nearest sample of the EEG.
+The recording is the time that both have, and begins with the first of it.  Of the EEG nothing else
+is kept, since without the scanner it is of another kind; frames of the fMRI outside of that time
+are kept for what is computed from them.
 
-What is marked bad in the EEG is not used of the EEG, nor as a label; views of the fMRI keep it.
+What is marked bad in the EEG is not used of the EEG, nor for labels that are made from it; the fMRI
+and other labels keep it.
 """
 
 import dataclasses
@@ -60,7 +62,7 @@ class Options:
             and timed, and have to be those of the fMRI.
         first_volume: what the event is called that marks the first volume, e.g. Scan Start; the
             first if there are several.
-        dropped: volumes that the scanner began with and that the fMRI lacks.
+        dropped: volumes that the scanner began with, with triggers, and that the fMRI lacks.
         conditions: columns of the manifest that hold for the whole scan; the value F of the
             column sex becomes the event "sex:F".
     """
@@ -144,6 +146,8 @@ def _together(row, eeg, fmri, options):
     """(one recording of both, s of the EEG before it begins, how the two were brought together)."""
     series = fmri.signals["fmri"]
     offset, by = _offset(row, eeg, series, options)
+    sfreq = eeg.signals["eeg"].sfreq
+    offset = round(offset * sfreq) / sfreq  # or windows would miss samples and frames by a hair
     begin = max(0.0, offset)
     end = min(eeg.duration, offset + series.stop)
     if end - begin <= 0:

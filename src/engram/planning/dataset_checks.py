@@ -31,6 +31,15 @@ def _check_recordings(where, dataset):
     listed = "manifest" in dataset
     if not listed and not ("units" in dataset and "files" in dataset):
         raise InputError(f"{where}: needs a `manifest`, or `units` and their `files`")
+    kind = dataset.get("kind")
+    reads = kind in components.kinds("datasets") and components.constant(
+        f"engram.datasets.{kind}", "READS"
+    )
+    if not listed and reads and "file" not in reads:
+        raise InputError(
+            f"{where}: kind {kind!r} needs a `manifest` with the columns {' and '.join(reads)}, "
+            "which say what belongs to one scan"
+        )
     units, shared = list(map(str, dataset.get("units", []))), list(dataset.get("shared", {}))
     taken = {}
     for key, name in [*(("units", unit) for unit in units), *(("shared", one) for one in shared)]:

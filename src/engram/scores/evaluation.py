@@ -8,7 +8,7 @@ import pandas as pd
 from engram import store
 from engram.planning import components
 
-MOST_GROUPS = 8  # of one fact, for more than these are no groups
+MOST_GROUPS = 8  # of one fact; nor may there be more than half as many as subjects
 
 #: What is known of every score; null where a task does not measure it.
 COLUMNS = (
@@ -84,7 +84,7 @@ def groups(table, facts, metrics) -> list[dict]:
         of = table.assign(subject=table["subject"].astype(str)).groupby("subject")[name]
         of = of.first()[of.nunique(dropna=False) == 1].reindex(score.index).dropna()
         of = of[of != ""]
-        if 2 <= of.nunique() <= MOST_GROUPS:
+        if 2 <= of.nunique() <= min(MOST_GROUPS, len(of) // 2):
             found += [
                 {
                     "fact": name,

@@ -105,13 +105,14 @@ def _with_facts(recording, rows, types):
 def _without_bad(recording, rows):
     """Rows with those excluded that reach into a stretch which the recording marks as bad.
 
-    Rows that are made of the signal for which it is not bad are kept.
+    Where that is bad but for one signal, rows that come from this or from none are kept.
     """
     if not isinstance(recording, Recording) or recording.bad.empty:
         return rows
-    bad, of = recording.bad, rows.header.get("modality")
-    if "but_for" in bad and of is not None:
-        bad = bad[bad["but_for"] != of]
+    bad, header = recording.bad, rows.header
+    if "but_for" in bad:
+        of = header.get("modality") or header.get("derived_from")
+        bad = bad[(bad["but_for"] != of) & (of is not None)]
     reasons = np.array(quality.marked(bad, rows.table["start"], rows.table["stop"]))
     table = rows.table.assign(exclude=np.where(reasons != "", reasons, rows.table["exclude"]))
     if rows.header["what"] != "labels":

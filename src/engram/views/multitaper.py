@@ -211,7 +211,7 @@ def _chosen(recording, options):
     if options.signal not in recording.signals:
         raise InputError(
             f"no signal {options.signal!r}; there is {', '.join(recording.signals) or 'none'}; "
-            "correct `signal` of the view"
+            "correct `signal` of the view, or list a file that has it"
         )
     signal = recording.signals[options.signal]
     key, names = "channels", options.channels

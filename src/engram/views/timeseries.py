@@ -87,7 +87,7 @@ def _render(recording, windows, options):
     if options.signal not in recording.signals:
         raise InputError(
             f"no signal {options.signal!r}; there is {', '.join(recording.signals) or 'none'}; "
-            "correct `signal` of the view"
+            "correct `signal` of the view, or list a file that has it"
         )
     series = recording.signals[options.signal]
     flat = np.flatnonzero(series.data.min(-1) == series.data.max(-1))

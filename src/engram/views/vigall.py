@@ -138,7 +138,7 @@ def _signal(recording, key, name):
     if name not in recording.signals:
         raise InputError(
             f"no signal {name!r} (there is {', '.join(recording.signals) or 'none'}); "
-            f"correct `{key}` of the view"
+            f"correct `{key}` of the view, or list a file that has it"
         )
     return recording.signals[name]
 
