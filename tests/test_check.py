@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from engram import datasets, store, views
-from engram.cli import checking, configuration, looking, main
+from engram.cli import checking, looking, main
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.tasks import classes
@@ -86,7 +86,7 @@ class Study:
 
     def run(self):
         """The stages render and train, as far as rows are loaded."""
-        plan = Plan(configuration(["study.yaml"]))
+        plan = Plan(self.config | {"backbones": {}, "heads": {"cnn": {"kind": "cnn"}}})
         for unit in plan.units("own"):
             for view in ("picture", "eyes"):
                 spec = plan.spec("render", dataset="own", unit=unit, view=view)
@@ -146,7 +146,7 @@ def test_numbers_are_those_of_the_stages(study, capsys):
     assert f"alert: {len(task.y)} rows of 4 subjects, 4 folds" in out
     page = (study.folder / "check/index.html").read_text()
     assert f'<td class="n" rowspan="2">{picture["windows"]}</td>' in page
-    assert "raise `amplitude`" in page or "raise `jump`" in page
+    assert "raise <code>amplitude</code> of the view picture" in page
 
 
 def shorter(study):

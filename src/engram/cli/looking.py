@@ -145,11 +145,11 @@ def _read(asked):
 
 
 def _looked(asked, recording):
-    parts, refused = {}, []
+    parts, refused = {}, {}
     for view, spec in {} if asked.quick else asked.specs.items():
         rows, message = _tried(views.rendered, [recording], spec)
         if message:
-            refused.append((view, message))
+            refused.setdefault(message, []).append(view)
         else:
             parts[view] = _part(rows[0])
     picture = None
@@ -175,7 +175,7 @@ def _looked(asked, recording):
         events=_counted(recording.events),
         bad=_counted(recording.bad),
         parts=parts,
-        refused=refused,
+        refused=[(", ".join(of), message) for message, of in refused.items()],
         picture=picture,
     )
 

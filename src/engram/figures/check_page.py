@@ -1,6 +1,8 @@
 """The page of `engram check`: what recordings hold and what a run would refuse of them."""
 
+import html
 import json
+import re
 
 import engram
 from engram import store
@@ -19,12 +21,12 @@ def write(path, found):
     with store.replaced(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     environment = page.environment()
-    environment.filters |= {"clock": clock, "few": few, "share": share}
-    html = environment.get_template("check.html").render(
+    environment.filters |= {"clock": clock, "few": few, "share": share, "keys": keys}
+    text = environment.get_template("check.html").render(
         **found, version=engram.__version__, summary=_summary(found)
     )
     with store.replaced(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _summary(found):
@@ -75,3 +77,8 @@ def share(part, whole) -> str:
     if 0 < percent < 1:
         return "< 1 %"
     return "> 99 %" if 99 < percent < 100 else f"{percent:.0f} %"
+
+
+def keys(text) -> str:
+    """A sentence as HTML, with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))

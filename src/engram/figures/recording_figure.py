@@ -1,6 +1,5 @@
 """A minute of a recording with its marks: annotations, bad stretches, windows left out."""
 
-import matplotlib
 import numpy as np
 
 from engram.figures import style
@@ -12,7 +11,8 @@ MOST_LANES = 6
 COLUMNS = 1200  # points of a trace at most, two each: its smallest and largest value there
 SPREADS = 6.0  # robust standard deviations between the axes of two channels
 LANE = 0.22  # inches
-LETTERS, INCHES = 12.0, 7.0  # letters of a text in an inch; width of the axes
+LETTERS = 12.0  # of a text in an inch
+WIDTH, LEFT, RIGHT, TOP, BOTTOM, GAP = 9.0, 1.6, 0.15, 0.3, 0.5, 0.1  # inches
 
 
 def draw(path, signals, events, bad, excluded):
@@ -30,15 +30,26 @@ def draw(path, signals, events, bad, excluded):
     start = _start(length, signal, events, bad, excluded)
     lanes = _lanes(events, bad, excluded, (start, start + length))
     shown = _shown(signal, excluded)
-    heights = [max(0.9, LANE * len(shown)), max(LANE * len(lanes), 0.05)]
-    with matplotlib.rc_context(style.RC | {"path.simplify": True}):
-        made = style.figure(9, sum(heights) + 0.75)
-        axes = made.subplots(2, 1, sharex=True, height_ratios=heights)
-        _traces(axes[0], signal, shown, (start, start + length))
-        _marks(axes[1], lanes, (start, start + length))
-        axes[1].set_xlim(start, start + length)
-        axes[1].set_xlabel("seconds from the start of the recording")
+    above, below = max(0.9, LANE * len(shown)), max(LANE * len(lanes), 0.05)
+    with style.styled():
+        made = style.figure(WIDTH, TOP + above + GAP + below + BOTTOM)
+        made.set_layout_engine("none")  # measuring texts takes longer than drawing
+        traces = _axes(made, BOTTOM + below + GAP, above)
+        marks = _axes(made, BOTTOM, below)
+        _traces(traces, signal, shown, (start, start + length))
+        _marks(marks, lanes, (start, start + length))
+        for axes in (traces, marks):
+            axes.set_xlim(start, start + length)
+        marks.set_xlabel("seconds from the start of the recording")
         style.save(made, path, dpi=100)
+
+
+def _axes(made, bottom, height):
+    """Axes at so many inches from the bottom."""
+    whole = made.get_figheight()
+    return made.add_axes(
+        [LEFT / WIDTH, bottom / whole, (WIDTH - LEFT - RIGHT) / WIDTH, height / whole]
+    )
 
 
 def _start(length, signal, events, bad, excluded):
@@ -141,10 +152,10 @@ def _marks(axis, lanes, span):
             width = max(stop - begin, length / 400)
             axis.barh(-lane, width, left=begin, height=0.8, color=colour, alpha=0.35)
             axis.plot([begin, begin], [-lane - 0.4, -lane + 0.4], color=colour, lw=1.2)
-            room = int(max(width / length, 0.05) * INCHES * LETTERS)
+            room = int(max(width / length, 0.05) * (WIDTH - LEFT - RIGHT) * LETTERS)
             shown = text if len(text) <= room else f"{text[: room - 1]}…"
             axis.text(begin + length / 400, -lane, shown, va="center", fontsize=7, clip_on=True)
-    axis.set_yticks(-np.arange(len(lanes)), [name for name, *_ in lanes])
+    axis.set_yticks(-np.arange(len(lanes)), [name[:26] for name, *_ in lanes])
     axis.set_ylim(-len(lanes) + 0.4, 0.6)
     axis.tick_params(axis="y", length=0, labelsize=7)
     axis.spines["left"].set_visible(False)
