@@ -18,10 +18,10 @@ def measured(model, task, known, x, y, unlike) -> dict:
         unlike: float (n,), see `Model.unlike`.
 
     Returns:
-        `stated` and `labels`, lists of {of, fact, model, here}, facts of inputs, and further ones of
-        labels, that differ, in words; `unlike`, share of rows above 1, median, and the share of each subject;
-        and `classes`, of the model's rows and of these the share of each class, or `numbers`, the
-        mean, sd, low and high of subjects; both {model, here}.
+        `stated` and `labels`, lists of {of, fact, model, here}, facts of inputs, and further ones
+        of labels, that differ, in words; `unlike`, share of rows above 1, median, and the share of
+        each subject; and `classes`, of the model's rows and of these the share of each class, or
+        `numbers`, the mean, sd, low and high of subjects; both {model, here}.
     """
     contract, labels = model.facts["contract"], model.facts["labels"]
     stated = [*_differing({source: contract[source] for source in x}, x)]
