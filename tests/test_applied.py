@@ -17,6 +17,7 @@ from engram.figures import latent_map
 from engram.figures.map_figure import panels
 from engram.scores import evaluation
 from engram.store import Rows
+from engram.tasks import train
 from engram.trained.dataset import apply
 
 SPEC = {"task": "classes", "model": "one", "dataset": "second", "leaks": False}
@@ -88,9 +89,48 @@ def test_the_kept_model_predicts_every_row_and_is_scored_as_ever(first, second):
     assert row["value"] > 0.85
     assert row["p"] < 0.05
     assert row["control"] is None
+    assert "trained_on" not in found["flags"]
     assert found["applied"]["dataset"] == "First"
     assert found["majority_of_model"]["balanced_accuracy"] == 0.5
     assert "Nothing was trained: the model of one was fitted on First" in found["warnings"][0]
+
+
+def test_numbers_are_scored_beside_the_mean_of_the_first_data_set(tmp_path):
+    """Numbers of each subject shown by one feature, those of the second data set 30 higher."""
+    spec = {"task": "values", "experiment": {"seeds": 1}, "candidates": [[SOURCE]],
+            "head": {"kind": "linear"}, "recipe": {"dataset": {"name": "first"}}}  # fmt: skip
+    given = {}
+    for name, years in (("first", [20, 30, 40, 50, 60]), ("second", [50, 60, 70, 80, 90])):
+        study = Second(tmp_path / name, seed=len(given))
+        study.y = np.repeat(np.array(years, float), 24)
+        study.x[SOURCE][:, 0] = study.y
+        study.digest(SOURCE)
+        study.label_header = {"what": "values", "unit": "years", "column": "age"}
+        paths = study.write()
+        given[name] = {SOURCE: paths[SOURCE]}, {"state": paths["state"]}
+    model, predictions = tmp_path / "one.safetensors", tmp_path / "there.h5"
+    unread = [tmp_path / f"{name}.h5" for name in "ab"]
+    train(*given["first"], model, *unread, spec, {}, "cpu")
+    args = *given["second"], given["first"], model, predictions, unread[0]
+    apply(*args, SPEC | {"task": "values"}, {}, "cpu")
+    scores = tmp_path / "scores.json"
+    evaluation.evaluate(predictions, [], {}, scores, {
+        "task": "values", "experiment": "there", "baseline": None, "generalises_to": "others",
+        "evaluation": {"permutations": 119, "probes": False},
+    })  # fmt: skip
+    found = json.loads(scores.read_text())
+    metrics = {row["metric"]: row for row in found["metrics"]}
+    assert metrics["mae"]["chance"] == pytest.approx(30)  # the mean of the first is 40
+    assert metrics["mae"]["value"] < 3
+    assert metrics["r2"]["value"] > 0.98
+    assert metrics["r2"]["control"] is None
+    assert metrics["pearson_r"]["p"] == pytest.approx(1 / 120, abs=0.02)
+    means = {side: found["applied"]["numbers"][side]["mean"] for side in ("model", "here")}
+    assert means == {"model": 40, "here": 70}
+    study.label_header = study.label_header | {"unit": "months"}
+    study.write()
+    with pytest.raises(InputError, match="the numbers are in months, but the model was trained on"):
+        apply(*args, SPEC | {"task": "values"}, {}, "cpu")
 
 
 @pytest.mark.parametrize("effect", [2.0, 1.0, 0.0])
@@ -143,7 +183,6 @@ def test_rows_that_were_trained_on_are_refused_or_labelled(first, second):
     assert any("was trained on sub-03:" in line for line in scored(second, made)["warnings"])
     second.x[SOURCE] = there
     second.digest(SOURCE)
-    assert "trained_on" not in store.open(applied(first, second)[0]).header["flags"]
     with pytest.raises(InputError, match=r"^first: sub-01, sub-02, .* are among the rows"):
         applied(first, second, dataset="first")
 

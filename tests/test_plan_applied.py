@@ -72,7 +72,7 @@ def test_the_baseline_of_the_model_is_applied_too(config):
     added = this.known["there-eeg_bandpower"]
     assert (added["model"], added["dataset"]) == ("eeg_bandpower", "second")
     assert added["automatic"]
-    assert added["title"] == "EEG band power, linear"
+    assert added["title"] == "EEG band power, linear, applied"
     config["experiments"]["bands"] = {"dataset": "second", "model": "eeg_bandpower"}
     assert planned(config).baseline("there") == "bands"
     config["experiments"]["there"]["baseline"] = "none"

@@ -59,7 +59,7 @@ def resolved(known) -> dict:
 
 def _of(known, this):
     model = known[this["model"]]
-    named = {"title": this["model"], "baseline": "none"} | {
-        key: model[key] for key in ("title", *OF_MODEL) if key in model
-    }
-    return named | {key: this[key] for key in KEYS if key in this}
+    own = {key: this[key] for key in KEYS if key in this}
+    title = f"{model.get('title', this['model'])}, applied"
+    asked = {key: model[key] for key in OF_MODEL if key in model}
+    return {"title": title, "baseline": "none", **asked, **own}

@@ -106,7 +106,12 @@ def taken(spec) -> tuple[dict, dict]:
 
 
 def hyperparameters(spec) -> dict:
-    """The spec of a training job, with every option of its head that was left at its default."""
+    """The spec of a training job, with every option of its head that was left at its default.
+
+    That of a job which applies a model names the experiment that has them.
+    """
+    if "head" not in spec:
+        return spec
     head = spec["head"]
     return {**spec, "head": defaults("heads", head["kind"]) | head}
 

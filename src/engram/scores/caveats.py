@@ -53,8 +53,8 @@ def of_split(result):
 def _applied(applied):
     """Of a model that was trained on other data."""
     yield (
-        f"Nothing was trained: the model of {applied['model']} was fitted on {applied['dataset']}, "
-        f"{applied['subjects']} subjects. A control on moved labels stands beside its own scores."
+        f"Nothing was trained: the model of {applied['model']} was fitted on {applied['dataset']} "
+        f"({applied['subjects']} subjects), beside whose own scores the control stands."
     )
     share = applied["unlike"]["share"]
     if share > UNLIKE:

@@ -18,17 +18,23 @@ def measured(model, task, known, x, y, unlike) -> dict:
         unlike: float (n,), see `Model.unlike`.
 
     Returns:
-        `stated` and `labels`, lists of {of, fact, model, here}, facts of inputs and of labels that
-        differ, in words; `unlike`, share of rows above 1, median, and the share of each subject;
-        and `classes`, of the model's rows and of these the share of each class, or `numbers`, the
-        mean, sd, low and high of subjects; both {model, here}.
+        `stated` and `labels`, lists of {of, fact, model, here}, facts of inputs, and further ones
+        of labels, that differ, in words; `unlike`, share of rows above 1, median, and the share of
+        each subject; and `classes`, of the model's rows and of these the share of each class, or
+        `numbers`, the mean, sd, low and high of subjects; both {model, here}.
     """
-    labels = model.facts["labels"]
+    contract, labels = model.facts["contract"], model.facts["labels"]
+    stated = [*_differing({source: contract[source] for source in x}, x)]
+    told = [{**line, "of": None} for line in stated]
     balance = "classes" if model.classes else "numbers"
     describe = _classes if model.classes else _numbers
     return {
-        "stated": [*_differing({s: model.facts["contract"][s] for s in x}, x)],
-        "labels": [*_differing({target: labels[target] for target in y}, y)],
+        "stated": stated,
+        "labels": [
+            line
+            for line in _differing({target: labels[target] for target in y}, y)
+            if {**line, "of": None} not in told
+        ],
         "unlike": _unlike(unlike, task.table["subject"].to_numpy(str)),
         balance: {"model": describe(known), "here": describe(task)},
     }
