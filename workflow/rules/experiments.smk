@@ -46,6 +46,7 @@ rule card:
     script:
         "../scripts/card.py"
 
+
 rule apply:
     input:
         x=x_stores,
