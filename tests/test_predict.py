@@ -158,8 +158,9 @@ def test_a_recording_gets_what_the_stages_and_the_head_would_say(night, bands, r
     )
     (recording,) = read(night.plan.spec("render", dataset="again", unit="new", view="spectrogram"),
                         [night.new])  # fmt: skip
-    doubled = replace(recording.signals["eeg"], channels=("Fp1", "FP1"))
-    with pytest.raises(InputError, match="no channel O1"):
+    eeg = recording.signals["eeg"]
+    doubled = replace(eeg, data=eeg.data[[0, 1, 0]], channels=("Fp1", "O1", "FP1"))
+    with pytest.raises(InputError, match="several channels are Fp1"):
         engram.load_model(bands).predict(replace(recording, signals={"eeg": doubled}))
     again = engram.load_model(bands).predict(recording)
     assert list(again.index) == list(reference.index)
