@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import mne
 import numpy as np
@@ -157,6 +158,10 @@ def test_a_recording_gets_what_the_stages_and_the_head_would_say(night, bands, r
     )
     (recording,) = read(night.plan.spec("render", dataset="again", unit="new", view="spectrogram"),
                         [night.new])  # fmt: skip
+    eeg = recording.signals["eeg"]
+    doubled = replace(eeg, data=eeg.data[[0, 1, 0]], channels=("Fp1", "O1", "FP1"))
+    with pytest.raises(InputError, match="several channels are Fp1"):
+        engram.load_model(bands).predict(replace(recording, signals={"eeg": doubled}))
     again = engram.load_model(bands).predict(recording)
     assert list(again.index) == list(reference.index)
     pd.testing.assert_frame_equal(again[columns], reference[columns])
@@ -400,3 +405,57 @@ def test_recordings_that_are_not_there_are_named(tmp_path):
         plan = planned(tmp_path, files=[str(tmp_path / files)])
         with pytest.raises(InputError, match=rf"predict\.night\.files: {words}"):
             plan.predicted_recordings("night")
+
+
+# ---- series of regions ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Six subjects, of whom two regions go together in half, and the file of their model."""
+    folder = tmp_path_factory.mktemp("scans")
+    lines = ["subject,scan,file,side"]
+    for i in range(6):
+        table(folder / f"s{i}.csv", i, together=i % 2)
+        lines.append(f"s{i},rest,s{i}.csv,{('apart', 'together')[i % 2]}")
+    (folder / "table.csv").write_text("\n".join(lines))
+    given = {"kind": "roi_series", "folder": str(folder), "manifest": "table.csv", "tr": 2.0}
+    usual = {"dataset": "rest", "head": "linear", "seeds": 1, "baseline": "none"}
+    config = {
+        "datasets": {"rest": given | {"windows": "scan"}},
+        "views": {"rois": {"kind": "timeseries"},
+                  "side": {"kind": "fact", "column": "side", "classes": ["apart", "together"]}},
+        "backbones": {"fc": {"kind": "connectome"}},
+        "heads": {"linear": {"kind": "linear", "c": [1.0]}},
+        "experiments": {"fc": usual | {"x": "rois/fc", "y": "side"}},
+    }  # fmt: skip
+    study = Study(folder, config)
+    for i in range(6):
+        study.render("rest", f"s{i}", "side")
+        study.render("rest", f"s{i}", "rois")
+        study.extract("rest", f"s{i}", "rois/fc")
+    return study, study.train("fc")[0]
+
+
+def table(path, seed, together, names="abc", frames=60):
+    series = np.random.default_rng(seed).normal(size=(80, 4))
+    series[:, 1] += 2 * together * series[:, 0]
+    found = pd.DataFrame(series[:frames], columns=[*"abcd"])[[*names]]
+    found.to_csv(path, index=False)
+    return path
+
+
+def test_a_table_of_series_is_read_as_those_of_the_training(scans, tmp_path):
+    study, path = scans
+    model = engram.load_model(path)
+    expected = model.predict(study.path(study.plan.store("rest", "s1", "rois/fc")))
+    columns = ["class", "p_apart", "p_together", "spread", "unlike"]
+    for name, how in {"same": {}, "more": {"names": "cdba"}, "longer": {"frames": 75}}.items():
+        said = model.predict(table(tmp_path / f"{name}.csv", 1, 1, **how))
+        np.testing.assert_allclose(
+            said[columns[1:]].astype(float), expected[columns[1:]].astype(float), rtol=1e-4
+        )
+    with pytest.raises(InputError, match=r"short/recording: fmri lasts 80 s, but .* of 120 s"):
+        model.predict(table(tmp_path / "short.csv", 1, 1, frames=40))
+    with pytest.raises(InputError, match=r"less/recording: has no channel c, .* there is a, b"):
+        model.predict(table(tmp_path / "less.csv", 1, 1, names="ab"))

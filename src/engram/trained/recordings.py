@@ -39,7 +39,7 @@ class Need:
     """What a model needs of one signal of a recording.
 
     Attributes:
-        channels: names of those that have to be there.
+        channels: names of those that have to be there, in the order of the training.
         sfreq: samples per second (Hz); None if it does not matter.
         highest: Hz up to which there has to be something.
         seconds: that a whole scan, which is a row, lasts; None where rows are windows.
@@ -173,12 +173,10 @@ class Way:
         return known[0] if known else self.dataset["kind"]
 
     def _asked(self, options):
-        """EEG channels that are read, in the order in which the dataset reads them."""
+        """EEG channels that are read; None: all."""
         needed = self.needs["eeg"].channels if "eeg" in self.needs else ()
-        if options.get("channels"):
-            return [name for name in options["channels"] if name in needed or not needed]
-        as_read = [channels.Channel(name, name, name, "eeg") for name in needed]
-        return [one.name for one in channels.ordered(as_read)] or None
+        asked = [name for name in options.get("channels") or needed if name in needed]
+        return asked or options.get("channels")
 
     # ---- converting ---------------------------------------------------------------------
 
@@ -364,7 +362,7 @@ def _in_microvolts(signal, need, name, recording):
 
 
 def _with_channels(signal, need, name, recording):
-    """The channels that are needed, by the names that they had in training."""
+    """The channels that are needed, by the names and in the order that they had in training."""
     if not need.channels:
         return signal, []
     one_name = channels.electrode if name == "eeg" else atlases.same
@@ -378,11 +376,14 @@ def _with_channels(signal, need, name, recording):
             f"{recording}: has no channel {', '.join(missing[:5])}{more}, which the model reads; "
             f"there is {', '.join(signal.channels[:20])}"
         )
-    at = [i for i, key in enumerate(there) if key in wanted]
+    names = [key for key in wanted if key in there]
+    if twice := [wanted[key] for key in names if there.count(key) > 1]:
+        raise InputError(f"{recording}: several channels are {twice[0]}; leave but one of them in")
+    at = [there.index(key) for key in names]
     kept = replace(
         signal,
-        data=signal.data[at] if len(at) < len(there) else signal.data,
-        channels=tuple(wanted[there[i]] for i in at),
+        data=signal.data if at == [*range(len(there))] else signal.data[at],
+        channels=tuple(wanted[key] for key in names),
         bad=tuple(wanted[key] for key in bad if key in wanted),
     )
     extra = [c for c, key in zip(signal.channels, there, strict=True) if key not in wanted]
