@@ -159,6 +159,16 @@ def test_rows_of_another_shape_or_statement_are_refused(study, trained):
         engram.load_model(study.folder / "nowhere")
 
 
+def test_rows_that_were_fitted_are_not_unlike_however_few():
+    """Of rows in many dimensions, whose components are noise that no other row has."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((80, 800))
+    known = unlike.reference(rows, np.repeat(["a", "b"], 40))
+    assert (unlike.distance(known, rows) > 1).mean() < 0.03
+    assert (unlike.distance(known, rng.standard_normal((200, 800))) > 1).mean() < 0.03
+    assert (unlike.distance(known, 2 * rows) > 1).all()
+
+
 def test_unlike_rows_are_told_from_new_rows_of_the_same_kind():
     """Of new subjects of the same population about one row in a hundred is above 1."""
     rng = np.random.default_rng(0)

@@ -4,7 +4,8 @@ Two distances of multivariate process control (Jackson & Mudholkar 1979. Control
 residuals associated with principal component analysis. Technometrics 21): Hotelling's T2 within the
 first principal components of the known rows, and the squared residual outside them. Each is
 divided by the 99 % quantile of rows of subjects who were left out, so that 1 is what one row in a
-hundred of a new subject from the same population reaches.
+hundred of a new subject from the same population reaches; or by that of the known rows, where it is
+larger: components of few rows fit these better than any others.
 """
 
 import numpy as np
@@ -40,12 +41,12 @@ def reference(x, subjects, rows=None) -> dict[str, np.ndarray]:
     names = np.unique(subjects)
     number = np.searchsorted(names, subjects) % min(GROUPS, len(names))
     groups = [number == g for g in range(number.max() + 1)]
+    found = _fitted(rows)
+    limits = np.quantile(_distances(found, rows), QUANTILE, axis=0)
     if len(groups) > 1:
         left_out = [_distances(_fitted(rows[~own]), rows[own]) for own in groups]
-    else:
-        left_out = [_distances(_fitted(rows), rows)]
-    limits = np.quantile(np.concatenate(left_out), QUANTILE, axis=0)
-    found = _fitted(rows) | {"limits": np.where(limits > 0, limits, 1.0)}
+        limits = np.maximum(limits, np.quantile(np.concatenate(left_out), QUANTILE, axis=0))
+    found["limits"] = np.where(limits > 0, limits, 1.0)
     found = {name: np.asarray(value, np.float32) for name, value in found.items()}
     return found | {"shape": np.array(x.shape[1:], np.int64)}
 
