@@ -224,6 +224,8 @@ def test_labels_count_from_the_first_sample_of_the_eeg(paired):
         (triggers(), {"triggers": "R128", "offset": 1.0}, "`offset` and `triggers` both say where"),
         (triggers(), {"offset": 95.0}, "lasts 90 s, and .*a.csv lies from 95 to 175 s of it: they "
                                        "share no time"),
+        ([*triggers(), (30.0, 0.0, "boundary")], {"offset": 1.0},
+         "a_raw.fif: samples were cut out after 30 s, so that its seconds fit"),
         (triggers(), {"offset": 1.0, "dropped": -1}, "dropped: -1 volumes"),
     ],
 )  # fmt: skip

@@ -86,7 +86,7 @@ def read(unit, rows, options) -> list[Recording]:
 
     Raises:
         InputError: a part cannot be read; nothing says where the fMRI begins; triggers are missing,
-            too many, uneven or of another TR; or the two share no time.
+            too many, uneven or of another TR; samples were cut out; or the two share no time.
     """
     _check(options)
     eeg = _part(unit, rows, "eeg", eeg_recordings, eeg_recordings.Options(**options.eeg))
@@ -146,6 +146,8 @@ def _together(row, eeg, fmri, options):
     """(one recording of both, s of the EEG before it begins, how the two were brought together)."""
     series = fmri.signals["fmri"]
     offset, by = _offset(row, eeg, series, options)
+    if by != options.triggers:  # which were timed across every cut
+        _refuse_cuts(row, eeg, offset)
     sfreq = eeg.signals["eeg"].sfreq
     offset = round(offset * sfreq) / sfreq  # or windows would miss samples and frames by a hair
     begin = max(0.0, offset)
@@ -227,6 +229,16 @@ def _offset(row, eeg, series, options):
         "dataset or in a column of the manifest, or name the `triggers` of the scanner or its "
         "`first_volume`"
     )
+
+
+def _refuse_cuts(row, eeg, offset):
+    """Behind a place where samples were cut out the clock of the EEG is another."""
+    cuts = eeg.bad["onset"][(eeg.bad["description"] == "cut") & (eeg.bad["onset"] > offset)]
+    if len(cuts):
+        raise InputError(
+            f"{row['eeg']}: samples were cut out after {cuts.min():g} s, so that its seconds fit "
+            "those of the fMRI no longer; export it without cuts, or name the `triggers`"
+        )
 
 
 def _onsets(row, eeg, name, option):
