@@ -461,4 +461,5 @@ def _print(found, page):
         print(f"REFUSED {one['where']} ({one['what']}): {one['text']}")
         for side in one["sides"]:
             print(f"    {side['is']}: {check_page.few(side['subjects'])}")
-    print(f"{found['refusals'] or 'nothing'} will be refused; {page}")
+    nothing = "nothing" if found["recordings"] else "no recording is here to be looked at; nothing"
+    print(f"{found['refusals'] or nothing} would be refused; {page}")

@@ -33,9 +33,9 @@ def _summary(found):
     recordings = len(found["recordings"])
     hours = sum(dataset["hours"] for dataset in found["datasets"])
     refused = found["refusals"]
-    said = f"A run would refuse {refused} thing{'s' * (refused != 1)}" if refused else (
-        "Nothing would be refused"
-    )  # fmt: skip
+    said = f"A run would refuse {refused} thing{'s' * (refused != 1)}"
+    if not refused:
+        said = "Nothing would be refused" if recordings else "No recording is here to be looked at"
     how = "Headers alone were read, so that samples, labels and experiments were not looked at."
     more = f" {how}" if found["quick"] else ""
     return f"{recordings} recording{'s' * (recordings != 1)}, {hours:.2f} hours. {said}.{more}"
