@@ -135,3 +135,11 @@ def test_an_experiment_without_a_model_says_what_it_asks(config, key):
     del config["experiments"]["here"][key]
     with pytest.raises(InputError, match=rf"experiments\.here: `{key}` is missing: "):
         configuration.check(config, SCHEMA)
+
+
+def test_recordings_are_asked_of_a_model_that_is_kept(config):
+    config["predict"] = {"new": {"model": "there", "files": []}}
+    with pytest.raises(
+        InputError, match=r"predict\.new\.model: 'there' trains nothing, it applies"
+    ):
+        configuration.check(config, SCHEMA)

@@ -109,6 +109,8 @@ def check_predicted(plan, name):
     """
     where, model = f"predict.{name}.model", plan.config["predict"][name]["model"]
     check_name(where, model, plan.known, "experiment")
+    if other := plan.model(model):
+        raise InputError(f"{where}: {model!r} trains nothing, it applies {other!r}; name that one")
     head = plan.known[model]["head"]
     kind = plan.config["heads"][head]["kind"]
     if not components.defines(f"engram.heads.{kind}", "predict"):
