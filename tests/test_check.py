@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from engram import datasets, store, views
-from engram.cli import checking, looking, main
+from engram import backbones, datasets, store, views
+from engram.cli import checking, configuration, looking, main
+from engram.datasets import simulated_vigilance
 from engram.errors import InputError
 from engram.planning.plan import Plan
 from engram.tasks import classes
@@ -84,9 +85,12 @@ class Study:
         assert status == bool(found["refused"])
         return [one["text"] for one in found["refused"]]
 
+    def plan(self):
+        return Plan({"backbones": {}, "heads": {"cnn": {"kind": "cnn"}}} | self.config)
+
     def run(self):
         """The stages render and train, as far as rows are loaded."""
-        plan = Plan(self.config | {"backbones": {}, "heads": {"cnn": {"kind": "cnn"}}})
+        plan = self.plan()
         for unit in plan.units("own"):
             for view in ("picture", "eyes"):
                 spec = plan.spec("render", dataset="own", unit=unit, view=view)
@@ -256,6 +260,54 @@ def test_recordings_and_manifests_are_looked_at_without_a_study(study, capsys):
         assert found["datasets"][0]["subjects"] == 2
     assert main(["check", "own.csv", "s1_raw.fif"]) == 1
     assert "one sort at a time" in capsys.readouterr().err
+
+
+def test_rows_that_a_backbone_does_not_take_are_refused_before(study):
+    study.config["backbones"] = {"band": {"kind": "bandpower", "takes": {"modality": ["fmri"]}}}
+    study.config["experiments"]["alert"] |= {"x": "picture/band", "head": "linear"}
+    (said,) = study.refused()
+    spec = study.plan().spec("render", dataset="own", unit="s1", view="picture")
+    path = study.plan().store("own", "s1", "picture")
+    views.render(datasets.read(spec, ["files/s1_raw.fif"]), path, spec, {})
+    extraction = study.plan().spec("extract", backbone="band", dataset="own")
+    with pytest.raises(InputError, match="takes fmri, but the view holds eeg") as caught:
+        backbones.load(store.open(path), extraction, None, "cpu")
+    assert said == str(caught.value)
+
+
+def test_numbers_of_a_manifest_are_a_range(study):
+    for row, age in zip(study.rows, (20, 31.5, 40, 77), strict=True):
+        row["age"] = age
+    study.config["views"]["age"] = {"kind": "fact", "column": "age"}
+    study.config["experiments"]["alert"] |= {"x": "picture/bandpower", "y": "age", "head": "linear"}
+    study.config["experiments"]["alert"]["folds"] = "leave_one_subject_out"
+    status, found = study.check("--no-pictures")
+    assert status == 0
+    (line,) = found["datasets"][0]["classes"]
+    assert (line["class"], line["subjects"]) == ("20 to 77", 4)
+    (experiment,) = found["experiments"]
+    assert (experiment["rows"], experiment["folds"], experiment["classes"]) == (44, 4, [])
+
+
+def test_simulated_recordings_are_looked_at_once_they_are_there(study):
+    short = {"units": ["sub-01", "sub-02", "sub-03"], "scans": 1, "duration": 150}
+    study.config = {"run": ["fmri_bandpower"], "datasets": {"simulated": short}}
+    status, found = study.check("--no-pictures")
+    assert (status, found["datasets"][0]["not_here"], found["recordings"]) == (0, 3, [])
+    (study.folder / "resources/raw/simulated").mkdir(parents=True)
+    for unit in short["units"]:
+        path = study.folder / f"resources/raw/simulated/{unit}.npz"
+        options = simulated_vigilance.Options(scans=1, duration=150)
+        simulated_vigilance.make(path, {"unit": unit}, options)
+    _, found = study.check("--no-pictures")
+    assert found["datasets"][0]["not_here"] == 0
+    assert [one["name"] for one in found["recordings"]] == [f"sub-0{i}/scan-01" for i in (1, 2, 3)]
+    plan = Plan(configuration(["study.yaml"]))
+    spec = plan.spec("render", dataset="simulated", unit="sub-02", view="fmri_spectrogram")
+    (rows,) = views.rendered(datasets.read(spec, plan.raw("simulated", "sub-02")), spec)
+    (shown,) = [v for v in found["recordings"][1]["views"] if v["name"] == "fmri_spectrogram"]
+    assert shown["windows"] == len(rows.table)
+    assert shown["left_out"] == (rows.table["exclude"] != "").sum() > 0
 
 
 def test_what_is_kept_of_a_recording_does_not_grow_with_its_samples(study):

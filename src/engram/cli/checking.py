@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from engram.cli import across, looking
 from engram.errors import InputError
@@ -215,7 +216,8 @@ def _each(asked, jobs):
 def _in_a_pool(left, jobs):
     """Work until all is done or a process dies; returns what was lost then."""
     context = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    one_thread = {"initializer": threadpool_limits, "initargs": (1,)}  # or they would fight
+    with futures.ProcessPoolExecutor(jobs, mp_context=context, **one_thread) as pool:
         running = {pool.submit(looking.look, one): one for one in itertools.islice(left, 2 * jobs)}
         while running:
             done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
