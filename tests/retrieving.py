@@ -79,10 +79,12 @@ def predictions(
         "sources": ["epochs"],
         "inputs": {},
         "targets": ["stimulus/clip"],
+        "facts": {},
         "excluded": {},
         "curves": curves(who, rng),
         "chosen": {"epoch": {s: rng.integers(8, 20, len(RUNS)).tolist() for s in who}},
         "counts": COUNTS,
+        "shared": folds != "within",
         "attainable": ATTAINABLE if folds == "within" else None,
         "made_by": study.MADE_BY,
     }

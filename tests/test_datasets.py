@@ -86,7 +86,8 @@ def test_signals_and_events_are_read_under_their_names(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "sub-01.npz"
     path.write_bytes(content)
-    spec = {"dataset": {"kind": "simulated_vigilance"}, "unit": "sub-01", "rows": [{}]}
+    spec = {"dataset": {"kind": "simulated_vigilance"}, "unit": "sub-01",
+            "rows": [{"file": "sub-01.npz"}]}  # fmt: skip
     with pytest.raises(InputError, match=r"sub-01\.npz: not what the simulation"):
         read(spec, [path])
 

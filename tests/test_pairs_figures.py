@@ -7,6 +7,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import retrieving
+import scipy.stats
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -277,7 +278,8 @@ def test_repetitions_have_a_line_a_subject_and_what_is_attainable(scored):
         for end in ("low", "high"):
             assert set(zip(retrieving.COUNTS, attainable[end], strict=True)) <= corners
         for (low, high), values in zip(intervals.get_segments(), np.transpose(each), strict=True):
-            assert values.min() <= low[1] < values.mean() < high[1] <= values.max()
+            expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+            np.testing.assert_allclose((low[1], high[1]), np.clip(expected, 0, 1))
         (chance,) = {line.get_ydata()[0] for line in axes.lines if line.get_color() == style.INK
                      and len(line.get_xdata()) == 2}  # fmt: skip
         assert chance == int(name[3:]) / 40

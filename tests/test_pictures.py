@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import picturing
 import pytest
+import scipy.stats
 from numpy.testing import assert_allclose
 
 from engram import store
@@ -93,10 +94,9 @@ def test_pictures_that_know_nothing_or_another_image_are_at_chance(scores):
 
 
 def test_a_planted_effect_is_found_with_its_interval_and_gain(scores, study):
-    """In order of the shares of the true picture; intervals from rows drawn by brute force."""
+    """In order of the shares of the true picture; intervals from the sums of a crossed design."""
     told = store.open(study[2]["good"]).load()
     poor = store.open(study[2]["poor"]).load()
-    rng = np.random.default_rng(3)
     for m, (name, row) in enumerate(by_name(scores["good"]).items()):
         values, worse = (one.array[:, 0, m].reshape(2, -1) for one in (told, poor))
         sign = -1 if name.endswith("distance") else 1
@@ -104,14 +104,14 @@ def test_a_planted_effect_is_found_with_its_interval_and_gain(scores, study):
         assert row["value"] == pytest.approx(values.mean(), abs=1e-6)
         assert row["difference"] == pytest.approx((values - worse).mean(), abs=1e-6)
         assert row["low"] <= row["value"] <= row["high"]
-        assert row["difference_low"] < row["difference"] < row["difference_high"]
-        drawn = [
-            (values - worse)[rng.integers(2, size=2)][:, rng.integers(12, size=12)].mean()
-            for _ in range(1500)
-        ]
-        expected = np.quantile(drawn, [0.025, 0.975])
-        spread = np.ptp(expected) / 8 + 1e-6
-        assert_allclose([row["difference_low"], row["difference_high"]], expected, atol=spread)
+        gain = values - worse
+        residual = gain - gain.mean(1, keepdims=True) - gain.mean(0) + gain.mean()
+        rest = (residual**2).sum() / 11
+        images = max(2 * gain.mean(0).var(ddof=1) - rest, 0) / 24
+        t = scipy.stats.t.ppf(0.975, [1, 11])
+        half = np.sqrt(t[0] ** 2 * gain.mean(1).var(ddof=1) / 2 + t[1] ** 2 * images)
+        expected = gain.mean() - half, gain.mean() + half
+        assert_allclose([row["difference_low"], row["difference_high"]], expected, rtol=1e-4)
         assert row["p"] < 0.01
         assert row["control"] == pytest.approx(row["chance"], abs=0.1)
 

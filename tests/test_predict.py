@@ -284,7 +284,7 @@ def test_what_is_no_model_for_recordings_is_refused(night, bands, tmp_path, caps
     assert status == 1
     assert re.search(r"out: holds results of another model, \S+bands\.safetensors; name", err)
     status, _, err = apply(capsys, bands, night.new, "-o", tmp_path / "b", "--set", "furlong=1")
-    assert "has no option 'furlong'; there is channels, " in err
+    assert "has no option 'furlong'; there is " in err
     odd = ["--set", "types={O1: ecg}", "--set", "unit"]
     assert "write OPTION=VALUE" in apply(capsys, bands, night.new, "-o", tmp_path / "b", *odd)[2]
 

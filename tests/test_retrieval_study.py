@@ -97,9 +97,11 @@ NICE = EVERY - {"things_published"}
     ("change", "stages"),
     [
         ({"heads": {"nice": {"dropout": 0.4}}},
-         {"train": NICE, "occlude": NICE, "evaluate": EVERY, "plot_pairs": EVERY}),
+         {"train": NICE, "occlude": NICE, "evaluate": EVERY, "card": EVERY,
+          "plot_pairs": EVERY}),
         ({"backbones": {"pixels": {"grid": 4}}},
-         {"extract": 1, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "plot_pairs": EVERY}),
+         {"extract": 1, "train": EVERY, "occlude": EVERY, "evaluate": EVERY, "card": EVERY,
+          "plot_pairs": EVERY}),
     ],
     ids=["head option", "backbone option"],
 )  # fmt: skip

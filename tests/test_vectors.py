@@ -581,8 +581,12 @@ def test_the_null_exchanges_images(drawn):
             assert row["chance"] == pytest.approx(values.mean(), abs=4 * values.std() / 120**0.5)
 
 
-def test_intervals_are_those_of_drawing_subjects_and_images_anew(drawn):
-    """Scores of drawn images computed again, where the interval uses their influence."""
+def test_intervals_are_no_narrower_than_those_of_drawing_subjects_and_images_anew(drawn):
+    """Scores of drawn images computed again, where the interval uses their influence.
+
+    Drawing two subjects anew says too little of how subjects differ: Student's t of one degree of
+    freedom is wider.
+    """
     found, z, p = drawn
     rng, again = np.random.default_rng(1), []
     for _ in range(400):
@@ -595,7 +599,7 @@ def test_intervals_are_those_of_drawing_subjects_and_images_anew(drawn):
     for row, values in zip(found["metrics"], np.transpose(again), strict=False):
         spread = row["high"] - row["low"]
         expected = np.subtract(*np.quantile(values, [0.975, 0.025]))
-        assert 0.75 < spread / expected < 1.3, row["metric"]
+        assert 0.75 < spread / expected < 12.7 / 1.96, row["metric"]
         assert row["low"] < row["value"] < row["high"]
 
 

@@ -77,7 +77,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     kept = None
     if keeps(head, options):
         kept = refit(head, options, kind, task, fits, candidates, device)
-        kept[0].update(_digests(x, kept[1]["sources"], task.table.index))
+        if kept[0]:
+            kept[0].update(_digests(x, kept[1]["sources"], task.table.index))
     _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
     store.write(predictions, *predicted)
 

@@ -220,10 +220,10 @@ class Model:
                 f"{path}: is not what {self.path.name} was fitted on as {source}; they differ in "
                 f"{said}"
             )
-        self._check_missing(source, header, path)
+        self._check_missing(source, header, path, side)
 
-    def _check_missing(self, source, header, path):
-        lacking = [_missing(one) for one in (self.facts["contract"][source], header)]
+    def _check_missing(self, source, header, path, side):
+        lacking = [_missing(one) for one in (self.facts[side][source], header)]
         if lacking[0] != lacking[1]:
             raise InputError(
                 f"{path}: lacks {_listed(lacking[1])}, but {self.path.name} was fitted on rows "
