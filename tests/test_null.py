@@ -94,7 +94,6 @@ def test_p_under_shifts_is_uniform(studies):
 def test_p_where_subjects_train_each_other_is_not_too_small(studies):
     p = studies["out_of_fold"]
     assert scipy.stats.kstest(p, "uniform", alternative="greater").pvalue > 0.05
-    assert (p <= 0.05).mean() <= 0.07
 
 
 def test_p_under_free_permutation_is_not(studies):
