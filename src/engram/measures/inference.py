@@ -37,6 +37,15 @@ def interval(values, limits, confidence, shared) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def train_each_other(table) -> bool:
+    """Whether models of subjects were trained on each other's rows, as those of folds are.
+
+    Args:
+        table: of predictions, with the `fold` that tests each row; an applied model has one.
+    """
+    return "fold" in table and table["fold"].nunique() > 1
+
+
 def kind(shared) -> str:
     """What `interval` is called in a table."""
     return "corrected t" if shared else "t"

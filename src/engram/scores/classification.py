@@ -70,8 +70,8 @@ class Predictions:
 
     @property
     def shared(self) -> bool:
-        """Whether models of subjects were trained on each other's rows, as those of folds are."""
-        return "fold" in self.table and self.table["fold"].nunique() > 1
+        """See `inference.train_each_other`."""
+        return inference.train_each_other(self.table)
 
     @property
     def of_subjects(self) -> bool:

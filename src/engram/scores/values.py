@@ -23,6 +23,7 @@ from engram.measures.inference import (
     permutation_p,
     smallest_p,
     t_test,
+    train_each_other,
 )
 from engram.scores import caveats
 from engram.scores.probes import probe
@@ -372,7 +373,7 @@ def _gained(name, compared, of_seeds, chosen):
     difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
     if name == "mae":
         one, other = (np.array(list(_errors(these).values())) for these in compared)
-        p = t_test(one - other, shared=True)
+        p = t_test(one - other, train_each_other(mine.table))
     return {
         "baseline": float(of_seeds(theirs, every).mean()),
         "difference": difference,
@@ -389,11 +390,12 @@ def _within(name, score, this, compared, chosen):
     """(value, value of each seed, what else is known) of a score within each subject."""
     each = _values(score, this.y[None], this, within=True)[:, 0]
     names, subjects = np.unique(this.table["subject"].to_numpy(str)), each.mean(1)
-    low, high = _interval(subjects, score.limits, chosen)
+    shared = train_each_other(this.table)
+    low, high = _interval(subjects, score.limits, chosen, shared)
     line = {
         "low": low,
         "high": high,
-        "interval": kind(shared=True),
+        "interval": kind(shared),
         "subject_sd": _spread(subjects[~np.isnan(subjects)]),
         "subjects": dict(zip(names, subjects, strict=True)),
     }
@@ -402,19 +404,19 @@ def _within(name, score, this, compared, chosen):
             _values(score, these.y[None], these, within=True).mean((1, 2)) for these in compared
         )
         gained = (mine - theirs)[~np.isnan(mine - theirs)]
-        low, high = _interval(gained, (-np.inf, np.inf), chosen)
+        low, high = _interval(gained, (-np.inf, np.inf), chosen, shared)
         line |= {
             "baseline": mean_defined(theirs),
             "difference": mean_defined(gained),
             "difference_low": low,
             "difference_high": high,
-            "difference_p": t_test(gained, shared=True),
+            "difference_p": t_test(gained, shared),
         }
     return mean_defined(subjects), mean_defined(each, 0), line
 
 
-def _interval(values, limits, chosen):
-    return interval(values[~np.isnan(values)], limits, chosen.confidence, shared=True)
+def _interval(values, limits, chosen, shared):
+    return interval(values[~np.isnan(values)], limits, chosen.confidence, shared)
 
 
 # ---- what they rest on --------------------------------------------------------------------
