@@ -12,10 +12,14 @@ MOST_GROUPS = 8  # of one fact; nor may there be more than half as many as subje
 
 #: What is known of every score; null where a task does not measure it.
 COLUMNS = (
-    *("metric", "value", "low", "high", "interval", "chance", "p"),
-    *("control", "control_p", "seed_sd", "subject_sd"),
-    *("baseline", "difference", "difference_low", "difference_high", "difference_p", "subjects"),
+    *("metric", "value", "low", "high", "interval"),
+    *("chance", "null_low", "null_high", "p", "control", "control_p", "seed_sd", "subject_sd"),
+    *("baseline", "difference", "difference_low", "difference_high", "difference_p"),
+    *("detectable", "equivalence_p", "subjects"),
 )
+
+#: What is known beside the scores; empty where a task does not measure it.
+BESIDE = {"null": None, "rivals": [], "sensitivity": None}
 
 
 def evaluate(predictions, baseline, x, scores, spec):
@@ -37,10 +41,25 @@ def evaluate(predictions, baseline, x, scores, spec):
             `engram.trained.dataset`.
 
             Of a metric: value; low and high, the ends of its 95 % interval, and what kind that
-            is; chance, the mean of the score under its null, and p against that; control, what
-            training on moved labels scores, and its p; seed_sd, subject_sd; baseline, what that
-            scores on the same rows, difference with interval and p, paired by subject; subjects,
-            the value of each.
+            is; chance, the mean of the score under its null, null_low and null_high, between which
+            its middle 95 % lie, and p against it; control, what training on moved labels scores,
+            and its p; seed_sd, subject_sd; baseline, what that scores on the same rows, difference
+            with interval and p, paired by subject; detectable, the least gain that so many subjects
+            would have shown in four studies of five, and equivalence_p, of the claim that the gain
+            lies within the `margin` of the evaluation; subjects, the value of each.
+
+            null: how p against chance is found: kind, "refitted" for each series of labels or
+            "fixed" predictions, n series, and floor, the least p that there can be.
+
+            rivals: what could explain the first metric without the inputs, one dict a rival, such
+            as the clock: name, of (the columns that it knows), metric, value, low, high, subjects,
+            and difference, what the experiment has more, with interval and p.
+
+            sensitivity: of the first metric, what is left to a linear model of the inputs: model
+            (in words), metric, value, subject_share (of the variance of the inputs, what is between
+            subjects), and without, one dict for each thing that is taken out of the inputs, fitted
+            on the training rows of every fold: of ("subject", or columns), value, low, high and
+            difference with interval and p.
         spec: dict with task, experiment, baseline (its name or None), generalises_to and
             evaluation.
 
@@ -53,6 +72,7 @@ def evaluate(predictions, baseline, x, scores, spec):
         **{key: spec[key] for key in ("experiment", "task", "generalises_to", "baseline")},
         **{key: header[key] for key in ("flags", "sources", "inputs", "targets", "runs")},
         **{key: header[key] for key in ("applied",) if key in header},
+        **BESIDE,
         **task.score(predictions, baseline, x, spec),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]

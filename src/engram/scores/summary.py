@@ -80,7 +80,7 @@ def _lines(this, shared, labels, settings, pooled):
         lines[name] = {
             "value": mean_defined(subjects),
             **_interval(name, subjects, this.shared, settings, resampled.get(name)),
-            "chance": mean_defined(null[name]) if name in null else np.nan,
+            **_null(name, null, settings),
             "p": _p(name, found, null, this.shared),
             "control": mean_defined(control[name]) if name in control else np.nan,
             "control_p": _p(name, control, control_null, this.shared),
@@ -159,6 +159,13 @@ def _gains(shared, settings):
             "difference_p": min(1.0, 2 * (1 + beyond) / (1 + len(drawn))),
         }
     return found
+
+
+def _null(name, null, settings):
+    """Mean and middle of the scores of moved labels, mean over seeds."""
+    values = null[name].mean(1) if name in null else np.array([np.nan])
+    low, high = percentile_interval(values, settings.confidence)
+    return {"chance": mean_defined(values), "null_low": low, "null_high": high}
 
 
 def _spread(values):
