@@ -35,6 +35,15 @@ class Comparisons:
         """Experiments of their own that stand in the table of a comparison too."""
         return list(self.config["comparisons"][comparison].get("experiments", []))
 
+    def compared(self) -> dict[str, str]:
+        """What the comparisons to make score: each experiment with the first that has it."""
+        found = {}
+        for one in self.comparisons():
+            baseline = self.config["comparisons"][one]["baseline"]
+            asked = [*self.members(one), *self.guests(one), *([baseline] * (baseline != "none"))]
+            found |= {name: one for name in asked if name not in found}
+        return found
+
     @staticmethod
     def seen_by(backbone, views):
         """The source of one backbone over a view, or those over several views side by side."""

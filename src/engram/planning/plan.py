@@ -265,10 +265,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Applied, Predicting, Sp
 
     def experiments(self) -> list[str]:
         """What to run, each after its baseline: `run`, then the members of comparisons."""
-        members = [
-            name for one in self.comparisons() for name in (*self.members(one), *self.guests(one))
-        ]
-        return self._after_baselines([*self.config["run"], *members])
+        return self._after_baselines([*self.config["run"], *self.compared()])
 
     def datasets(self) -> list[str]:
         """The datasets of the experiments to run, and those that their backbones learn from."""

@@ -230,9 +230,15 @@ class Specs:
         }
 
     def _report_spec(self):
+        shown, members = self.shown(), self.compared()
         return {
             "title": self.config.get("title", "Engram"),
-            "experiments": {name: self._titled(self.known[name]) for name in self.shown()},
+            "experiments": {name: self._titled(self.known[name]) for name in shown},
+            "members": {
+                name: self._titled(self.known[name]) | {"comparison": comparison}
+                for name, comparison in members.items()
+                if name not in shown
+            },
             "comparisons": {
                 name: self._titled({"title": name, **self.config["comparisons"][name]})
                 for name in self.comparisons()
