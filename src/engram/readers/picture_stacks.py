@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from PIL import Image
 
+from engram import hdf5_files
 from engram.errors import InputError
 
 SUFFIXES = (".hdf5", ".h5")
@@ -19,11 +19,11 @@ class Stack:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path, self.datasets = Path(path), {}
 
     def __enter__(self):
         try:
-            self.file = h5py.File(self.path, "r", locking=False)
+            self.file = hdf5_files.opened(self.path)
         except OSError as error:
             raise self._unreadable("the file", error) from None
         return self
@@ -44,8 +44,10 @@ class Stack:
         """
         dataset, _, row = member.rpartition("/")
         try:
-            pixels = self.file[dataset][int(row)]
-        except (OSError, KeyError, ValueError, IndexError) as error:
+            if dataset not in self.datasets:
+                self.datasets[dataset] = hdf5_files.written(self.file[dataset])
+            pixels = self.datasets[dataset][int(row)]
+        except (OSError, KeyError, ValueError, IndexError, AttributeError) as error:
             raise self._unreadable(f"{name} ({member})", error) from None
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise InputError(

@@ -16,6 +16,7 @@ import io
 import h5py
 import numpy as np
 
+from engram import hdf5_files
 from engram.store import layout
 
 CODE_VERSION = 2
@@ -138,16 +139,24 @@ class Reader:
             for key, value in file.attrs.items()
         }
         if "rows" in file:
-            self._rows = file["rows"]
+            self._rows = _checked(file, "rows")
             self.shape, self.dtype = self._rows.shape, self._rows.dtype
             self.chunk_rows = self._rows.chunks[0] if self._rows.chunks else 1
 
     def column(self, name) -> np.ndarray | list[str]:
         """Values of a column, or, for "row", the row names."""
-        dataset = self._file[name]
+        dataset = _checked(self._file, name)
         texts = h5py.check_string_dtype(dataset.dtype)
         return [value.decode() for value in dataset[()]] if texts else dataset[()]
 
     def read(self, start, stop) -> np.ndarray:
         """Rows [start, stop), checksums verified."""
         return self._rows[start:stop]
+
+
+def _checked(file, name):
+    """A dataset of a store, which has checksums unless it is empty."""
+    dataset = hdf5_files.own(file, name)
+    if dataset.size and not dataset.fletcher32:
+        raise OSError(f"`{name}` has no checksums")
+    return dataset
