@@ -38,6 +38,19 @@ BLOCK = 1 << 24  # values of the one-hot labels held in memory at once
 
 
 @dataclass(frozen=True)
+class Null:
+    """What models say that were trained on moved labels; see `engram.tasks.null`.
+
+    Attributes:
+        probabilities: float64 (n, series, classes).
+        labels: int (series, n), what each was trained on and is scored against.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Out-of-fold predictions of one experiment.
 
@@ -48,6 +61,7 @@ class Predictions:
         table: n rows of facts, indexed by row name.
         header: of the store.
         real: bool (runs,), False for the control trained on moved labels.
+        null: Null of the same rows, or None where the head was not trained again.
     """
 
     probabilities: np.ndarray
@@ -56,6 +70,7 @@ class Predictions:
     table: pd.DataFrame
     header: dict
     real: np.ndarray
+    null: Null | None = None
 
     def rows(self, positions) -> "Predictions":
         """Some rows of these predictions."""
@@ -66,6 +81,7 @@ class Predictions:
             self.table.iloc[positions],
             self.header,
             self.real,
+            self.null and Null(self.null.probabilities[positions], self.null.labels[:, positions]),
         )
 
     @property
@@ -82,17 +98,25 @@ class Predictions:
         """One row a subject, whose probabilities are the means over its rows."""
         subjects = self.table["subject"].to_numpy(str)
         _, first, of_row = np.unique(subjects, return_index=True, return_inverse=True)
-        sums = np.zeros((len(first), *self.probabilities.shape[1:]))
-        np.add.at(sums, of_row, self.probabilities)
-        means = sums / np.bincount(of_row)[:, None, None]
-        return replace(self.rows(first), probabilities=means)
+
+        def mean(values):
+            sums = np.zeros((len(first), *values.shape[1:]))
+            np.add.at(sums, of_row, values)
+            return sums / np.bincount(of_row)[:, None, None]
+
+        found = replace(self.rows(first), probabilities=mean(self.probabilities))
+        if self.null:
+            null = replace(found.null, probabilities=mean(self.null.probabilities))
+            found = replace(found, null=null)
+        return found
 
 
-def read(path) -> Predictions:
-    """The predictions store at `path`.
+def read(path, null=None) -> Predictions:
+    """The predictions store at `path`, and the null at `null`, if there is one.
 
     Raises:
-        InputError: a row was not predicted, its label is no class, or every run is a control.
+        InputError: a row was not predicted, its label is no class, every run is a control, or the
+            null is of other rows.
     """
     rows = store.open(path).load()
     y = rows.table["y"].to_numpy().astype(int)
@@ -104,7 +128,27 @@ def read(path) -> Predictions:
     if not real.any():
         raise InputError(f"{path}: every run was trained on shuffled labels, none to score")
     moved = y if real.all() else rows.table["y_shuffled"].to_numpy().astype(int)
-    return Predictions(rows.array.astype(float), y, moved, rows.table, rows.header, real)
+    series = _null(null, rows) if null else None
+    return Predictions(rows.array.astype(float), y, moved, rows.table, rows.header, real, series)
+
+
+def _null(path, predictions):
+    array = refitted(path, predictions)
+    return Null(array[..., :-1].astype(float), array[..., -1].T.astype(int))
+
+
+def refitted(path, predictions) -> np.ndarray:
+    """What models of moved labels say of the rows of predictions, (n, series, k).
+
+    Raises:
+        InputError: it is of other rows, or not finite.
+    """
+    rows = store.open(path).load()
+    if list(rows.table.index) != list(predictions.table.index):
+        raise InputError(f"{path}: of other rows than the predictions; delete it, to train again")
+    if not np.isfinite(rows.array).all():
+        raise InputError(f"{path}: rows without a prediction; delete it so that it is made again")
+    return rows.array
 
 
 def scores(labels, probabilities) -> dict[str, np.ndarray]:
@@ -272,6 +316,20 @@ def null_scores(labels, probabilities, groups) -> dict[str, np.ndarray]:
     """
     found = scores_by_group(labels, probabilities, groups)
     return {name: mean_defined(values, 0) for name, values in found.items()}
+
+
+def refitted_scores(null, groups) -> dict[str, np.ndarray]:
+    """Mean over groups of the scores of each series by its own models, float (series, 1) by name.
+
+    Args:
+        null: Null.
+        groups: int (n,), 0 to the number of groups - 1.
+    """
+    each = [
+        scores_by_group(labels[None], said[:, None], groups)
+        for labels, said in zip(null.labels, null.probabilities.swapaxes(0, 1), strict=True)
+    ]
+    return {name: np.concatenate([mean_defined(one[name], 0) for one in each]) for name in each[0]}
 
 
 def permutation_p(name, value, null, shared) -> float:
