@@ -168,17 +168,47 @@ def scores(labels, probabilities) -> dict[str, np.ndarray]:
         float (m, runs) by name; NaN for `NEED_TWO_CLASSES` where an arrangement has one class.
     """
     n, runs, k = probabilities.shape
-    truth = (labels[:, None] == np.arange(k)[:, None]).astype(float)
-    predicted = probabilities.argmax(2)[..., None] == np.arange(k)
-    columns = np.stack([predicted, rankdata(probabilities, axis=0), probabilities], axis=1)
-    sums = truth.reshape(-1, n) @ columns.reshape(n, -1)
-    sums = sums.reshape(len(labels), k, 3, runs, k)
+    truth = _one_hot(labels, k)
+    sums = truth.reshape(-1, n) @ _columns(probabilities).reshape(n, -1)
+    squares = (probabilities**2).sum((0, 2))
+    return _of_sums(sums.reshape(len(labels), k, 3, runs, k), truth.sum(2)[:, None], squares, n)
+
+
+def own_scores(labels, probabilities) -> dict[str, np.ndarray]:
+    """`scores` of each run under labels of its own.
+
+    Args:
+        labels: int (m, n).
+        probabilities: float (n, m, classes).
+
+    Returns:
+        float (m, 1) by name.
+    """
+    n, m, k = probabilities.shape
+    truth = _one_hot(labels, k)
+    columns = _columns(probabilities).transpose(2, 0, 1, 3).reshape(m, n, -1)
+    squares = (probabilities**2).sum((0, 2))[:, None]
+    return _of_sums((truth @ columns).reshape(m, k, 3, 1, k), truth.sum(2)[:, None], squares, n)
+
+
+def _one_hot(labels, k):
+    return (labels[:, None] == np.arange(k)[:, None]).astype(float)
+
+
+def _columns(probabilities):
+    """What is summed over the rows of a class: calls, ranks and probabilities, (n, 3, runs, k)."""
+    predicted = probabilities.argmax(2)[..., None] == np.arange(probabilities.shape[2])
+    return np.stack([predicted, rankdata(probabilities, axis=0), probabilities], axis=1)
+
+
+def _of_sums(sums, count, squares, n):
+    """Scores (m, runs) of sums (m, k, 3, runs, k) over the rows of each class, (m, 1, k) rows."""
     confusion = sums[:, :, 0].transpose(0, 2, 1, 3)
-    count = truth.sum(2)[:, None]
     hits = np.einsum("mrkk->mrk", confusion)
     calls = confusion.sum(2)
     accuracy = hits.sum(2) / n
     agreement = (count * calls).sum(2) / n**2
+    own = np.einsum("mkrk->mr", sums[:, :, 2])
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {
             "balanced_accuracy": mean_defined(hits / count, 2),
@@ -186,7 +216,8 @@ def scores(labels, probabilities) -> dict[str, np.ndarray]:
             "macro_f1": mean_defined(2 * hits / (count + calls), 2),
             "kappa": (accuracy - agreement) / (1 - agreement),
             "accuracy": accuracy,
-            "brier": _brier(np.einsum("mkrk->mr", sums[:, :, 2]), probabilities),
+            # half the mean squared distance to the one-hot label: sum p^2 - 2 p[y] + 1
+            "brier": (squares - 2 * own + n) / (2 * n),
         }
     one_class = (count > 0).sum(2) < 2
     for name in NEED_TWO_CLASSES:
@@ -197,12 +228,6 @@ def scores(labels, probabilities) -> dict[str, np.ndarray]:
 def _auc(rank_sums, count, n):
     each = (rank_sums - count * (count + 1) / 2) / (count * (n - count))
     return each[..., 1] if each.shape[2] == 2 else mean_defined(each, 2)
-
-
-def _brier(own, probabilities):
-    """Half the mean squared distance to the one-hot label: sum p^2 - 2 p[y] + 1."""
-    n = len(probabilities)
-    return ((probabilities**2).sum((0, 2)) - 2 * own + n) / (2 * n)
 
 
 def scores_by_group(labels, probabilities, groups) -> dict[str, np.ndarray]:
@@ -325,11 +350,9 @@ def refitted_scores(null, groups) -> dict[str, np.ndarray]:
         null: Null.
         groups: int (n,), 0 to the number of groups - 1.
     """
-    each = [
-        scores_by_group(labels[None], said[:, None], groups)
-        for labels, said in zip(null.labels, null.probabilities.swapaxes(0, 1), strict=True)
-    ]
-    return {name: np.concatenate([mean_defined(one[name], 0) for one in each]) for name in each[0]}
+    rows = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    each = [own_scores(null.labels[:, at], null.probabilities[at]) for at in rows]
+    return {name: mean_defined(np.stack([one[name] for one in each]), 0) for name in each[0]}
 
 
 def permutation_p(name, value, null, shared) -> float:
