@@ -180,3 +180,29 @@ def test_a_null_of_other_rows_is_refused(study):
     store.write(null, rows)
     with pytest.raises(InputError, match=r"nulls/one\.h5: of other rows than the predictions"):
         scored(study, (predictions, null))
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_a_control_as_high_as_the_score_is_said(study, leaks):
+    """Where moved labels are told as well as the true ones, p does not speak of the labels."""
+    study.x[study.sources[0]] = features(study.table, study.y, effect=2.0)
+    predictions, null = trained(study, {}, {"refits": 0})
+    rows = store.open(predictions).load()
+    if leaks:  # the control is right where the model of the true labels is
+        right = np.take_along_axis(rows.array[:, 0], rows.table[["y"]].to_numpy(int), 1)
+        moved = rows.table["y_shuffled"].to_numpy()[:, None] == np.arange(2)
+        rows.array[:, 1] = np.where(moved, right, 1 - right)
+        store.write(predictions, rows)
+    result = scored(study, (predictions, null))
+    first = result["metrics"][0]
+    assert first["p"] <= 0.05
+    assert ("control" in result["flags"]) == leaks
+    said = [line for line in result["warnings"] if "paired by subject the difference" in line]
+    assert len(said) == leaks
+    if leaks:
+        assert first["control"] == pytest.approx(first["value"])
+        assert (
+            f"scores {first['value']:.2f}, the labels as they are {first['value']:.2f}" in said[0]
+        )
+    else:
+        assert result["over_control"]["low"] > 0

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from engram import store
+from engram import flags, store
 from engram.planning import components
+from engram.scores import caveats
 
 MOST_GROUPS = 8  # of one fact; nor may there be more than half as many as subjects
 
@@ -84,6 +85,8 @@ def evaluate(predictions, baseline, x, scores, spec, null=None):
     table = store.open(predictions).table
     result["groups"] = groups(table, header.get("facts", {}), result["metrics"])
     result = plain(result)
+    if caveats.control_as_high(result):
+        result["flags"] = flags.ordered([*result["flags"], "control"])
     result["warnings"] = list(task.warnings(result))
     with store.replaced(scores) as temporary:
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)

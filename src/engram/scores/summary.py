@@ -4,6 +4,7 @@ import numpy as np
 
 from engram.measures.inference import (
     arrangements,
+    bounded_interval,
     interval,
     kind,
     mean_defined,
@@ -41,9 +42,11 @@ def summarise(this, shared, settings) -> dict:
 
     Returns:
         dict with metrics (columns of `engram.scores.evaluation`; NaN stands for what does not
-        exist); pooled, whether balanced accuracy had to be; undefined, subjects that it leaves out;
-        p_min, the smallest p possible; null, see `engram.scores.evaluation`; majority, by metric
-        the score of always naming the class most frequent in training.
+        exist); over_control, difference, low and high of what balanced accuracy is above that of
+        the control, paired by subject, or None; pooled, whether balanced accuracy had to be;
+        undefined, subjects that it leaves out; p_min, the smallest p possible; null, see
+        `engram.scores.evaluation`; majority, by metric the score of always naming the class most
+        frequent in training.
     """
     rng = np.random.default_rng(SEED)
     labels = arrangements(this.y, this.table, settings.permutations, rng)
@@ -62,6 +65,7 @@ def summarise(this, shared, settings) -> dict:
         "metrics": [{"metric": name, **line} for name, line in lines.items()],
         "pooled": pooled,
         "undefined": undefined,
+        "over_control": None if pooled else _over_control(this, settings),
         "p_min": smallest_p(this.y, known),
         "null": {
             "kind": "refitted" if this.null else "fixed",
@@ -132,7 +136,7 @@ def _interval(name, subjects, shared, settings, resampled=None):
         low, high = percentile_interval(resampled, settings.confidence)
         return {"low": low, "high": high, "interval": "bootstrap"}
     values = subjects[~np.isnan(subjects)]
-    low, high = interval(values, LIMITS[name], settings.confidence, shared)
+    low, high = bounded_interval(values, LIMITS[name], settings.confidence, shared)
     return {"low": low, "high": high, "interval": kind(shared)}
 
 
@@ -206,6 +210,19 @@ def _control(this, groups, settings):
     labels = arrangements(this.moved, this.table, settings.permutations, rng)
     found = observed(this.moved, probabilities, groups)
     return found, null_scores(labels, probabilities, groups)
+
+
+def _over_control(this, settings):
+    """What the first score is above that of the control, paired by subject, with its interval."""
+    if this.real.all():
+        return None
+    _, groups = _groups(this, False)
+    control = observed(this.moved, this.probabilities[:, ~this.real], groups)
+    mine = _by_subject(this, False)["balanced_accuracy"]
+    above = mine - control["balanced_accuracy"].mean(1)
+    above = above[~np.isnan(above)]
+    low, high = interval(above, (-1, 1), settings.confidence, this.shared)
+    return {"difference": mean_defined(above), "low": low, "high": high}
 
 
 def _by_subject(these, pooled):
