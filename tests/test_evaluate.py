@@ -11,6 +11,7 @@ import retrieving
 import sklearn.metrics as sk
 import yaml
 from scipy import stats
+from scipy.special import expit, logit
 from scoring import experiment, inputs, reference, switching, table
 
 from engram import store
@@ -273,6 +274,9 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
         assert row[name] == pytest.approx(one.mean())
         n, error = len(one), one.std(ddof=1) * np.sqrt(1 / len(one) + 1 / (len(one) - 1))
         low, high = stats.t.interval(confidence, n - 1, one.mean(), error)
+        if name == "value":  # by the delta method on the scale of the logit
+            slope = one.mean() * (1 - one.mean())
+            low, high = expit(logit(one.mean()) + (np.array([low, high]) - one.mean()) / slope)
         keys = ("difference_low", "difference_high") if name == "difference" else ("low", "high")
         assert [row[key] for key in keys] == pytest.approx([low, high])
     assert row["difference_low"] < row["difference"] < 0

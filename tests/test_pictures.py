@@ -136,6 +136,8 @@ def test_the_null_is_that_of_shuffling_the_similarity_matrix(study, scores):
     assert values.array[:, 0, 3].mean() == pytest.approx(observed["value"], abs=1e-6)
     expected = (1 + (np.array(null) >= observed["value"]).sum()) / 401
     assert observed["p"] == pytest.approx(expected, abs=0.12)
+    band = np.quantile(null, [0.025, 0.975])
+    assert [observed["null_low"], observed["null_high"]] == pytest.approx(band, abs=np.std(null))
 
 
 def test_dialects_and_sizes_have_names_of_their_own_and_never_meet(study):

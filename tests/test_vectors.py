@@ -579,6 +579,9 @@ def test_the_null_exchanges_images(drawn):
         assert row["p"] == pytest.approx((1 + better.sum()) / 121, abs=0.1)
         if row["metric"] != "r2":  # of which chance is the training mean
             assert row["chance"] == pytest.approx(values.mean(), abs=4 * values.std() / 120**0.5)
+            band = np.quantile(values, [0.025, 0.975])
+            assert [row["null_low"], row["null_high"]] == pytest.approx(band, abs=values.std())
+    assert found["null"] == {"kind": "fixed", "n": 400, "floor": 1 / 401}
 
 
 def test_intervals_are_no_narrower_than_those_of_drawing_subjects_and_images_anew(drawn):

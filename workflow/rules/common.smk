@@ -271,6 +271,11 @@ def baseline_predictions(wildcards):
     return plan.baseline_predictions(wildcards.experiment)
 
 
+@signed
+def null_stores(wildcards):
+    return plan.null(wildcards.experiment)
+
+
 def compared_scores(wildcards):
     names = plan.compared_sources(wildcards.comparison)
     return [plan.own(f"scores/{name}.json") for name in names]

@@ -10,7 +10,7 @@ such intervals hold the truth and such tests reject it.
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, logit, stdtr, stdtrit
 
 TOLERANCE = 1e-9  # equal arrangements summed in another order still count as equal
 
@@ -35,6 +35,28 @@ def interval(values, limits, confidence, shared) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.clip(t_interval(values, confidence, shared), *limits)
     return float(low), float(high)
+
+
+def bounded_interval(values, limits, confidence, shared) -> tuple[float, float]:
+    """Confidence interval of a mean score over subjects, on the logit scale of its range.
+
+    Student's t of the mean as in `interval`, carried to log((mean - lowest) / (highest - mean)) by
+    the delta method and back, so that it never leaves the range (Brown, Cai & DasGupta 2001.
+    Interval estimation for a binomial proportion. Statistical Science 16). Near a limit the scores
+    of subjects crowd together, whatever the model of another study would have reached: a plain
+    interval of 4 subjects held the truth in 90 %.
+
+    Args, returns: as of `interval`; both limits are finite.
+    """
+    low, high = interval(values, limits, confidence, shared)
+    lowest, highest = limits
+    share = (np.mean(values) - lowest) / (highest - lowest) if len(values) else np.nan
+    if not 0 < share < 1 or np.isnan(low):
+        return low, high
+    low, high = t_interval(values, confidence, shared)
+    half = (high - low) / 2 / (highest - lowest) / (share * (1 - share))
+    ends = expit(logit(share) + np.array([-half, half]))
+    return tuple((lowest + (highest - lowest) * ends).tolist())
 
 
 def train_each_other(table) -> bool:

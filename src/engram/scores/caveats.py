@@ -1,9 +1,24 @@
 """What a reader has to know before believing a score, one sentence each."""
 
 MANY = 0.5  # share of excluded windows worth a warning
+LEVEL = 0.05  # p up to which a score is called better than chance
 CONTROL = 0.025  # p below which the control trained on moved labels is not at chance
 UNLIKE = 0.05  # share of rows unlike those of training that is worth a warning
 TIME = 0.1  # R^2 above which the time in the scan is readable
+
+
+def control_as_high(result) -> bool:
+    """Whether the control scores as high as the experiment, although p says yes.
+
+    As high: what the score is above it may be nothing, its interval paired by subject holds 0; and
+    of what the score is above chance, the control has half or more. A control is one draw from the
+    null: with p at 0.05 one in six has half by luck, almost none all of it.
+    """
+    first, above = result["metrics"][0], result.get("over_control")
+    if not above or above["low"] is None or first["p"] is None or first["p"] > LEVEL:
+        return False
+    half = (first["value"] + first["chance"]) / 2
+    return above["low"] <= 0 and first["control"] >= half
 
 
 def caveats(result) -> list[str]:
@@ -105,6 +120,12 @@ def _statistics(result):
         yield (
             f"The control trained on moved labels scores {first['control']:.2f} balanced accuracy "
             f"(p = {control:.2g}), above chance: something other than the labels leaks."
+        )
+    if "control" in result["flags"]:
+        yield (
+            f"The control trained on moved labels scores {first['control']:.2f}, the labels as "
+            f"they are {first['value']:.2f}: paired by subject the difference may be none, so that "
+            f"p = {first['p']:.2g} is no reason to believe the score."
         )
     yield from of_baseline(result)
 

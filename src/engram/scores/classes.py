@@ -15,21 +15,22 @@ from engram.scores.settings import SEED, settings
 from engram.scores.summary import of_prior, summarise
 
 
-def score(predictions, baseline, x, spec) -> dict:
+def score(predictions, baseline, x, spec, null=None) -> dict:
     """Scores of out-of-fold probabilities, see `engram.scores.evaluation.evaluate`.
 
-    Chance is what the same predictions score against labels shifted around within their
-    scans.  Where no subject has rows of two classes, the class belongs to the subject: all that
-    is predicted for it is averaged, and every subject counts once.  A comparison with the
-    baseline rests on the rows that both predict.
+    Chance is what models score that were trained again on labels shifted around within their scans,
+    or, without `null`, what the same predictions score against such labels. Where no subject has
+    rows of two classes, the class belongs to the subject: all that is predicted for it is averaged,
+    and every subject counts once. A comparison with the baseline rests on the rows that both
+    predict.
 
     Args:
         predictions: path of a predictions store, probabilities (n, runs, classes).
-        baseline, x: as for `evaluate`.
+        baseline, x, null: as for `evaluate`.
         spec: its `evaluation` holds fields of `Settings`.
 
     Returns:
-        dict with metrics (see `summarise`, as are pooled, undefined, p_min, baseline_rows and
+        dict with metrics (see `summarise`, as are pooled, undefined, p_min, null, baseline_rows and
         majority); majority_of_model, the last of the rows that an applied model was trained on, or
         None; classes; sample; confusion; calibration; probes; macro_precision; settings.
 
@@ -38,7 +39,7 @@ def score(predictions, baseline, x, spec) -> dict:
             row is missing in `x`, or a key of the evaluation is unknown.
     """
     chosen = settings(spec["evaluation"])
-    this = rows = classification.read(predictions)
+    this = rows = classification.read(predictions, null)
     shared = _shared(rows, baseline)
     both = len(shared[0].y) if shared else None
     if rows.of_subjects:

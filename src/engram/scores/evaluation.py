@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from engram import store
+from engram import flags, store
 from engram.planning import components
+from engram.scores import caveats
 
 MOST_GROUPS = 8  # of one fact; nor may there be more than half as many as subjects
 
@@ -22,7 +23,7 @@ COLUMNS = (
 BESIDE = {"null": None, "rivals": [], "sensitivity": None}
 
 
-def evaluate(predictions, baseline, x, scores, spec):
+def evaluate(predictions, baseline, x, scores, spec, null=None):
     """Score the predictions of one experiment and write the scores file, JSON without NaN.
 
     The module of the task in `engram.scores` does it: `score(predictions, baseline, x, spec)`
@@ -62,18 +63,20 @@ def evaluate(predictions, baseline, x, scores, spec):
             difference with interval and p.
         spec: dict with task, experiment, baseline (its name or None), generalises_to and
             evaluation.
+        null: path of what models of moved labels say, see `engram.tasks.null`, or None.
 
     Raises:
         InputError: the predictions are incomplete or do not suit the baseline or `x`.
     """
     task = components.module("scores", spec["task"])
     header = store.open(predictions).header
+    again = {"null": null} if null and len(store.open(null)) else {}
     result = {
         **{key: spec[key] for key in ("experiment", "task", "generalises_to", "baseline")},
         **{key: header[key] for key in ("flags", "sources", "inputs", "targets", "runs")},
         **{key: header[key] for key in ("applied",) if key in header},
         **BESIDE,
-        **task.score(predictions, baseline, x, spec),
+        **task.score(predictions, baseline, x, spec, **again),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]
     if "recording" in result["flags"]:
@@ -82,6 +85,8 @@ def evaluate(predictions, baseline, x, scores, spec):
     table = store.open(predictions).table
     result["groups"] = groups(table, header.get("facts", {}), result["metrics"])
     result = plain(result)
+    if caveats.control_as_high(result):
+        result["flags"] = flags.ordered([*result["flags"], "control"])
     result["warnings"] = list(task.warnings(result))
     with store.replaced(scores) as temporary:
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)

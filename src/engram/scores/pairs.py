@@ -6,9 +6,11 @@ import pandas as pd
 from engram import store
 from engram.errors import InputError
 from engram.measures import inference, ranking
+from engram.scores import over_images
 from engram.scores.pairing import pairing
 
 INTERVALS = ("top1", "top3", "top5", "mrr", "mean_rank")
+PAIRINGS = 1000  # of pictures with what was seen, for p
 
 
 def score(predictions, baseline, x, spec) -> dict:
@@ -39,6 +41,7 @@ def score(predictions, baseline, x, spec) -> dict:
     predicted = {row["metric"]: _predicted(attainable, row["metric"]) for row in metrics}
     return {
         "metrics": metrics,
+        "null": over_images.fixed(PAIRINGS),
         "candidates": len(this.header["candidates"]),
         "sample": {
             "subjects": int(this.table["subject"].nunique()),
@@ -120,12 +123,15 @@ def _metrics(this, paired):
 
 def _tested(this, paired, value):
     """What is known of top-1 alone: its p, and the gain over the baseline."""
-    p = ranking.permutation(this.similarity[:, this.real].swapaxes(0, 1), this.truth)[2]
+    similarity = this.similarity[:, this.real].swapaxes(0, 1)
+    _, null, p = ranking.permutation(similarity, this.truth, resamples=PAIRINGS)
+    null_low, null_high = inference.percentile_interval(null, 0.95)
+    tested = {"p": p, "null_low": null_low, "null_high": null_high}
     if not paired:
-        return {"p": p}
+        return tested
     low, high = paired["interval"]
     return {
-        "p": p,
+        **tested,
         "baseline": value - paired["gain"],
         "difference": paired["gain"],
         "difference_low": low,

@@ -42,6 +42,7 @@ def score(predictions, baseline, x, spec) -> dict:
         "metrics": over_images.metrics(
             subjects, other.measured() if other else None, chosen, _chance, less
         ),
+        "null": over_images.fixed(chosen.permutations),
         "candidates": max(len(one.images) for one in subjects.values()),
         **{key: this.header[key] for key in ("protocol", "zscore", "decoder", "comparison")},
         "sample": {

@@ -20,12 +20,13 @@ from engram.measures.inference import (
     jackknife,
     kind,
     mean_defined,
+    percentile_interval,
     permutation_p,
     smallest_p,
     t_test,
     train_each_other,
 )
-from engram.scores import caveats
+from engram.scores import caveats, classification
 from engram.scores.probes import probe
 from engram.scores.settings import SEED, settings
 
@@ -42,6 +43,8 @@ class Predictions:
         expected, expected_moved: float64 (n,), the mean of the training rows of either.
         table: n rows of facts; header: of the store.
         real: bool (runs,), False for the control.
+        null: float64 (n, series, 3), what models of moved numbers predict, what they expect and
+            what they were trained on, see `engram.tasks.values.null`; None where there are none.
     """
 
     predicted: np.ndarray
@@ -52,16 +55,17 @@ class Predictions:
     table: pd.DataFrame
     header: dict
     real: np.ndarray
+    null: np.ndarray | None = None
 
     def rows(self, positions) -> "Predictions":
         """Some rows of these predictions."""
+        return self._each(lambda values: values[positions], positions)
+
+    def _each(self, change, rows):
         arrays = (self.predicted, self.y, self.moved, self.expected, self.expected_moved)
-        return Predictions(
-            *(values[positions] for values in arrays),
-            self.table.iloc[positions],
-            self.header,
-            self.real,
-        )
+        null = None if self.null is None else change(self.null)
+        table = self.table.iloc[rows]
+        return Predictions(*map(change, arrays), table, self.header, self.real, null)
 
     def by_subject(self) -> "Predictions":
         """One row a subject: means of what its rows are and of what is predicted for them."""
@@ -75,10 +79,7 @@ class Predictions:
             np.add.at(sums, of_row, values)
             return sums / rows.reshape(-1, *[1] * (values.ndim - 1))
 
-        arrays = (self.predicted, self.y, self.moved, self.expected, self.expected_moved)
-        return Predictions(
-            *map(mean, arrays), self.table.iloc[first], self.header, self.real
-        )  # fmt: skip
+        return self._each(mean, first)
 
     @property
     def of_control(self) -> "Predictions":
@@ -179,35 +180,37 @@ SCORES = {
 # ---- the stage ----------------------------------------------------------------------------
 
 
-def score(predictions, baseline, x, spec) -> dict:
+def score(predictions, baseline, x, spec, null=None) -> dict:
     """Scores of out-of-fold numbers, see `engram.scores.evaluation.evaluate`.
 
-    Intervals, p and gains rest on subjects. Chance is the training mean, which explains nothing
-    and errs by as much as it does; of correlations, which it has none, the mean under the null.
-    The null exchanges the numbers of subjects, or shifts series within their scans. A comparison
-    with the baseline rests on the rows that both predict.
+    Intervals, p and gains rest on subjects. Chance is the training mean, which explains nothing and
+    errs by as much as it does; of correlations, which it has none, the mean under the null. The
+    null exchanges the numbers of subjects, or shifts series within their scans; with `null` models
+    were trained again on these, and chance is what they score. A comparison with the baseline rests
+    on the rows that both predict.
 
     Args:
         predictions: path of a predictions store, numbers (n, runs, 1), see `engram.tasks.values`.
-        baseline, x: as for `evaluate`.
+        baseline, x, null: as for `evaluate`.
         spec: its `evaluation` holds fields of `Settings`.
 
     Returns:
         dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
         people, of every subject what it is, what is predicted and the fold; sample; undefined,
-        subjects without a correlation; p_min, the smallest p possible; baseline_rows, how many
-        both predict, or None; probes; settings.
+        subjects without a correlation; p_min, the smallest p possible; null; baseline_rows, how
+        many both predict, or None; probes; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
             row is missing in `x`.
     """
-    chosen, rows = settings(spec["evaluation"]), _read(predictions)
+    chosen, rows = settings(spec["evaluation"]), _read(predictions, null)
     within = _varies(rows)
     this = rows if within else rows.by_subject()
     shared = _shared(rows, baseline)
     labels = _arrangements(this.y, this.table, within, chosen)
     metrics = _metrics(this, labels, within, chosen, shared)
+    series = labels if this.null is None else this.null[..., 2].T
     (of_subjects,) = (row["subjects"] for row in metrics if row["metric"] == "pearson_r")
     return {
         "metrics": metrics,
@@ -216,14 +219,19 @@ def score(predictions, baseline, x, spec) -> dict:
         "people": _people(rows),
         "sample": _sample(rows),
         "undefined": [name for name, value in of_subjects.items() if np.isnan(value)],
-        "p_min": smallest_p(this.y, labels),
+        "p_min": smallest_p(this.y, series),
+        "null": {
+            "kind": "fixed" if this.null is None else "refitted",
+            "n": len(series),
+            "floor": smallest_p(this.y, series),
+        },
         "baseline_rows": len(shared[0].y) if shared else None,
         "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
         "settings": dataclasses.asdict(chosen),
     }
 
 
-def _read(path):
+def _read(path, null=None):
     rows = store.open(path).load()
     real = np.array([not run["shuffled"] for run in rows.header["runs"]])
     if not np.isfinite(rows.array).all():
@@ -233,7 +241,9 @@ def _read(path):
     moved = "" if real.all() else "_shuffled"
     columns = ("y", f"y{moved}", "expected", f"expected{moved}")
     facts = (rows.table[column].to_numpy(float) for column in columns)
-    return Predictions(rows.array[..., 0].astype(float), *facts, rows.table, rows.header, real)
+    series = classification.refitted(null, rows).astype(float) if null else None
+    predicted = rows.array[..., 0].astype(float)
+    return Predictions(predicted, *facts, rows.table, rows.header, real, series)
 
 
 def _shared(this, baseline):
@@ -273,11 +283,11 @@ def _metrics(this, labels, within, chosen, shared):
     found = []
     for name, score in SCORES.items():
         value, seeds, line = describe(name, score, this, compared, chosen)
-        null = mean_defined(_values(score, labels, this, within).mean(2), 0)
+        null = _null(score, labels, this, within)
         line |= {
             "metric": name,
             "value": value,
-            "chance": _chance(name, score, this, within, null),
+            **_chance(name, score, this, within, null, chosen),
             "p": _p(score, value, null),
             "seed_sd": _spread(seeds),
         }
@@ -308,14 +318,30 @@ def _values(score, labels, this, within, predicted=None):
     )
 
 
-def _chance(name, score, this, within, null):
-    """What saying the training mean scores; of a correlation the mean under the null."""
+def _null(score, labels, this, within):
+    """The score under the null, float (m,): by models of each series, or by predictions as are."""
+    if this.null is None:
+        return mean_defined(_values(score, labels, this, within).mean(2), 0)
+    found = []
+    for predicted, expected, y in this.null.transpose(1, 2, 0):
+        of = dataclasses.replace(this, expected=expected)
+        found.append(mean_defined(_values(score, y[None], of, within, predicted[:, None])[:, 0, 0]))
+    return np.array(found)
+
+
+def _chance(name, score, this, within, null, chosen):
+    """Mean and middle of the null; of predictions that are fixed, what the training mean scores.
+
+    Under moved numbers such predictions err by more than who sees no input.
+    """
+    low, high = percentile_interval(null, chosen.confidence)
+    if this.null is not None or name in ("pearson_r", "spearman_r"):
+        return {"chance": mean_defined(null), "null_low": low, "null_high": high}
     if name == "r2":
-        return 0.0
-    if name == "mae":
-        expected = this.expected[:, None]
-        return mean_defined(_values(score, this.y[None], this, within, expected).mean((1, 2)))
-    return mean_defined(null)
+        return {"chance": 0.0}
+    expected = this.expected[:, None]
+    found = _values(score, this.y[None], this, within, expected).mean((1, 2))
+    return {"chance": mean_defined(found)}
 
 
 def _p(score, value, null):

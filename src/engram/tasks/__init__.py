@@ -24,13 +24,14 @@ from safetensors.numpy import save_file
 from engram import flags, store
 from engram.planning import components
 from engram.store import Rows
+from engram.tasks.null import refitted
 from engram.tasks.refit import keeps, refit
 from engram.training import of_view
 
 SHOWN = 5  # names of missing channels in a sentence
 
 
-def train(x, y, model, predictions, latents, spec, made_by, device):
+def train(x, y, model, predictions, latents, spec, made_by, device, null=None):
     """Stage `train`: every fold and every run of one experiment, and the model kept for use.
 
     Runs are the seeds of the experiment and one control, whose labels are moved away from
@@ -45,6 +46,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
             `head` (kind and options) and `recipe`, what makes the rows of each source.
         made_by: provenance of the job, for the headers.
         device: "cpu" or "cuda".
+        null: path to write what models of moved labels say, see `engram.tasks.null`; None: none is
+            made.
 
     Raises:
         InputError: the rows do not suit the task or the head.
@@ -80,6 +83,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         if kept[0]:
             kept[0].update(_digests(x, kept[1]["sources"], task.table.index))
     _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
+    if null:
+        store.write(null, refitted(head, options, kind, task, candidates, device, header))
     store.write(predictions, *predicted)
 
 

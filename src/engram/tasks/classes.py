@@ -77,6 +77,12 @@ def predictions(outputs, task, header) -> list[Rows]:
     return [Rows(outputs, facts, header | {"classes": task.classes})]
 
 
+def null(outputs, task) -> np.ndarray:
+    """Probabilities of models of moved labels and, last, these labels: (n, runs, classes + 1)."""
+    labels = np.stack([run.y for run in task.runs], 1)[task.tested]
+    return np.concatenate([outputs, labels[..., None].astype(outputs.dtype)], axis=2)
+
+
 def _runs(task, seeds):
     control = splits.control(task.y, task.table, np.random.default_rng(0))
     return [*(Run(seed, False, task.y) for seed in range(seeds)), Run(0, True, control)]

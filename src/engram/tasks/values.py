@@ -102,6 +102,16 @@ def predictions(outputs, task, header) -> list[Rows]:
     return [Rows(outputs, facts.iloc[task.tested].assign(fold=task.tested_by), header)]
 
 
+def null(outputs, task) -> np.ndarray:
+    """Numbers predicted by models of moved ones, the mean of their training rows and the moved.
+
+    Returns:
+        float64 (n, runs, 3).
+    """
+    facts = [np.stack([_expected(task, run.y), run.y], 1) for run in task.runs]
+    return np.concatenate([outputs, np.stack(facts, 1)[task.tested]], axis=2)
+
+
 def _expected(task, y):
     """Mean of the rows that train and validate, by the fold that tests a row, float (n,)."""
     expected = np.full(len(y), task.facts.get("expected", np.nan))
