@@ -73,7 +73,8 @@ def test_what_a_study_leaves_out_is_what_the_schema_says(study):
     validate(this, str(ROOT / "workflow/schemas/config.schema.yaml"))  # by jsonschema, in place
     assert found == this != given
     assert found["evaluation"] == {
-        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True
+        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True,
+        "margin": None,
     }  # fmt: skip
 
 

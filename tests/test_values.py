@@ -447,11 +447,15 @@ def test_the_gain_over_a_baseline_is_paired_by_subject(tmp_path):
     low, high = stats.t.interval(0.95, 14, (errors - others).mean(), stats.sem(errors - others))
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
     assert row["difference_p"] == pytest.approx(inference.t_test(errors - others, shared=True))
+    assert row["detectable"] == inference.claims(errors - others, shared=True)["detectable"] > 0
     row = metric(result, "pearson_r")
     r, s = stats.pearsonr(y, p[:, 0])[0], stats.pearsonr(y, q[:, 0])[0]
     assert (row["baseline"], row["difference"]) == pytest.approx((s, r - s))
     assert row["difference_low"] < row["difference"] < row["difference_high"]
     assert row["difference_p"] < 0.05
+    error = (row["difference_high"] - row["difference_low"]) / 2 / stats.t.isf(0.025, 14)
+    power = stats.nct.sf(stats.t.isf(0.025, 14), 14, row["detectable"] / error)
+    assert power == pytest.approx(0.8, abs=1e-6)
     itself = scored(tmp_path, one, beside=[one], baseline="itself")
     for row in itself["metrics"]:
         assert (row["difference"], row["difference_p"]) == (0, 1)

@@ -72,7 +72,7 @@ def _complete_comparison(config, name):
     plan, this = Plan(config), config["comparisons"][name]
     first = next(iter(plan.members(name)))
     views = [source.partition("/")[0] for source in plan.sources(first)]
-    models = [one for one in this["backbones"] if _is_model(plan, one)]
+    models = [one for one in this["backbones"] if plan.has_weights(one)]
     if not models or plan.task(first) not in TASKS or not _of_series(plan, views):
         return
     there = [s.partition("/")[2] for one in plan.compared_sources(name) for s in plan.sources(one)]
@@ -101,7 +101,7 @@ def _complete_experiment(config, name):
     if this is None or "model" in this or plan.task(name) not in TASKS:
         return
     for view, _, model in (source.partition("/") for source in plan.sources(name)):
-        if not model or not _is_model(plan, model) or not _of_series(plan, [view]):
+        if not model or not plan.has_weights(model) or not _of_series(plan, [view]):
             continue
         there = _beside(plan, this, view)
         rows = [_backbone(config, kind) for kind in _missing(plan, view, there)]
@@ -142,10 +142,6 @@ def _missing(plan, view, there):
     """Kinds of baselines that a model of the view lacks beside the backbones `there`."""
     kinds = {plan.backbone(one)["kind"] for one in there}
     return [kind for kind in BASELINES[plan.kind_of_view(view)] if kind not in kinds]
-
-
-def _is_model(plan, backbone):
-    return "weights" in components.fields("backbones", plan.backbone(backbone)["kind"])
 
 
 def _lacks_twin(plan, backbone, there):

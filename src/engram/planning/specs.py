@@ -162,14 +162,13 @@ class Specs:
 
     def _evaluate_spec(self, experiment):
         probed = self._probed(experiment)
-        settings = {"evaluation": self.config.get("evaluation", {})} if probed else {}
         return {
             "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
             "generalises_to": self._generalises_to(experiment),
             "sources": self._counted(experiment, probed),
-            **settings,
+            "evaluation": self.config.get("evaluation", {}),
         }
 
     def _card_spec(self, experiment):
@@ -224,6 +223,7 @@ class Specs:
                     "sources": [[s, len(self.stores(name, s))] for s in sources],
                     "is_baseline": name == self.config["comparisons"][comparison]["baseline"],
                     "control_of": controls.get(name),
+                    "role": self.role(name),
                 }
                 for name, sources in self.compared_sources(comparison).items()
             ],

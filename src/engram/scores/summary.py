@@ -4,6 +4,8 @@ import numpy as np
 
 from engram.measures.inference import (
     arrangements,
+    claims,
+    detectable,
     interval,
     kind,
     mean_defined,
@@ -148,7 +150,7 @@ def _gains(shared, settings):
     p is twice the share of draws on the other side of 0 (Efron & Tibshirani 1993, ch. 16).
     """
     mine, theirs = (_resampled(these, settings) for these in shared)
-    found = {}
+    subjects, found = shared[0].table["subject"].nunique(), {}
     for name in mine:
         drawn = (mine[name] - theirs[name])[~np.isnan(mine[name] - theirs[name])]
         low, high = percentile_interval(drawn, settings.confidence)
@@ -157,8 +159,17 @@ def _gains(shared, settings):
             "difference_low": low,
             "difference_high": high,
             "difference_p": min(1.0, 2 * (1 + beyond) / (1 + len(drawn))),
+            "detectable": detectable([drawn.std()], [subjects - 1]),
+            "equivalence_p": _equivalence(drawn, settings.margin),
         }
     return found
+
+
+def _equivalence(drawn, margin):
+    if margin is None:
+        return None
+    beyond = max((drawn >= margin).sum(), (drawn <= -margin).sum())
+    return (1 + beyond) / (1 + len(drawn))
 
 
 def _null(name, null, settings):
@@ -216,4 +227,5 @@ def _difference(name, compared, shared, settings):
         "difference_low": low,
         "difference_high": high,
         "difference_p": t_test(gained, shared),
+        **claims(gained, settings.margin, shared),
     }

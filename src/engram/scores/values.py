@@ -16,6 +16,8 @@ from engram import store
 from engram.errors import InputError
 from engram.measures.inference import (
     arrangements,
+    claims,
+    claims_of_interval,
     interval,
     jackknife,
     kind,
@@ -371,15 +373,20 @@ def _gained(name, compared, of_seeds, chosen):
         return float(of_seeds(mine, at).mean() - of_seeds(theirs, at).mean())
 
     difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
+    claimed = claims_of_interval(
+        difference, low, high, len(every) - 1, chosen.confidence, chosen.margin
+    )
     if name == "mae":
         one, other = (np.array(list(_errors(these).values())) for these in compared)
-        p = t_test(one - other, train_each_other(mine.table))
+        shared = train_each_other(mine.table)
+        p, claimed = t_test(one - other, shared), claims(one - other, chosen.margin, shared)
     return {
         "baseline": float(of_seeds(theirs, every).mean()),
         "difference": difference,
         "difference_low": low,
         "difference_high": high,
         "difference_p": p,
+        **claimed,
     }
 
 
@@ -411,6 +418,7 @@ def _within(name, score, this, compared, chosen):
             "difference_low": low,
             "difference_high": high,
             "difference_p": t_test(gained, shared),
+            **claims(gained, chosen.margin, shared),
         }
     return mean_defined(subjects), mean_defined(each, 0), line
 
