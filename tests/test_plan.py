@@ -80,14 +80,32 @@ def test_what_a_study_leaves_out_is_what_the_schema_says(study):
 
 #: Studies of models of series, which get baselines and twins that they do not name.
 OF_SERIES = [name for name in STUDIES if name == "semantoks" or name.startswith("brain_jepa")]
+#: Studies of models of EEG spectrograms.
+OF_EEG = ["backbones", "backbones_random", "fatwake", "neurobolt", "null"]
 #: Those, and a study that applies models, whose baselines are applied with them.
-EXTENDED = [*OF_SERIES, "apply_simulated"]
+EXTENDED = [*OF_SERIES, *OF_EEG, "apply_simulated"]
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name not in EXTENDED])
-def test_a_study_without_a_model_of_series_gets_no_rows_that_it_does_not_name(study, name):
+def test_a_study_without_a_model_of_series_or_eeg_gets_no_rows_that_it_does_not_name(study, name):
     given = study(name)
     assert completed(given) == given
+
+
+@pytest.mark.parametrize("name", OF_EEG)
+def test_models_of_eeg_spectrograms_stand_beside_band_power_a_network_and_covariances(study, name):
+    given = study(name)
+    found = completed(given)
+    added = [one for one in found["experiments"] if one not in given["experiments"]]
+    heads = {found["experiments"][one]["head"] for one in added}
+    assert ("linear_tangent" in heads) == (name != "fatwake")  # it has one channel
+    written = copy.deepcopy(found)
+    for experiment in written["experiments"].values():
+        experiment.pop("automatic", None)
+    for comparison in written.get("comparisons", {}).values():
+        comparison.pop("automatic", None)
+    configuration.check(written, SCHEMA)
+    assert completed(found) == found
 
 
 def test_a_backbone_is_compared_with_the_weights_that_its_pretraining_began_with():
