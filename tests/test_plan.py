@@ -393,6 +393,28 @@ def test_training_is_told_every_input_that_it_may_choose(config):
     assert len(this.x("eeg_clip")) == 4 * units
 
 
+def test_training_with_fewer_subjects_is_a_setting_of_training(config):
+    before = plan.Plan(config).spec("train", experiment="eeg_clip")
+    config["experiments"]["eeg_clip"]["train_subjects"] = [2, 3]
+    configuration.check(config, SCHEMA)
+    this = plan.Plan(config)
+    after = this.spec("train", experiment="eeg_clip")
+    assert after["experiment"] == before["experiment"] | {"train_subjects": [2, 3]}
+    other = this.spec("train", experiment="eeg_cnn")
+    assert "train_subjects" not in other["experiment"]
+    config["experiments"]["eeg_clip"]["folds"] = "blocked"
+    with pytest.raises(InputError, match="eeg_clip.train_subjects: folds blocked leave out no sub"):
+        configuration.check(config, SCHEMA)
+
+
+def test_pictures_are_not_found_with_fewer_subjects(study):
+    this = study("things_eeg2_simulated")
+    name = next(iter(plan.Plan(this).tasks()["pairs"]))
+    this["experiments"][name]["train_subjects"] = [2]
+    with pytest.raises(InputError, match="train_subjects: its task is pairs, so that fewer"):
+        configuration.check(this, SCHEMA)
+
+
 def test_what_an_evaluation_is_told(config):
     config["evaluation"] = {"bootstrap": 300, "confidence": 0.9}
     this = plan.Plan(config)

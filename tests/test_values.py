@@ -461,6 +461,28 @@ def test_the_gain_over_a_baseline_is_paired_by_subject(tmp_path):
         assert (row["difference"], row["difference_p"]) == (0, 1)
 
 
+def test_the_curve_of_numbers_is_their_r2_by_the_number_of_subjects(tmp_path):
+    study = Study(tmp_path, subjects=20)
+    path = study.train(train_subjects=[4, 9])
+    few, more, whole = scored(tmp_path, path)["learning_curve"]
+    assert [one["subjects"] for one in (few, more, whole)] == [4, 9, 12]
+    first = metric(scored(tmp_path, study.train()), "r2")
+    assert whole == {"subjects": 12, "validation": 4} | {
+        key: first[key] for key in ("value", "low", "high", "seed_sd")
+    }
+    store_path = study.train(train_subjects=[4, 9])
+    _, facts = study.opened(store_path)
+    header = store.open(store_path).header["fewer"]
+    for one, columns in zip((few, more), header["columns"], strict=True):
+        of_seeds = by_subject(facts, facts[[name for (name,) in columns]].to_numpy())
+        y, expected = (by_subject(facts, facts[k].to_numpy())[:, 0] for k in ("y", "expected"))
+        around = ((y - expected) ** 2).sum()
+        each = [1 - ((y - seed) ** 2).sum() / around for seed in of_seeds.T]
+        assert one["value"] == pytest.approx(np.mean(each))
+        assert one["seed_sd"] == pytest.approx(np.std(each, ddof=1))
+        assert one["seed_sd"] > 0
+
+
 def test_a_baseline_of_other_numbers_is_refused(tmp_path):
     one, other = Study(tmp_path / "a"), Study(tmp_path / "b")
     other.y = other.y + 1

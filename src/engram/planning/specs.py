@@ -24,6 +24,9 @@ KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS
 #: Keys of an experiment that are no setting of it.
 TOLD = ("baseline", "title", "automatic")
 
+#: Keys of an experiment that its task is told.
+TRAINED_BY = ("folds", "seeds", "train_subjects")
+
 #: Keys of a dataset that say what it is and whose.
 TOLD_OF_DATA = ("title", "licence", "terms", "published_as")
 
@@ -108,7 +111,7 @@ class Specs:
         this = self.known[experiment]
         return {
             "task": self.task(experiment),
-            "experiment": {key: this[key] for key in ("folds", "seeds") if key in this},
+            "experiment": {key: this[key] for key in TRAINED_BY if key in this},
             "sources": self._counted(experiment, self.sources(experiment)),
             "targets": self._counted(experiment, self.targets(experiment)),
             "candidates": self.candidates(experiment),

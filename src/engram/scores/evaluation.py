@@ -19,7 +19,7 @@ COLUMNS = (
 )
 
 #: What is known beside the scores; empty where a task does not measure it.
-BESIDE = {"null": None, "rivals": [], "sensitivity": None}
+BESIDE = {"null": None, "rivals": [], "sensitivity": None, "learning_curve": []}
 
 
 def evaluate(predictions, baseline, x, scores, spec):
@@ -60,6 +60,9 @@ def evaluate(predictions, baseline, x, scores, spec):
             subjects), and without, one dict for each thing that is taken out of the inputs, fitted
             on the training rows of every fold: of ("subject", or columns), value, low, high and
             difference with interval and p.
+
+            learning_curve: the first metric by the number of training subjects, of experiments with
+            `train_subjects`, see `engram.scores.learning.curve`.
         spec: dict with task, experiment, baseline (its name or None), generalises_to and
             evaluation.
 

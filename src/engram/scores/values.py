@@ -27,7 +27,7 @@ from engram.measures.inference import (
     t_test,
     train_each_other,
 )
-from engram.scores import caveats
+from engram.scores import caveats, learning
 from engram.scores.probes import probe
 from engram.scores.settings import SEED, settings
 
@@ -198,7 +198,8 @@ def score(predictions, baseline, x, spec) -> dict:
         dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
         people, of every subject what it is, what is predicted and the fold; sample; undefined,
         subjects without a correlation; p_min, the smallest p possible; baseline_rows, how many
-        both predict, or None; probes; settings.
+        both predict, or None; probes; learning_curve, whose R^2 compare with the mean of all
+        training rows whatever their number; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
@@ -221,8 +222,20 @@ def score(predictions, baseline, x, spec) -> dict:
         "p_min": smallest_p(this.y, labels),
         "baseline_rows": len(shared[0].y) if shared else None,
         "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
+        "learning_curve": _learning(rows, metrics[0], within, labels, chosen),
         "settings": dataclasses.asdict(chosen),
     }
+
+
+def _learning(rows, first, within, labels, chosen):
+    def scored(predicted):
+        real = np.ones(predicted.shape[1], bool)
+        these = dataclasses.replace(rows, predicted=predicted[..., 0], real=real)
+        return _metrics(these if within else these.by_subject(), labels[:1], within, chosen, None)[
+            0
+        ]
+
+    return learning.curve(rows.table, rows.header, first, scored)
 
 
 def _read(path):
