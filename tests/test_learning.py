@@ -134,7 +134,8 @@ def test_draws_hold_every_class_and_the_smaller_ones():
             np.testing.assert_array_equal(fold.validation, whole.validation)
         return np.zeros((24, 1, 2))
 
-    found = fewer.beside(Rows(np.zeros((24, 3, 2)), facts, {}), fit, task, [4, 2])
+    orders = fewer.orders(task, [4, 2])
+    found = fewer.beside(Rows(np.zeros((24, 3, 2)), facts, {}), fit, task, [4, 2], orders)
     assert found.header["fewer"]["columns"][1] == [
         ["fewer_4_0_0", "fewer_4_0_1"], ["fewer_4_1_0", "fewer_4_1_1"],
     ]  # fmt: skip

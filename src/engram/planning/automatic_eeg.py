@@ -13,7 +13,7 @@ VIEW, SERIES = "multitaper", "eeg_series"
 TITLES = {
     "bandpower": "Band power, linear",
     "cnn": "CNN end to end",
-    "covariance": "EEG covariance, tangent space, linear",
+    "covariance": "EEG covariance, tangent space",
 }
 
 #: Their heads and backbones, by the name that each gets where the study has none like it.

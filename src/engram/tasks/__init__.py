@@ -54,7 +54,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     kind = components.module("tasks", spec["task"])
     head, options = components.options("heads", spec["head"])
     task, excluded = kind.load(x, y, spec["experiment"])
-    candidates = spec["candidates"]
+    candidates, sizes = spec["candidates"], spec["experiment"].get("train_subjects")
+    orders = fewer.orders(task, sizes) if sizes else None  # refused before anything is trained
     fits = [head.fit(task.of(sources), options, device) for sources in candidates]
     best = _best(fits, task.runs)
     header = {
@@ -74,13 +75,13 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "made_by": made_by,
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
-    if sizes := spec["experiment"].get("train_subjects"):
+    if sizes:
 
         def outputs(this):
             found = [head.fit(this.of(sources), options, device) for sources in candidates]
             return _outputs(found, _best(found, this.runs), this)
 
-        predicted[0] = fewer.beside(predicted[0], outputs, task, sizes)
+        predicted[0] = fewer.beside(predicted[0], outputs, task, sizes, orders)
     header = predicted[0].header
     store.write(latents, *_latents(fits[best[0]], task, header, candidates[best[0]]))
     kept = None

@@ -15,32 +15,41 @@ from engram.store import Rows
 DRAWS = 1000  # orders of subjects, among which the first is taken whose beginning has every class
 
 
-def beside(predicted, fit, task, sizes) -> Rows:
-    """Predictions with those of models of fewer subjects beside them.
+def orders(task, sizes) -> dict[int, list[np.ndarray]]:
+    """Training subjects of every fold in random order, by seed.
 
-    Of every seed and fold the training subjects are put in one random order, of which a model takes
-    the first: those of 2 are among those of 4. Validation and test rows stay as they are.
+    A model of some takes the first of them, so that those of 2 are among those of 4.
 
     Args:
-        predicted: Rows of what was tested, see `engram.tasks`.
-        fit: gives of a task the outputs (tested, runs, k) of the chosen candidates.
         task: Task with all its folds and runs.
         sizes: numbers of training subjects.
-
-    Returns:
-        Rows, whose header has `fewer`: sizes, ascending; columns, of each of them for every seed
-        the names of its columns; all, the training subjects of the smallest fold; validation, the
-        most that validate.
 
     Raises:
         InputError: a fold does not train on more subjects, or no such number of its subjects
             has every class.
     """
+    seeds = [run.seed for run in task.runs if not run.shuffled]
+    return {s: [_order(task, fold, sorted(sizes), s) for fold in task.folds] for s in seeds}
+
+
+def beside(predicted, fit, task, sizes, orders) -> Rows:
+    """Predictions with those of models of fewer subjects beside them.
+
+    Validation and test rows stay as they are.
+
+    Args:
+        predicted: Rows of what was tested, see `engram.tasks`.
+        fit: gives of a task the outputs (tested, runs, k) of the chosen candidates.
+        task, sizes: as of `orders`.
+        orders: what that gives.
+
+    Returns:
+        Rows, whose header has `fewer`: sizes, ascending; columns, of each of them for every seed
+        the names of its columns; all, the training subjects of the smallest fold; validation, the
+        most that validate.
+    """
     sizes, columns, names = sorted({*sizes}), {}, []
     runs = [run for run in task.runs if not run.shuffled]
-    orders = {
-        run.seed: [_order(task, fold, sizes, run.seed) for fold in task.folds] for run in runs
-    }
     for size in sizes:
         names.append([])
         for run in runs:
