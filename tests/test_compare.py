@@ -18,7 +18,7 @@ from engram.figures.compare import draw
 from engram.figures.comparison_figure import comparison_figure, places
 from engram.measures.inference import holm
 from engram.measures.similarity import centred_gram, linear_cka, stratified
-from engram.scores import comparison
+from engram.scores import comparison, gains
 from engram.scores.comparison import compare as measure
 from engram.store import Rows
 
@@ -293,16 +293,60 @@ def test_published_minus_random_weights_is_paired_by_subject(tmp_path, members, 
     assert [gain["p_holm"] for gain in gains.values()] == pytest.approx(holm(raw))
 
 
+def test_models_are_held_to_the_best_baseline_that_is_not_inflated(tmp_path):
+    """By hand: Student's t with the variance of Nadeau and Bengio, noncentral t, and two tests."""
+    members = [
+        comparing.member("clip", 0.80, margin=0.05),
+        comparing.member("clip_random", 0.95, weights="random", of="clip"),
+        comparing.member("dino", 0.70),
+        comparing.member("seen", 0.70, flags=["seen"]),
+        comparing.member("covariance", 0.78, role="baseline"),
+        comparing.member("leaky", 0.99, role="baseline", flags=["leaks"]),
+        comparing.member("bandpower", 0.60, baseline=True),
+    ]
+    compare(**comparing.write(tmp_path, members), **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    assert found["best_baseline"] == "vision-covariance"
+    over = {m["experiment"]: m["over_best"] for m in found["members"] if m["over_best"]}
+    assert set(over) == {"vision-clip", "vision-dino"}
+    raw = []
+    for name, gain in over.items():
+        gained = differences(found, name, "vision-covariance")
+        n, difference = len(gained), gained.mean()
+        error = gained.std(ddof=1) * np.sqrt(1 / n + 1 / (n - 1))
+        raw.append(2 * scipy.stats.t.sf(abs(difference) / error, n - 1))
+        assert gain["baseline"] == "vision-covariance"
+        assert gain["difference"] == pytest.approx(difference)
+        whole = scipy.stats.t.interval(0.95, n - 1, difference, error)
+        assert (gain["low"], gain["high"], gain["p"]) == pytest.approx((*whole, raw[-1]))
+        beyond = scipy.stats.t.isf(0.025, n - 1)
+        power = scipy.stats.nct.sf(beyond, n - 1, gain["detectable"] / error)
+        assert power == pytest.approx(0.8, abs=1e-6)
+        sides = (scipy.stats.t.sf((difference + 0.05) / error, n - 1),
+                 scipy.stats.t.cdf((difference - 0.05) / error, n - 1))  # fmt: skip
+        assert gain["equivalence_p"] == pytest.approx(max(sides))
+        assert list(gain["subjects"].values()) == pytest.approx(gained)
+    assert [gain["p_holm"] for gain in over.values()] == pytest.approx(holm(raw))
+
+
+def test_without_a_baseline_nothing_is_held_to_one(tmp_path):
+    members = [comparing.member("clip"), comparing.member("dino", role="baseline", flags=["leaks"])]
+    compare(**comparing.write(tmp_path, members), **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    assert found["best_baseline"] is None
+    assert [m["over_best"] for m in found["members"]] == [None, None]
+
+
 def test_a_subject_without_a_score_is_in_no_pair():
     settings = {"confidence": 0.95}
     mine, theirs = {"a": 0.9, "b": None, "c": 0.5, "d": 0.7}, {"c": 0.6, "a": 0.6, "b": 0.1}
-    found = comparison.paired_gain(mine, theirs, settings)
+    found = gains.paired_gain(mine, theirs, settings)
     assert found["subjects"] == pytest.approx({"a": 0.3, "c": -0.1})
     assert found["difference"] == pytest.approx(0.1)
-    alone = comparison.paired_gain({"a": 0.9}, {"a": 0.6}, settings)
+    alone = gains.paired_gain({"a": 0.9}, {"a": 0.6}, settings)
     assert alone["difference"] == pytest.approx(0.3)
     assert np.isnan([alone["low"], alone["high"], alone["p"]]).all()
-    assert np.isnan(comparison.paired_gain({"a": 0.9}, {"b": 0.6}, settings)["difference"])
+    assert np.isnan(gains.paired_gain({"a": 0.9}, {"b": 0.6}, settings)["difference"])
 
 
 @pytest.mark.parametrize("format_", ["bf16", "fp32"])

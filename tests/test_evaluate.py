@@ -246,6 +246,10 @@ def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
     error = differences.std(ddof=1) * np.sqrt(1 / 8 + 1 / 7)  # they train each other's models
     p = 2 * stats.t.sf(abs(differences.mean()) / error, 7)
     assert row["difference_p"] == pytest.approx(p, rel=1e-4)
+    least = differences.std(ddof=1) * np.sqrt(1 / 8 + 1 / 7)
+    power = stats.nct.sf(stats.t.isf(0.025, 7), 7, row["detectable"] / least)
+    assert power == pytest.approx(0.8, abs=1e-4)
+    assert all(row["equivalence_p"] is None for row in result["metrics"])
     assert result["baseline"] == "eeg_bandpower"
     assert result["baseline_rows"] == kept.sum()
     assert any("both predict" in warning for warning in result["warnings"])
@@ -259,7 +263,7 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
     y = np.where(facts["subject"] == "sub-03", 1, switching(rng, facts))
     worse = experiment(tmp_path, rng, facts, y, gain=0.2)
     better = experiment(tmp_path, rng, facts, y, gain=1.0, name="baseline")
-    settings = {"confidence": confidence, "permutations": 99}
+    settings = {"confidence": confidence, "permutations": 99, "margin": 0.4}
     result = scored(tmp_path, worse, beside=[better], baseline="b", evaluation=settings)
     row = metric(result, "balanced_accuracy")
     values = []
@@ -270,7 +274,7 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
             for subject, at in facts.groupby("subject").indices.items() if subject != "sub-03"
         ])  # fmt: skip
     own, gained = np.array(values[0]), np.subtract(*values)
-    for name, one in (("difference", gained), ("value", own)):
+    for name, one in (("value", own), ("difference", gained)):
         assert row[name] == pytest.approx(one.mean())
         n, error = len(one), one.std(ddof=1) * np.sqrt(1 / len(one) + 1 / (len(one) - 1))
         low, high = stats.t.interval(confidence, n - 1, one.mean(), error)
@@ -279,6 +283,9 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
             low, high = expit(logit(one.mean()) + (np.array([low, high]) - one.mean()) / slope)
         keys = ("difference_low", "difference_high") if name == "difference" else ("low", "high")
         assert [row[key] for key in keys] == pytest.approx([low, high])
+    away = (0.4 - abs(gained.mean())) / error
+    assert row["equivalence_p"] == pytest.approx(stats.t.sf(away, n - 1))
+    assert metric(result, "accuracy")["equivalence_p"] is None
     assert row["difference_low"] < row["difference"] < 0
     assert row["interval"] == "corrected t"
     assert row["seed_sd"] > 0
@@ -567,6 +574,8 @@ def test_mistakes_are_named(tmp_path):
     facts = table()
     y = switching(rng, facts)
     path = experiment(tmp_path, rng, facts, y)
+    with pytest.raises(InputError, match=r"evaluation\.margin: -0\.1 is no margin"):
+        scored(tmp_path, path, evaluation={"margin": -0.1})
     with pytest.raises(InputError, match=r"evaluation\.bootstraps: unknown key"):
         scored(tmp_path, path, evaluation={"bootstraps": 100})
     other = experiment(tmp_path, rng, facts, 1 - y, name="other")

@@ -109,9 +109,9 @@ class World:
         return store.open(made[1]).load()
 
 
-def scored(folder, baseline=()):
+def scored(folder, baseline=(), **evaluation):
     spec = {"task": "pairs", "experiment": "e", "baseline": "b" if baseline else None,
-            "generalises_to": "new", "evaluation": {}}  # fmt: skip
+            "generalises_to": "new", "evaluation": evaluation}  # fmt: skip
     evaluate(folder / "p.h5", baseline, {}, folder / "s.json", spec)
     return json.loads((folder / "s.json").read_text())
 
@@ -288,6 +288,9 @@ def test_a_gain_is_paired_over_the_same_rows(tmp_path, within):
     assert top1["difference"] == pytest.approx(alone[0] - alone[1])
     assert top1["baseline"] == pytest.approx(alone[1])
     assert (top1["difference_p"] < 0.05) == (top1["difference_low"] > 0)
+    assert top1["detectable"] > (top1["difference_high"] - top1["difference_low"]) / 2
+    assert top1["equivalence_p"] is None
+    assert metric(scored(folder, [tmp_path / "p.h5"], margin=1.0))["equivalence_p"] < 0.05
 
 
 def test_the_model_file_gives_the_model_back(tmp_path, within):

@@ -7,7 +7,7 @@ from sklearn.metrics import precision_score
 
 from engram import store
 from engram.errors import InputError
-from engram.scores import classification
+from engram.scores import classification, learning
 from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram.scores.evaluation
 from engram.scores.probes import probe
 from engram.scores.sample import describe
@@ -32,7 +32,8 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
     Returns:
         dict with metrics (see `summarise`, as are pooled, undefined, p_min, null, baseline_rows and
         majority); majority_of_model, the last of the rows that an applied model was trained on, or
-        None; classes; sample; confusion; calibration; probes; macro_precision; settings.
+        None; classes; sample; confusion; calibration; probes; macro_precision; learning_curve;
+        settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other labels, a scored
@@ -52,6 +53,7 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
         "majority_of_model": _of_model(this, found["pooled"]),
         "baseline_rows": both,
         "classes": classes,
+        "learning_curve": _learning(rows, found["metrics"][0], chosen),
         "settings": dataclasses.asdict(chosen),
         "sample": describe(rows.y, rows.table, classes, rows.header["excluded"]),
         "macro_precision": _macro_precision(this),
@@ -74,6 +76,18 @@ def _shared(this, baseline):
             "give both the same `y`"
         )
     return this, other
+
+
+def _learning(rows, first, chosen):
+    once = dataclasses.replace(chosen, permutations=1)  # of these nothing is tested
+
+    def scored(probabilities):
+        real = np.ones(probabilities.shape[1], bool)
+        these = dataclasses.replace(rows, probabilities=probabilities, real=real)
+        these = these.by_subject() if rows.of_subjects else these
+        return summarise(these, None, once)["metrics"][0]
+
+    return learning.curve(rows.table, rows.header, first, scored)
 
 
 def _of_model(this, pooled):

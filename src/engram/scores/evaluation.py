@@ -20,7 +20,7 @@ COLUMNS = (
 )
 
 #: What is known beside the scores; empty where a task does not measure it.
-BESIDE = {"null": None, "rivals": [], "sensitivity": None}
+BESIDE = {"null": None, "rivals": [], "sensitivity": None, "learning_curve": []}
 
 
 def evaluate(predictions, baseline, x, scores, spec, null=None):
@@ -61,6 +61,9 @@ def evaluate(predictions, baseline, x, scores, spec, null=None):
             subjects), and without, one dict for each thing that is taken out of the inputs, fitted
             on the training rows of every fold: of ("subject", or columns), value, low, high and
             difference with interval and p.
+
+            learning_curve: the first metric by the number of training subjects, of experiments with
+            `train_subjects`, see `engram.scores.learning.curve`.
         spec: dict with task, experiment, baseline (its name or None), generalises_to and
             evaluation.
         null: path of what models of moved labels say, see `engram.tasks.null`, or None.
@@ -79,6 +82,8 @@ def evaluate(predictions, baseline, x, scores, spec, null=None):
         **task.score(predictions, baseline, x, spec, **again),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]
+    for row in result["metrics"][1:]:  # the margin is in units of the first
+        row["equivalence_p"] = None
     if "recording" in result["flags"]:
         nothing = {"low": None, "high": None, "interval": None}
         result["metrics"] = [row | nothing for row in result["metrics"]]

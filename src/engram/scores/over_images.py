@@ -135,4 +135,5 @@ def _gained(matrix, other, chosen):
         "difference_low": low,
         "difference_high": high,
         "difference_p": p,
+        **(inference.claims(gain.to_numpy(), chosen.margin) if p is not None else {}),
     }

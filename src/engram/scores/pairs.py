@@ -8,6 +8,7 @@ from engram.errors import InputError
 from engram.measures import inference, ranking
 from engram.scores import over_images
 from engram.scores.pairing import pairing
+from engram.scores.settings import settings
 
 INTERVALS = ("top1", "top3", "top5", "mrr", "mean_rank")
 PAIRINGS = 1000  # of pictures with what was seen, for p
@@ -23,7 +24,8 @@ def score(predictions, baseline, x, spec) -> dict:
     Args:
         predictions: path of a store float32 (n, runs, m), see `engram.tasks.pairs`.
         baseline: paths of the predictions to compare with: one or none.
-        x, spec: not needed.
+        x: not needed.
+        spec: its `evaluation` holds fields of `Settings`, of which `margin` is used.
 
     Returns:
         dict with metrics; candidates, how many pictures there were; sample; paired, further
@@ -35,7 +37,7 @@ def score(predictions, baseline, x, spec) -> dict:
     """
     every = _read(predictions)
     this = every.some(every.table["fewer"].to_numpy() == 0)
-    paired = _paired(this, baseline)
+    paired = _paired(this, baseline, settings(spec["evaluation"]).margin)
     attainable = this.header.get("attainable")
     metrics = _metrics(this, paired)
     predicted = {row["metric"]: _predicted(attainable, row["metric"]) for row in metrics}
@@ -137,6 +139,7 @@ def _tested(this, paired, value):
         "difference_low": low,
         "difference_high": high,
         "difference_p": paired["p"],
+        **paired["claims"],
     }
 
 
@@ -220,7 +223,7 @@ def _repetitions(every):
     return found
 
 
-def _paired(this, baseline):
+def _paired(this, baseline, margin):
     """Top-1 beside that of another image encoder, on the same test rows of the same subjects."""
     if not baseline:
         return None
@@ -229,7 +232,7 @@ def _paired(this, baseline):
     own, others = (one.matrix(_values(one, "top1")) for one in (this, other))
     if (own - others).isna().to_numpy().any():
         raise InputError(f"{baseline[0]}: has other test rows; give a baseline on the same data")
-    return pairing(own, others, this.shared)
+    return pairing(own, others, this.shared, margin)
 
 
 def warnings(result) -> list[str]:

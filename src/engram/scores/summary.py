@@ -5,6 +5,8 @@ import numpy as np
 from engram.measures.inference import (
     arrangements,
     bounded_interval,
+    claims,
+    detectable,
     interval,
     kind,
     mean_defined,
@@ -159,7 +161,7 @@ def _gains(shared, settings):
     p is twice the share of draws on the other side of 0 (Efron & Tibshirani 1993, ch. 16).
     """
     mine, theirs = (_resampled(these, settings) for these in shared)
-    found = {}
+    subjects, found = shared[0].table["subject"].nunique(), {}
     for name in mine:
         drawn = (mine[name] - theirs[name])[~np.isnan(mine[name] - theirs[name])]
         low, high = percentile_interval(drawn, settings.confidence)
@@ -168,6 +170,8 @@ def _gains(shared, settings):
             "difference_low": low,
             "difference_high": high,
             "difference_p": min(1.0, 2 * (1 + beyond) / (1 + len(drawn))),
+            "detectable": detectable([drawn.std()], [subjects - 1]),
+            "equivalence_p": _equivalence(drawn, settings.margin),
         }
     return found
 
@@ -177,6 +181,13 @@ def _null_scores(this, labels, groups):
     if this.null:
         return refitted_scores(this.null, groups)
     return null_scores(labels, this.probabilities[:, this.real], groups)
+
+
+def _equivalence(drawn, margin):
+    if margin is None:
+        return None
+    beyond = max((drawn >= margin).sum(), (drawn <= -margin).sum())
+    return (1 + beyond) / (1 + len(drawn))
 
 
 def _null(name, null, settings):
@@ -247,4 +258,5 @@ def _difference(name, compared, shared, settings):
         "difference_low": low,
         "difference_high": high,
         "difference_p": t_test(gained, shared),
+        **claims(gained, settings.margin, shared),
     }

@@ -16,6 +16,8 @@ from engram import store
 from engram.errors import InputError
 from engram.measures.inference import (
     arrangements,
+    claims,
+    claims_of_interval,
     interval,
     jackknife,
     kind,
@@ -26,7 +28,7 @@ from engram.measures.inference import (
     t_test,
     train_each_other,
 )
-from engram.scores import caveats, classification
+from engram.scores import caveats, classification, learning
 from engram.scores.probes import probe
 from engram.scores.settings import SEED, settings
 
@@ -198,7 +200,8 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
         dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
         people, of every subject what it is, what is predicted and the fold; sample; undefined,
         subjects without a correlation; p_min, the smallest p possible; null; baseline_rows, how
-        many both predict, or None; probes; settings.
+        many both predict, or None; probes; learning_curve, whose R^2 compare with the mean of all
+        training rows whatever their number; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
@@ -227,8 +230,20 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
         },
         "baseline_rows": len(shared[0].y) if shared else None,
         "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
+        "learning_curve": _learning(rows, metrics[0], within, labels, chosen),
         "settings": dataclasses.asdict(chosen),
     }
+
+
+def _learning(rows, first, within, labels, chosen):
+    def scored(predicted):
+        real = np.ones(predicted.shape[1], bool)
+        these = dataclasses.replace(rows, predicted=predicted[..., 0], real=real)
+        return _metrics(these if within else these.by_subject(), labels[:1], within, chosen, None)[
+            0
+        ]
+
+    return learning.curve(rows.table, rows.header, first, scored)
 
 
 def _read(path, null=None):
@@ -397,15 +412,20 @@ def _gained(name, compared, of_seeds, chosen):
         return float(of_seeds(mine, at).mean() - of_seeds(theirs, at).mean())
 
     difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
+    claimed = claims_of_interval(
+        difference, low, high, len(every) - 1, chosen.confidence, chosen.margin
+    )
     if name == "mae":
         one, other = (np.array(list(_errors(these).values())) for these in compared)
-        p = t_test(one - other, train_each_other(mine.table))
+        shared = train_each_other(mine.table)
+        p, claimed = t_test(one - other, shared), claims(one - other, chosen.margin, shared)
     return {
         "baseline": float(of_seeds(theirs, every).mean()),
         "difference": difference,
         "difference_low": low,
         "difference_high": high,
         "difference_p": p,
+        **claimed,
     }
 
 
@@ -437,6 +457,7 @@ def _within(name, score, this, compared, chosen):
             "difference_low": low,
             "difference_high": high,
             "difference_p": t_test(gained, shared),
+            **claims(gained, chosen.margin, shared),
         }
     return mean_defined(subjects), mean_defined(each, 0), line
 

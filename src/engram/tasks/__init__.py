@@ -14,6 +14,7 @@ What else is known of it stands in constants that the plan reads without importi
 - `PROBED`: the side that scores read beside predictions: "x", to ask what else the inputs know,
   "y", where predictions do not hold what is true, or None; `MAPPED`: the latents can be mapped;
   `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
+- `LEARNING`: ways to split under which fewer subjects can be trained on, see `engram.tasks.fewer`;
 - `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
 """
 
@@ -24,6 +25,7 @@ from safetensors.numpy import save_file
 from engram import flags, store
 from engram.planning import components
 from engram.store import Rows
+from engram.tasks import fewer
 from engram.tasks.null import refitted
 from engram.tasks.refit import keeps, refit
 from engram.training import of_view
@@ -42,8 +44,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device, null=None):
     Args:
         x, y: paths of the stores of each source, {source: [path, ...]}.
         model, predictions, latents: paths to write.
-        spec: dict with `task`, `experiment` (folds, seeds), `candidates` (lists of sources),
-            `head` (kind and options) and `recipe`, what makes the rows of each source.
+        spec: dict with `task`, `experiment` (folds, seeds, train_subjects), `candidates` (lists of
+            sources), `head` (kind and options) and `recipe`, what makes the rows of each source.
         made_by: provenance of the job, for the headers.
         device: "cpu" or "cuda".
         null: path to write what models of moved labels say, see `engram.tasks.null`; None: none is
@@ -55,7 +57,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device, null=None):
     kind = components.module("tasks", spec["task"])
     head, options = components.options("heads", spec["head"])
     task, excluded = kind.load(x, y, spec["experiment"])
-    candidates = spec["candidates"]
+    candidates, sizes = spec["candidates"], spec["experiment"].get("train_subjects")
+    orders = fewer.orders(task, sizes) if sizes else None  # refused before anything is trained
     fits = [head.fit(task.of(sources), options, device) for sources in candidates]
     best = _best(fits, task.runs)
     header = {
@@ -75,6 +78,13 @@ def train(x, y, model, predictions, latents, spec, made_by, device, null=None):
         "made_by": made_by,
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
+    if sizes:
+
+        def outputs(this):
+            found = [head.fit(this.of(sources), options, device) for sources in candidates]
+            return _outputs(found, _best(found, this.runs), this)
+
+        predicted[0] = fewer.beside(predicted[0], outputs, task, sizes, orders)
     header = predicted[0].header
     store.write(latents, *_latents(fits[best[0]], task, header, candidates[best[0]]))
     kept = None

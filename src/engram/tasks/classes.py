@@ -29,6 +29,7 @@ PROBED = "x"
 MAPPED = True
 COMPARED = True
 OCCLUDED = False
+LEARNING = ("leave_one_subject_out", "group_kfold")
 MEMORY_MB = 8_000
 RUNTIME = "4h"
 
