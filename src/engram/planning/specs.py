@@ -162,7 +162,7 @@ class Specs:
 
     def _evaluate_spec(self, experiment):
         probed = self._probed(experiment)
-        settings = {"evaluation": self.config.get("evaluation", {})} if probed else {}
+        settings = {"evaluation": self._evaluation(experiment)} if probed else {}
         return {
             "task": self.task(experiment),
             "experiment": experiment,
@@ -171,6 +171,13 @@ class Specs:
             "sources": self._counted(experiment, probed),
             **settings,
         }
+
+    def _evaluation(self, experiment):
+        """How scores are made, without confounds that are what the experiment predicts."""
+        settings, views = self.config.get("evaluation", {}), self.config["views"]
+        asked = {views.get(target, {}).get("column") for target in self.targets(experiment)}
+        kept = [name for name in settings.get("confounds", []) if name not in asked]
+        return settings | ({"confounds": kept} if "confounds" in settings else {})
 
     def _card_spec(self, experiment):
         """What is said of a model and of what it was made from, but changes nothing in it."""

@@ -10,6 +10,8 @@ from engram.errors import InputError
 from engram.scores import classification
 from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram.scores.evaluation
 from engram.scores.probes import probe
+from engram.scores.question import Question
+from engram.scores.rivals import rivals
 from engram.scores.sample import describe
 from engram.scores.settings import SEED, settings
 from engram.scores.summary import of_prior, summarise
@@ -31,7 +33,7 @@ def score(predictions, baseline, x, spec) -> dict:
     Returns:
         dict with metrics (see `summarise`, as are pooled, undefined, p_min, baseline_rows and
         majority); majority_of_model, the last of the rows that an applied model was trained on, or
-        None; classes; sample; confusion; calibration; probes; macro_precision; settings.
+        None; classes; sample; confusion; calibration; probes; rivals; macro_precision; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other labels, a scored
@@ -57,7 +59,41 @@ def score(predictions, baseline, x, spec) -> dict:
         "confusion": classification.confusion(this.y, this.probabilities[:, this.real]),
         "calibration": _calibration(this),
         "probes": probe(x, rows.table, random) if chosen.probes else None,
+        "rivals": rivals(
+            _question(rows, chosen), rows.probabilities[:, rows.real], chosen.confounds
+        ),
     }
+
+
+def _question(rows, chosen):
+    """What the experiment asks, scored by balanced accuracy: of subjects where each has a class."""
+
+    def those(answer):
+        real = np.ones(answer.shape[1], bool)
+        these = dataclasses.replace(rows, probabilities=answer, real=real)
+        return these.by_subject() if rows.of_subjects else these
+
+    def balanced(these, groups):
+        y = these.y[None]
+        return classification.scores_by_group(y, these.probabilities, groups)["balanced_accuracy"]
+
+    def each(answer):
+        subjects = np.unique(rows.table["subject"].to_numpy(str), return_inverse=True)[1]
+        return balanced(those(answer), subjects)[:, 0].mean(1)
+
+    def of_all(answer, at):
+        return balanced(those(answer).rows(at), np.zeros(len(at), int)).mean()
+
+    return Question(
+        table=rows.table,
+        y=rows.y,
+        classes=rows.probabilities.shape[2],
+        metric="balanced_accuracy",
+        limits=classification.LIMITS["balanced_accuracy"],
+        each=each,
+        of_all=of_all if rows.of_subjects else None,
+        confidence=chosen.confidence,
+    )
 
 
 def _shared(this, baseline):

@@ -1,7 +1,7 @@
 """The `evaluation` part of the configuration."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engram.errors import InputError
 
@@ -17,12 +17,14 @@ class Settings:
         permutations: shifted label series for a p.
         confidence: of the intervals.
         probes: whether to ask what else the inputs know (subject, time, copies).
+        confounds: columns that the dataset carries which could explain the label.
     """
 
     bootstrap: int = 2000
     permutations: int = 1000
     confidence: float = 0.95
     probes: bool = True
+    confounds: list[str] = field(default_factory=list)
 
 
 def settings(given) -> Settings:

@@ -27,6 +27,8 @@ from engram.measures.inference import (
 )
 from engram.scores import caveats
 from engram.scores.probes import probe
+from engram.scores.question import Question
+from engram.scores.rivals import rivals
 from engram.scores.settings import SEED, settings
 
 FEWEST = 3  # observations that a score can be taken of
@@ -196,7 +198,7 @@ def score(predictions, baseline, x, spec) -> dict:
         dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
         people, of every subject what it is, what is predicted and the fold; sample; undefined,
         subjects without a correlation; p_min, the smallest p possible; baseline_rows, how many
-        both predict, or None; probes; settings.
+        both predict, or None; probes; rivals; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
@@ -219,8 +221,40 @@ def score(predictions, baseline, x, spec) -> dict:
         "p_min": smallest_p(this.y, labels),
         "baseline_rows": len(shared[0].y) if shared else None,
         "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
+        "rivals": rivals(_question(rows, within, chosen), rows.seeds[..., None], chosen.confounds),
         "settings": dataclasses.asdict(chosen),
     }
+
+
+def _question(rows, within, chosen):
+    """What the experiment asks, scored by R^2: within subjects, or between them."""
+    score = SCORES["r2"]
+
+    def those(answer):
+        real = np.ones(answer.shape[1], bool)
+        these = dataclasses.replace(rows, predicted=answer[..., 0], real=real)
+        return these if within else these.by_subject()
+
+    def each(answer):
+        these = those(answer)
+        return _values(score, these.y[None], these, within=True)[:, 0].mean(1)
+
+    def of_all(answer, at):
+        these = those(answer).rows(at)
+        return float(score.of(these.y[None], these.predicted, these.expected).mean())
+
+    return Question(
+        table=rows.table,
+        y=rows.y,
+        classes=0,
+        metric="r2",
+        limits=score.limits,
+        each=each,
+        of_all=None if within else of_all,
+        confidence=chosen.confidence,
+        normal=score.normal,
+        back=score.back,
+    )
 
 
 def _read(path):
@@ -447,7 +481,8 @@ def _sample(rows):
 def warnings(result) -> list[str]:
     """Sentences about a finished scores dict."""
     own = [*_undefined(result), *_statistics(result)]
-    return [*caveats.of_split(result), *own, *caveats.of_inputs(result)]
+    inputs = [*caveats.of_inputs(result), *caveats.of_rivals(result)]
+    return [*caveats.of_split(result), *own, *inputs]
 
 
 def _undefined(result):
