@@ -339,6 +339,7 @@ def plain():
         "pooled": False, "undefined": [], "p_min": 0.05, "rivals": [],
         "baseline": "power", "baseline_rows": 100,
         "probes": {"duplicate_windows": 0, "time_in_scan": {"r2": 0.1},
+                   "near_copies": {"pairs": 0, "between": 0, "examples": []},
                    "subject_identity": {"balanced_accuracy": 0.2, "chance": 0.1}},
     }  # fmt: skip
 
@@ -368,6 +369,8 @@ RIVAL = {
         ({"baseline_rows": 99}, "with power rests on the 99 of 100 windows"),
         ({"baseline_rows": None}, None),
         ({"probes": {"duplicate_windows": 1}}, "1 windows are exact copies"),
+        ({"probes": {"near_copies": {"between": 2, "examples": [["a", "b"], ["c", "d"]]}}},
+         "are nearly the same, such as a and b"),
         ({"probes": {"time_in_scan": {"r2": 0.11}}}, "tell the time within the scan (R² 0.11)"),
         ({"probes": {"time_in_scan": {"r2": None}}}, None),
         ({"rivals": [RIVAL]}, "Clock, age alone, without the inputs, scores 0.60: that the "

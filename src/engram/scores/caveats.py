@@ -136,6 +136,13 @@ def of_inputs(result):
         return
     if probes["duplicate_windows"]:
         yield f"{probes['duplicate_windows']} windows are exact copies of other windows."
+    copies = probes["near_copies"]
+    if copies["between"]:
+        one, other = copies["examples"][0]
+        yield (
+            f"{copies['between']} pairs of rows of different subjects or sides of a fold are "
+            f"nearly the same, such as {one} and {other}: one recording under two names?"
+        )
     identity, time = probes["subject_identity"], probes["time_in_scan"]
     known = "applied" not in result and not result["generalises_to"].startswith("new subjects")
     if known and (identity["balanced_accuracy"] or 0) > 2 * (identity["chance"] or 1):

@@ -13,6 +13,7 @@ from engram.scores.probes import probe
 from engram.scores.question import Question
 from engram.scores.rivals import rivals
 from engram.scores.sample import describe
+from engram.scores.sensitivity import ROWS, sensitivity
 from engram.scores.settings import SEED, settings
 from engram.scores.summary import of_prior, summarise
 
@@ -46,7 +47,7 @@ def score(predictions, baseline, x, spec) -> dict:
     if rows.of_subjects:
         this = rows.by_subject()
         shared = shared and [one.by_subject() for one in shared]
-    classes, random = this.header["classes"], np.random.default_rng(SEED)
+    classes = this.header["classes"]
     found = summarise(this, shared, chosen)
     return {
         **found,
@@ -58,11 +59,22 @@ def score(predictions, baseline, x, spec) -> dict:
         "macro_precision": _macro_precision(this),
         "confusion": classification.confusion(this.y, this.probabilities[:, this.real]),
         "calibration": _calibration(this),
-        "probes": probe(x, rows.table, random) if chosen.probes else None,
+        **_inputs(x, rows, chosen),
         "rivals": rivals(
             _question(rows, chosen), rows.probabilities[:, rows.real], chosen.confounds
         ),
     }
+
+
+def _inputs(x, rows, chosen):
+    """What the inputs know, and what is left of them without some of it."""
+    if not chosen.probes:
+        return {"probes": None}
+    random = np.random.default_rng(SEED)
+    probes, features = probe(x, rows.table, random)
+    some = np.sort(random.permutation(len(features))[:ROWS])
+    left = sensitivity(_question(rows.rows(some), chosen), features[some], chosen.confounds)
+    return {"probes": probes, "sensitivity": left}
 
 
 def _question(rows, chosen):

@@ -55,11 +55,13 @@ def evaluate(predictions, baseline, x, scores, spec):
             as the clock: name, of (the columns that it knows), metric, value, low, high, subjects,
             and difference, what the experiment has more, with interval and p.
 
+            A rival has `empty` too: rows that lack a fact, by column.
+
             sensitivity: of the first metric, what is left to a linear model of the inputs: model
             (in words), metric, value, subject_share (of the variance of the inputs, what is between
             subjects), and without, one dict for each thing that is taken out of the inputs, fitted
-            on the training rows of every fold: of ("subject", or columns), value, low, high and
-            difference with interval and p.
+            on the training rows of every fold: of (["subject"], or columns), value, low, high and
+            difference, what the inputs as they are have more, with interval and p.
         spec: dict with task, experiment, baseline (its name or None), generalises_to and
             evaluation.
 

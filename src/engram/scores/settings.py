@@ -16,7 +16,8 @@ class Settings:
         bootstrap: resamples of subjects for an interval.
         permutations: shifted label series for a p.
         confidence: of the intervals.
-        probes: whether to ask what else the inputs know (subject, time, copies).
+        probes: whether to ask what else the inputs know (subject, time, copies), and what is left
+            of them without.
         confounds: columns that the dataset carries which could explain the label.
     """
 

@@ -29,6 +29,7 @@ from engram.scores import caveats
 from engram.scores.probes import probe
 from engram.scores.question import Question
 from engram.scores.rivals import rivals
+from engram.scores.sensitivity import ROWS, sensitivity
 from engram.scores.settings import SEED, settings
 
 FEWEST = 3  # observations that a score can be taken of
@@ -220,10 +221,21 @@ def score(predictions, baseline, x, spec) -> dict:
         "undefined": [name for name, value in of_subjects.items() if np.isnan(value)],
         "p_min": smallest_p(this.y, labels),
         "baseline_rows": len(shared[0].y) if shared else None,
-        "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
+        **_inputs(x, rows, within, chosen),
         "rivals": rivals(_question(rows, within, chosen), rows.seeds[..., None], chosen.confounds),
         "settings": dataclasses.asdict(chosen),
     }
+
+
+def _inputs(x, rows, within, chosen):
+    """What the inputs know, and what is left of them without some of it."""
+    if not chosen.probes:
+        return {"probes": None}
+    random = np.random.default_rng(SEED)
+    probes, features = probe(x, rows.table, random)
+    some = np.sort(random.permutation(len(features))[:ROWS])
+    left = sensitivity(_question(rows.rows(some), within, chosen), features[some], chosen.confounds)
+    return {"probes": probes, "sensitivity": left}
 
 
 def _question(rows, within, chosen):
