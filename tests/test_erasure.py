@@ -115,7 +115,7 @@ def test_the_subject_is_taken_out_and_an_effect_of_every_subject_stays():
     found = sensitivity.sensitivity(balanced(these, y), x, [])
     assert found["subject_share"] == pytest.approx(0.87, abs=0.05)
     assert left_of(found)["subject"]["axes"] == 6
-    assert left_of(found)["subject"]["value"] > max(0.7, found["value"] - 0.05)
+    assert left_of(found)["subject"]["value"] > max(0.7, found["value"] - 0.1)  # 6 of 40 axes
 
 
 @pytest.mark.parametrize("of", [[], ["subject"], ["clock"], ["motion", "clock"]])
