@@ -14,7 +14,7 @@ from engram.scores.question import line, weights
 
 MODEL = "ridge regression of the reduced inputs, penalty chosen by subjects of the training rows"
 SUBJECT = "subject"
-ROWS = 4000  # that are read; of more, so many are drawn
+ROWS = 2000  # that are read; of more, so many are drawn
 ALPHA = (1e1, 1e2, 1e3, 1e4, 1e5)
 
 
