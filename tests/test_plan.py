@@ -1293,3 +1293,17 @@ def test_what_rows_have_to_be_is_an_input_of_extraction_alone(config):
 def test_a_mistake_in_what_a_backbone_takes_is_named(config, takes, message):
     config["backbones"][next(iter(config["backbones"]))]["takes"] = takes
     refuse(config, message)
+
+
+def test_a_confound_is_carried_by_every_dataset_that_runs_and_is_not_what_is_predicted(study):
+    this = study("connectome_simulated")
+    configuration.check(this, SCHEMA)
+    asked = [
+        plan.Plan(this).spec("evaluate", experiment=name)["evaluation"]["confounds"]
+        for name in ("sex_network", "age_network")
+    ]
+    assert asked == [["age"], ["sex"]]
+    this["evaluation"]["confounds"] = ["age", "site"]
+    refuse(
+        this, "evaluation.confounds: dataset 'traits' does not carry 'site'; it carries sex, age"
+    )

@@ -171,8 +171,15 @@ class Specs:
             "baseline": self.baseline(experiment),
             "generalises_to": self._generalises_to(experiment),
             "sources": self._counted(experiment, probed),
-            "evaluation": self.config.get("evaluation", {}),
+            "evaluation": self._evaluation(experiment),
         }
+
+    def _evaluation(self, experiment):
+        """How scores are made, without confounds that are what the experiment predicts."""
+        settings, views = self.config.get("evaluation", {}), self.config["views"]
+        asked = {views.get(target, {}).get("column") for target in self.targets(experiment)}
+        kept = [name for name in settings.get("confounds", []) if name not in asked]
+        return settings | ({"confounds": kept} if "confounds" in settings else {})
 
     def _card_spec(self, experiment):
         """What is said of a model and of what it was made from, but changes nothing in it."""

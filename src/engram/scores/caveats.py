@@ -27,7 +27,8 @@ def caveats(result) -> list[str]:
     Args:
         result: as `engram.scores.evaluation` writes it, before "warnings" is filled.
     """
-    return [*of_split(result), *_labels(result), *_statistics(result), *of_inputs(result)]
+    told = [*of_split(result), *_labels(result), *_statistics(result)]
+    return [*told, *of_inputs(result), *of_rivals(result)]
 
 
 def of_split(result):
@@ -156,6 +157,13 @@ def of_inputs(result):
         return
     if probes["duplicate_windows"]:
         yield f"{probes['duplicate_windows']} windows are exact copies of other windows."
+    copies = probes["near_copies"]
+    if copies["between"]:
+        one, other = copies["examples"][0]
+        yield (
+            f"{copies['between']} pairs of rows of different subjects or sides of a fold are "
+            f"nearly the same, such as {one} and {other}: one recording under two names?"
+        )
     identity, time = probes["subject_identity"], probes["time_in_scan"]
     known = "applied" not in result and not result["generalises_to"].startswith("new subjects")
     if known and (identity["balanced_accuracy"] or 0) > 2 * (identity["chance"] or 1):
@@ -168,6 +176,20 @@ def of_inputs(result):
             f"The features tell the time within the scan (R² {time['r2']:.2f}): drift can stand in "
             "for the label where labels follow time."
         )
+
+
+def of_rivals(result):
+    """Of what scores as well without the inputs."""
+    for rival in result["rivals"]:
+        low, high = rival["difference_low"], rival["difference_high"]
+        if low is not None and low <= 0:
+            yield (
+                f"{listed(rival['of']).capitalize()} alone, without the inputs, scores "
+                f"{rival['value']:.2f}: that the experiment has more is not shown "
+                f"({rival['difference']:+.2f}, {low:+.2f} to {high:+.2f})."
+            )
+        for name, rows in rival["empty"].items():
+            yield f"{rows} rows lack {name}: the rival {rival['name']} takes the mean for them."
 
 
 def listed(names):

@@ -10,7 +10,10 @@ from engram.errors import InputError
 from engram.scores import classification, learning
 from engram.scores.caveats import caveats as warnings  # noqa: F401 - see engram.scores.evaluation
 from engram.scores.probes import probe
+from engram.scores.question import Question
+from engram.scores.rivals import rivals
 from engram.scores.sample import describe
+from engram.scores.sensitivity import ROWS, sensitivity
 from engram.scores.settings import SEED, settings
 from engram.scores.summary import of_prior, summarise
 
@@ -32,8 +35,8 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
     Returns:
         dict with metrics (see `summarise`, as are pooled, undefined, p_min, null, baseline_rows and
         majority); majority_of_model, the last of the rows that an applied model was trained on, or
-        None; classes; sample; confusion; calibration; probes; macro_precision; learning_curve;
-        settings.
+        None; classes; sample; confusion; calibration; probes; rivals; macro_precision;
+        learning_curve; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other labels, a scored
@@ -46,7 +49,7 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
     if rows.of_subjects:
         this = rows.by_subject()
         shared = shared and [one.by_subject() for one in shared]
-    classes, random = this.header["classes"], np.random.default_rng(SEED)
+    classes = this.header["classes"]
     found = summarise(this, shared, chosen)
     return {
         **found,
@@ -59,8 +62,53 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
         "macro_precision": _macro_precision(this),
         "confusion": classification.confusion(this.y, this.probabilities[:, this.real]),
         "calibration": _calibration(this),
-        "probes": probe(x, rows.table, random) if chosen.probes else None,
+        **_inputs(x, rows, chosen),
+        "rivals": rivals(
+            _question(rows, chosen), rows.probabilities[:, rows.real], chosen.confounds
+        ),
     }
+
+
+def _inputs(x, rows, chosen):
+    """What the inputs know, and what is left of them without some of it."""
+    if not chosen.probes:
+        return {"probes": None}
+    random = np.random.default_rng(SEED)
+    probes, features = probe(x, rows.table, random)
+    some = np.sort(random.permutation(len(features))[:ROWS])
+    left = sensitivity(_question(rows.rows(some), chosen), features[some], chosen.confounds)
+    return {"probes": probes, "sensitivity": left}
+
+
+def _question(rows, chosen):
+    """What the experiment asks, scored by balanced accuracy: of subjects where each has a class."""
+
+    def those(answer):
+        real = np.ones(answer.shape[1], bool)
+        these = dataclasses.replace(rows, probabilities=answer, real=real, null=None)
+        return these.by_subject() if rows.of_subjects else these
+
+    def balanced(these, groups):
+        y = these.y[None]
+        return classification.scores_by_group(y, these.probabilities, groups)["balanced_accuracy"]
+
+    def each(answer):
+        subjects = np.unique(rows.table["subject"].to_numpy(str), return_inverse=True)[1]
+        return balanced(those(answer), subjects)[:, 0].mean(1)
+
+    def of_all(answer, at):
+        return balanced(those(answer).rows(at), np.zeros(len(at), int)).mean()
+
+    return Question(
+        table=rows.table,
+        y=rows.y,
+        classes=rows.probabilities.shape[2],
+        metric="balanced_accuracy",
+        limits=classification.LIMITS["balanced_accuracy"],
+        each=each,
+        of_all=of_all if rows.of_subjects else None,
+        confidence=chosen.confidence,
+    )
 
 
 def _shared(this, baseline):
@@ -83,7 +131,7 @@ def _learning(rows, first, chosen):
 
     def scored(probabilities):
         real = np.ones(probabilities.shape[1], bool)
-        these = dataclasses.replace(rows, probabilities=probabilities, real=real)
+        these = dataclasses.replace(rows, probabilities=probabilities, real=real, null=None)
         these = these.by_subject() if rows.of_subjects else these
         return summarise(these, None, once)["metrics"][0]
 

@@ -54,13 +54,14 @@ def evaluate(predictions, baseline, x, scores, spec, null=None):
 
             rivals: what could explain the first metric without the inputs, one dict a rival, such
             as the clock: name, of (the columns that it knows), metric, value, low, high, subjects,
-            and difference, what the experiment has more, with interval and p.
+            difference, what the experiment has more, with interval and p, and empty, rows that
+            lack a fact, by column.
 
             sensitivity: of the first metric, what is left to a linear model of the inputs: model
             (in words), metric, value, subject_share (of the variance of the inputs, what is between
             subjects), and without, one dict for each thing that is taken out of the inputs, fitted
-            on the training rows of every fold: of ("subject", or columns), value, low, high and
-            difference with interval and p.
+            on the training rows of every fold: of (["subject"], or columns), value, low, high and
+            difference, what the inputs as they are have more, with interval and p.
 
             learning_curve: the first metric by the number of training subjects, of experiments with
             `train_subjects`, see `engram.scores.learning.curve`.

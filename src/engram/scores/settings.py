@@ -1,7 +1,7 @@
 """The `evaluation` part of the configuration."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engram.errors import InputError
 
@@ -16,9 +16,11 @@ class Settings:
         bootstrap: resamples of subjects for an interval.
         permutations: shifted label series for a p.
         confidence: of the intervals.
-        probes: whether to ask what else the inputs know (subject, time, copies).
         margin: gains over a baseline that are no larger count as none, in units of the first
             metric, e.g. 0.05: what is gained is then tested for lying within; null claims nothing.
+        probes: whether to ask what else the inputs know (subject, time, copies), and what is left
+            of them without.
+        confounds: columns that the dataset carries which could explain the label.
     """
 
     bootstrap: int = 2000
@@ -26,6 +28,7 @@ class Settings:
     confidence: float = 0.95
     probes: bool = True
     margin: float | None = None
+    confounds: list[str] = field(default_factory=list)
 
 
 def settings(given) -> Settings:

@@ -30,6 +30,9 @@ from engram.measures.inference import (
 )
 from engram.scores import caveats, classification, learning
 from engram.scores.probes import probe
+from engram.scores.question import Question
+from engram.scores.rivals import rivals
+from engram.scores.sensitivity import ROWS, sensitivity
 from engram.scores.settings import SEED, settings
 
 FEWEST = 3  # observations that a score can be taken of
@@ -200,8 +203,8 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
         dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
         people, of every subject what it is, what is predicted and the fold; sample; undefined,
         subjects without a correlation; p_min, the smallest p possible; null; baseline_rows, how
-        many both predict, or None; probes; learning_curve, whose R^2 compare with the mean of all
-        training rows whatever their number; settings.
+        many both predict, or None; probes; rivals; learning_curve, whose R^2 compare with the mean
+        of all training rows whatever their number; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
@@ -229,8 +232,9 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
             "floor": smallest_p(this.y, series),
         },
         "baseline_rows": len(shared[0].y) if shared else None,
-        "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
         "learning_curve": _learning(rows, metrics[0], within, labels, chosen),
+        **_inputs(x, rows, within, chosen),
+        "rivals": rivals(_question(rows, within, chosen), rows.seeds[..., None], chosen.confounds),
         "settings": dataclasses.asdict(chosen),
     }
 
@@ -238,12 +242,53 @@ def score(predictions, baseline, x, spec, null=None) -> dict:
 def _learning(rows, first, within, labels, chosen):
     def scored(predicted):
         real = np.ones(predicted.shape[1], bool)
-        these = dataclasses.replace(rows, predicted=predicted[..., 0], real=real)
-        return _metrics(these if within else these.by_subject(), labels[:1], within, chosen, None)[
-            0
-        ]
+        these = dataclasses.replace(rows, predicted=predicted[..., 0], real=real, null=None)
+        these = these if within else these.by_subject()
+        return _metrics(these, labels[:1], within, chosen, None)[0]
 
     return learning.curve(rows.table, rows.header, first, scored)
+
+
+def _inputs(x, rows, within, chosen):
+    """What the inputs know, and what is left of them without some of it."""
+    if not chosen.probes:
+        return {"probes": None}
+    random = np.random.default_rng(SEED)
+    probes, features = probe(x, rows.table, random)
+    some = np.sort(random.permutation(len(features))[:ROWS])
+    left = sensitivity(_question(rows.rows(some), within, chosen), features[some], chosen.confounds)
+    return {"probes": probes, "sensitivity": left}
+
+
+def _question(rows, within, chosen):
+    """What the experiment asks, scored by R^2: within subjects, or between them."""
+    score = SCORES["r2"]
+
+    def those(answer):
+        real = np.ones(answer.shape[1], bool)
+        these = dataclasses.replace(rows, predicted=answer[..., 0], real=real, null=None)
+        return these if within else these.by_subject()
+
+    def each(answer):
+        these = those(answer)
+        return _values(score, these.y[None], these, within=True)[:, 0].mean(1)
+
+    def of_all(answer, at):
+        these = those(answer).rows(at)
+        return float(score.of(these.y[None], these.predicted, these.expected).mean())
+
+    return Question(
+        table=rows.table,
+        y=rows.y,
+        classes=0,
+        metric="r2",
+        limits=score.limits,
+        each=each,
+        of_all=None if within else of_all,
+        confidence=chosen.confidence,
+        normal=score.normal,
+        back=score.back,
+    )
 
 
 def _read(path, null=None):
@@ -494,7 +539,8 @@ def _sample(rows):
 def warnings(result) -> list[str]:
     """Sentences about a finished scores dict."""
     own = [*_undefined(result), *_statistics(result)]
-    return [*caveats.of_split(result), *own, *caveats.of_inputs(result)]
+    inputs = [*caveats.of_inputs(result), *caveats.of_rivals(result)]
+    return [*caveats.of_split(result), *own, *inputs]
 
 
 def _undefined(result):
