@@ -40,9 +40,13 @@ def imported(path):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module.partition(".")[0]
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func).rpartition(".")[2] in BY_NAME:
-                yield node.args[0].value.partition(".")[0]
+        elif isinstance(node, ast.Call) and called(node) in BY_NAME:
+            named = node.args[0]
+            yield from [named.value.partition(".")[0]] if isinstance(named, ast.Constant) else []
+
+
+def called(call):
+    return ast.unparse(call.func).rpartition(".")[2]
 
 
 @pytest.fixture(scope="module")
