@@ -17,10 +17,10 @@ import dataclasses
 import fnmatch
 import io
 import itertools
-import os
 import unicodedata
 from pathlib import Path
 
+from engram.disk import replaced
 from engram.errors import InputError
 from engram.web.safe_files import clean_name
 from engram.web.transfer import checked_sums
@@ -130,14 +130,8 @@ def write_lock(path, files):
         sums = " ".join(f"{name}:{value}" for name, value in sorted(file.checksums.items()))
         size = "" if file.size is None else file.size
         table.writerow((file.path, size, sums, file.version, file.url))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replaced(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_lock(path) -> list[File]:
