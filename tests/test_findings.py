@@ -278,7 +278,7 @@ def test_a_comparison_is_about_the_best_baseline():
     )
     assert found == {
         "question": "Which?",
-        "answer": "clip scores highest (balanced accuracy 0.70, 0.60 to 0.80); none of 2 others "
+        "answer": "clip scores highest (balanced accuracy 0.70, 0.60 to 0.80); none of 2 models "
         "was shown to add to the best baseline, bands (best clip, +0.03, −0.05 to +0.11; a gain "
         "of 0.10 would have shown).",
     }
@@ -296,7 +296,7 @@ def test_a_comparison_without_a_best_baseline_and_what_weights_gain():
     assert found["answer"] == (
         "No backbone was shown to be above chance (best clip, balanced accuracy 0.60, 0.45 to "
         "0.75); clip was not shown to add to bands (+0.08, −0.10 to +0.20); trained weights gain "
-        "over random ones (most clip, +0.10, +0.02 to +0.20)."
+        "over random ones (clip, +0.10, +0.02 to +0.20)."
     )
 
 

@@ -55,7 +55,7 @@ def _over_best(comparison, honest):
     else:
         gains = [findings.gain(call(m), m, m, {}) for m in honest if number(m["difference"])]
         over = next((call(m) for m in members.values() if m["is_baseline"]), "the baseline")
-    return [added(gains, over)] if gains else []
+    return [added(gains, over, others="models")] if gains else []
 
 
 def _over_random(honest):
@@ -69,8 +69,9 @@ def _over_random(honest):
     ps = adjusted([gain["p"] for gain in gains])
     sure = [g for g, p in zip(gains, ps, strict=True) if number(p) and p <= LEVEL and g["low"] > 0]
     best = max(sure or gains, key=lambda gain: gain["difference"])
+    best_of = "best " * (len(gains) > 1)
     numbers = f"{best['who']}, {findings.interval(best)}"
     if not sure:
-        return [f"trained weights were not shown to gain over random ones (best {numbers})"]
+        return [f"trained weights were not shown to gain over random ones ({best_of}{numbers})"]
     share = f" in {len(sure)} of {len(gains)}" if len(gains) > 1 else ""
-    return [f"trained weights gain over random ones{share} (most {numbers})"]
+    return [f"trained weights gain over random ones{share} ({best_of}{numbers})"]

@@ -263,7 +263,7 @@ def gain(who, this, row, settings) -> dict:
     }
 
 
-def added(gains, over, digits=2, itself=False) -> str:
+def added(gains, over, digits=2, itself=False, others="others") -> str:
     """What was gained over something, as a clause.
 
     Args:
@@ -272,6 +272,7 @@ def added(gains, over, digits=2, itself=False) -> str:
         over: what it is gained over, in words.
         digits: of numbers.
         itself: whether the only gain is that of the subject of the sentence.
+        others: what gains, in the plural.
     """
     ps, n = adjusted([one["p"] for one in gains]), len(gains)
     for one, p in zip(gains, ps, strict=True):
@@ -282,29 +283,29 @@ def added(gains, over, digits=2, itself=False) -> str:
     if more := sum(one["more"] for one in gains):
         if n == 1:
             return f"{who} adds to {over} ({numbers})"
-        return f"{more} of {n} others add{'s' * (more == 1)} to {over} (most {who}, {numbers})"
+        return f"{more} of {n} {others} add{'s' * (more == 1)} to {over} (most {who}, {numbers})"
     if all(one["less"] for one in gains):
         if n == 1:
             return f"{who} falls short of {over} ({numbers})"
-        return f"all {n} others fall short of {over} (least {who}, {numbers})"
-    return _nothing_added(gains, best, who, over, digits)
+        return f"all {n} {others} fall short of {over} (least {who}, {numbers})"
+    return _nothing_added(gains, best, who, over, digits, others)
 
 
-def _nothing_added(gains, best, who, over, digits):
+def _nothing_added(gains, best, who, over, digits, others):
     numbers = interval(best, digits)
     equivalent = adjusted([one["equivalence_p"] for one in gains])
     if all(number(p) and p <= LEVEL for p in equivalent):
         margin = f" of {best['margin']:g}" if number(best.get("margin")) else ""
         if len(gains) == 1:
             return f"{who} adds nothing to {over} beyond the margin{margin} ({numbers})"
-        none = f"none of {len(gains)} others adds to {over} beyond the margin{margin}"
+        none = f"none of {len(gains)} {others} adds to {over} beyond the margin{margin}"
         return f"{none} (best {who}, {numbers})"
     if number(best["detectable"]):
         numbers += f"; a gain of {value(best['detectable'], digits)} would have shown"
     if len(gains) == 1:
         return f"{who} was not shown to add to {over} ({numbers})"
     kind = " with random weights" if all(one["random"] for one in gains) else ""
-    return f"none of {len(gains)} others{kind} was shown to add to {over} (best {who}, {numbers})"
+    return f"none of {len(gains)} {others}{kind} was shown to add to {over} (best {who}, {numbers})"
 
 
 def interval(gain, digits=2) -> str:

@@ -44,7 +44,7 @@ def asked(members) -> dict:
     Rows: first those that the study asks, then baselines, then automatic ones; last, whoever they
     are, those whose scores are no estimate for new data.
     """
-    baselines = {this["scores"]["baseline"] for this in members}
+    baselines = {this["scores"]["baseline"] for this in members if not inflated(this["flags"])}
 
     def place(this):
         automatic = bool(this["config"].get("automatic"))
