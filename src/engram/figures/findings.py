@@ -25,6 +25,7 @@ AS_HIGH = 0.9  # share of a score above chance that a control as high as the sco
 #: What scores hold for, by `generalises_to`, as a sentence goes on.
 SCOPES = {
     "new time blocks of known subjects, purged": "in new time blocks of known subjects",
+    "LEAKS: random windows of known scans": "in random windows of known scans",
     "another data set, nothing trained": "in data on which nothing was trained",
     "new pictures, a known subject": "for known subjects and new pictures",
     "new pictures, known subjects, one model for all": "for known subjects and new pictures, with "

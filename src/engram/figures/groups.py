@@ -44,19 +44,20 @@ def asked(members) -> dict:
     Rows: first those that the study asks, then baselines, then automatic ones; last, whoever they
     are, those whose scores are no estimate for new data.
     """
-    baselines = {this["scores"]["baseline"] for this in members if not inflated(this["flags"])}
 
     def place(this):
         automatic = bool(this["config"].get("automatic"))
         return inflated(this["flags"]), automatic, this["name"] in baselines
 
-    scopes = {this["scores"]["generalises_to"] for this in members}
+    honest = [this for this in members if not inflated(this["flags"])]
+    scopes = {this["scores"]["generalises_to"] for this in honest}
+    baselines = {this["scores"]["baseline"] for this in honest}
     first, *others = (this["scores"]["warnings"] for this in members)
     shared = [text for text in first if all(text in own for own in others)]
     for this in members:
         this["warnings"] = [text for text in this["scores"]["warnings"] if text not in shared]
     return {
-        "question": question([m for m in members if not inflated(m["flags"])] or members),
+        "question": question(honest or members),
         "found": found(members),
         "experiments": sorted(members, key=place),
         "warnings": shared,
