@@ -77,9 +77,9 @@ def _group(anchor, dataset, target, members):
 
 
 def _axis(rows):
-    """Lowest and highest tenth that the dots, intervals and controls of `rows` need."""
-    keys = ("value", "low", "high", "chance", "control")
-    values = [row[key] for row in rows for key in keys]
+    """Lowest and highest tenth that the dots, intervals, nulls and controls of `rows` need."""
+    keys = ("value", "low", "high", "chance", "null_low", "null_high", "control")
+    values = [row.get(key) for row in rows for key in keys]
     values += [value for row in rows for value in row["subjects"].values()]
     values = [value for value in values if number(value)] or [0, 1]
     return math.floor(10 * min(values) - 0.2) / 10, math.ceil(10 * max(values) + 0.2) / 10

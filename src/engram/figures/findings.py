@@ -26,7 +26,7 @@ AS_HIGH = 0.9  # share of a score above chance that a control as high as the sco
 SCOPES = {
     "new time blocks of known subjects, purged": "in new time blocks of known subjects",
     "LEAKS: random windows of known scans": "in random windows of known scans",
-    "another data set, nothing trained": "in data on which nothing was trained",
+    "another data set, nothing trained": "in another data set",
     "new pictures, a known subject": "for known subjects and new pictures",
     "new pictures, known subjects, one model for all": "for known subjects and new pictures, with "
     "one model for all",
