@@ -192,11 +192,15 @@ def test_what_changes_the_reading_follows():
     below = rival | {"low": 0.45}
     (said,) = answers(experiment("bands", row(0.67, 0.58, 0.76), rivals=[beaten, below]))
     assert "clock" not in said
-    left = {"of": "subject", "value": 0.52, "low": 0.44, "high": 0.6}
-    (said,) = answers(experiment("bands", row(0.67, 0.58, 0.76), sensitivity={"without": [left]}))
+    left = {"of": ["subject"], "value": 0.52, "low": 0.44, "high": 0.6}
+    model = {"value": 0.66, "low": 0.57, "high": 0.75, "without": [left]}
+    (said,) = answers(experiment("bands", row(0.67, 0.58, 0.76), sensitivity=model))
     assert said.endswith(
         "; without the subject a linear model reaches 0.52, not shown to be above chance."
     )
+    model["low"] = 0.48  # nothing was there to be lost
+    (said,) = answers(experiment("bands", row(0.67, 0.58, 0.76), sensitivity=model))
+    assert "without" not in said
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ def test_numbers_pictures_and_vectors():
     line = row(0.3, 0.1, 0.5, chance=0.0, metric="r2")
     (told,) = found([experiment("bands", line, **age)])
     assert told == {
-        "question": "Age predicted, in new subjects?",
+        "question": "Can age be predicted, in new subjects?",
         "answer": "Band power predicts age in new subjects (R² 0.30, 0.10 to 0.50).",
     }
     (said,) = answers(experiment("bands", line | {"p": 0.2, "low": -0.1}, **age))

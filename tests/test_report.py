@@ -207,7 +207,7 @@ def test_what_else_could_explain_a_score_stands_with_it(whole):
     rival = {"name": "clock", "of": ["clock"], "metric": "balanced_accuracy", "value": 0.612,
              "low": 0.5, "high": 0.7, "difference": 0.168, "difference_low": 0.1,
              "difference_high": 0.2, "difference_p": 0.003, "subjects": {}}  # fmt: skip
-    without = {"of": "subject", "value": 0.641, "low": 0.6, "high": 0.7, "difference": -0.02,
+    without = {"of": ["subject"], "value": 0.641, "low": 0.6, "high": 0.7, "difference": -0.02,
                "difference_p": 0.4}  # fmt: skip
     model = {"model": "ridge on the features", "metric": "balanced_accuracy", "value": 0.661}
     scored["clip"] |= {

@@ -146,7 +146,7 @@ def test_the_page_shows_every_subject_and_every_score(study):
     assert text.count('<circle class="mean"') >= 2 * len(UNITS)
     for name in ("r2", "pearson_r", "spearman_r", "mae"):
         assert f"{metric(scores, name)['value']:.2f}" in text
-    assert "Trait predicted, in new subjects?" in text
+    assert "Can trait be predicted, in new subjects?" in text
     assert "simulated data" in text
     assert "is a baseline itself" in text
 

@@ -74,7 +74,7 @@ def _classes(scores, target):
 def _values(scores, target):
     name = scores["column"]
     return Words(
-        "r2", 2, f"{_capital(name)} predicted", f"predicts {name}",
+        "r2", 2, f"Can {name} be predicted", f"predicts {name}",
         f"{_capital(name)} could not be predicted",
     )  # fmt: skip
 
@@ -87,7 +87,11 @@ def _pairs(scores, target):
 
 def _vectors(scores, target):
     return Words(
-        "r2", 3, f"{target} predicted", f"predicts {target}", f"{target} could not be predicted"
+        "r2",
+        3,
+        f"Can {target} be predicted",
+        f"predicts {target}",
+        f"{target} could not be predicted",
     )
 
 
@@ -95,7 +99,7 @@ def _pictures(scores, target):
     names = [row["metric"] for row in scores["metrics"]]
     told = [name for name in names if name.endswith("_two_way")]
     return Words(
-        [*names[:1], *told][-1], 2, "Decoded pictures like what was seen",
+        [*names[:1], *told][-1], 2, "Are decoded pictures like what was seen",
         "draws pictures like what was seen",
         "Decoded pictures were not shown to be more like what was seen than like other images",
     )  # fmt: skip
@@ -338,13 +342,15 @@ def doubts(this, row, digits=2) -> list[str]:
                 f"but {rival['name']} alone reaches {value(rival['value'], digits)}, "
                 "which it was not shown to exceed"
             )
-    without = (this["scores"].get("sensitivity") or {}).get("without") or ()
-    for one in without:
-        if number(one["value"]) and number(one["low"]) and one["low"] <= (row["chance"] or 0):
-            of = one["of"] if isinstance(one["of"], str) else ", ".join(one["of"])
+    model = this["scores"].get("sensitivity") or {}
+    chance = row["chance"] or 0
+    at_first = number(model.get("low")) and model["low"] > chance
+    for one in model.get("without") or () if at_first else ():
+        if number(one["value"]) and number(one["low"]) and one["low"] <= chance:
+            of = "the subject" if one["of"] == ["subject"] else ", ".join(one["of"])
             found.append(
-                f"without {'the ' * (of == 'subject')}{of} a linear model reaches "
-                f"{value(one['value'], digits)}, not shown to be above chance"
+                f"without {of} a linear model reaches {value(one['value'], digits)}, not shown to "
+                "be above chance"
             )
     return found
 
@@ -381,7 +387,7 @@ def value(number_, digits=2) -> str:
 
 def signed(number_, digits=2) -> str:
     """A number with its sign."""
-    return f"{number_:+.{digits}f}".replace("-", "−")
+    return f"{number_:+z.{digits}f}".replace("-", "−")
 
 
 def call(this) -> str:

@@ -193,7 +193,7 @@ def _number(value, digits=2):
 
 
 def _signed(value, digits=2):
-    return f"{value:+.{digits}f}".replace("-", "−") if number(value) else "–"
+    return f"{value:+z.{digits}f}".replace("-", "−") if number(value) else "–"
 
 
 def _p(value):
