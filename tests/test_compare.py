@@ -404,7 +404,7 @@ def test_a_guest_stands_in_the_table_by_its_scores_alone(tmp_path, members):
     assert len(found["cka"]["values"]) == 4
     assert "CNN end to end" in paths["figure"].read_text()
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
-    line = page.render({}, {}, {}, spec, {"vision": found}).partition("CNN end to end")[2]
+    line = page.render({}, {}, {}, spec, {"vision": found}).partition(">CNN end to end")[2]
     assert "0.900" in line.partition("</tr>")[0]
 
 
@@ -477,7 +477,7 @@ def test_members_that_predict_numbers_are_paired_by_the_error_of_each_subject(tm
     assert "same state" not in paths["figure"].read_text()
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
     text = page.render({}, {}, {}, spec, {"vision": found})
-    assert "error less than by random weights +1.00." in text
+    assert "trained weights gain over random ones (clip, +1.00 of error" in text
     line = text.partition('<th scope="row">clip')[2].partition("</tr>")[0]
     assert [w for w in ("r 0.660", "MAE 2.000", "MAE −0.400", "+1.000") if w not in line] == []
 
@@ -509,7 +509,7 @@ def test_where_a_class_is_of_the_subject_twins_are_paired_by_accuracy(tmp_path, 
         assert gain["difference"] == pytest.approx(np.mean(by_hand))
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
     text = page.render({}, {}, {}, spec, {"vision": found})
-    assert "trained minus random weights, in accuracy, " in text
+    assert " in accuracy" in text.partition("trained weights ")[2].partition("</p>")[0]
     assert text.count("<small>in accuracy</small>") == 2
     for gain in gains.values():  # each subject a whole win: what would hide the interval
         gain["subjects"] = dict.fromkeys(gain["subjects"], 1.0)
@@ -523,7 +523,7 @@ def test_a_gain_that_is_of_no_subject_is_left_out(tmp_path, members):
     found = json.loads(paths["comparison"].read_text())
     assert [m["gain"]["difference"] for m in found["members"] if m["gain"]] == [None, None]
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
-    assert "trained minus random" not in page.render({}, {}, {}, spec, {"vision": found})
+    assert "gain over random ones (" not in page.render({}, {}, {}, spec, {"vision": found})
 
 
 # ---- the report -------------------------------------------------------------------------
@@ -564,8 +564,8 @@ def test_the_report_has_a_line_for_every_member(shown):
     ):
         assert [word for word in words if word not in line] == []
     assert "random weights" not in lines[0]
-    assert "3 backbones on Simulated vigilance: balanced accuracy 0.60 to 0.80; trained" in text
-    assert f"trained minus random weights {gain['difference']:+.2f}." in text
+    assert "In simulated data, DINO scores highest (balanced accuracy 0.80, 0.74 to 0.86)" in text
+    assert f"trained weights gain over random ones (clip, {gain['difference']:+.2f}" in text
     assert text.count("data:image/svg+xml;base64,") == 2
 
 

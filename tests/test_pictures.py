@@ -166,7 +166,8 @@ def test_the_page_shows_every_score_and_pictures_to_look_at(study, tmp_path):
         for row in found["metrics"]:
             for value in (row["value"], row["chance"], *row["subjects"].values()):
                 assert f"{value:.3f}".replace("-", "−") in text
-    assert "2 decoders on Simulated NSD, 2 subjects: told from another image by quarters" in text
+    assert "Are decoded pictures like what was seen, in new pictures?" in text
+    assert "quarters 2-way" in text.partition('class="found"')[2].partition("</ul>")[0]
     assert "simulated data" in text
     assert "over Decoder poor" in text
     assert text.count('class="card"') == 2 * 16

@@ -719,7 +719,7 @@ def test_the_page_shows_every_score_of_every_subject(drawn, decoded, tmp_path):
         for row in found["metrics"]:
             for value in (row["value"], *row["subjects"].values()):
                 assert f"{value:.3f}".replace("-", "−") in text
-    assert "1 experiment on Simulated NSD, 2 subjects: R² of photograph/decoded" in text
+    assert "Can photograph/decoded be predicted, for known subjects and new pictures?" in text
     assert "Protocol <code>nsd40</code>: scores of another one do not compare" in text
     assert "1 never change" in text
     assert text.count("predicted 0.") == 1
