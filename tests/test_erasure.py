@@ -10,8 +10,8 @@ from test_evaluate import scored
 from test_rivals import question
 
 from engram import store
-from engram.measures import erasure
-from engram.scores import classification, copies, sensitivity
+from engram.measures import copies, erasure
+from engram.scores import classification, sensitivity
 
 
 def balanced(these, y):

@@ -126,6 +126,21 @@ def within(tmp_path_factory):
     return folder, World(folder).run()
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_picture_under_two_names_is_named(tmp_path, copied):
+    world = World(tmp_path)
+    test = int(np.flatnonzero(world.pictures["split"] == "test")[4])
+    if copied:
+        own = world.features[test]
+        world.features[17] = own + 0.01 * world.rng.normal(size=len(own)).astype(np.float32)
+    world.run(epochs=1)
+    result = scored(tmp_path)
+    names = sorted(world.pictures.index[[17, test]])
+    assert result["near_copies"]["between"] == int(copied)
+    assert [sorted(pair) for pair in result["near_copies"]["examples"]] == [names] * copied
+    assert sum("one picture under two names" in said for said in result["warnings"]) == copied
+
+
 def test_pictures_are_found_and_the_control_finds_none(within):
     folder, found = within
     result = scored(folder)

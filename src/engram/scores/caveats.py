@@ -157,13 +157,8 @@ def of_inputs(result):
         return
     if probes["duplicate_windows"]:
         yield f"{probes['duplicate_windows']} windows are exact copies of other windows."
-    copies = probes["near_copies"]
-    if copies["between"]:
-        one, other = copies["examples"][0]
-        yield (
-            f"{copies['between']} pairs of rows of different subjects or sides of a fold are "
-            f"nearly the same, such as {one} and {other}: one recording under two names?"
-        )
+    between = "different subjects or sides of a fold"
+    yield from of_near_copies(probes["near_copies"], "rows", between, "recording")
     identity, time = probes["subject_identity"], probes["time_in_scan"]
     known = "applied" not in result and not result["generalises_to"].startswith("new subjects")
     if known and (identity["balanced_accuracy"] or 0) > 2 * (identity["chance"] or 1):
@@ -190,6 +185,16 @@ def of_rivals(result):
             )
         for name, rows in rival["empty"].items():
             yield f"{rows} rows lack {name}: the rival {rival['name']} takes the mean for them."
+
+
+def of_near_copies(copies, what, between, thing):
+    """Of what stands on two sides under two names, see `engram.measures.copies`."""
+    if copies and copies["between"]:
+        one, other = copies["examples"][0]
+        yield (
+            f"{copies['between']} pairs of {what} of {between} are nearly the same, such as {one} "
+            f"and {other}: one {thing} under two names?"
+        )
 
 
 def listed(names):

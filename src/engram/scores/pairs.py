@@ -6,7 +6,7 @@ import pandas as pd
 from engram import store
 from engram.errors import InputError
 from engram.measures import inference, ranking
-from engram.scores import over_images
+from engram.scores import caveats, over_images
 from engram.scores.pairing import pairing
 from engram.scores.settings import settings
 
@@ -53,6 +53,7 @@ def score(predictions, baseline, x, spec) -> dict:
         "paired": paired and {key: paired[key] for key in ("subjects", "wilcoxon", "mcnemar")},
         "repetitions": _repetitions(every),
         "attainable": attainable,
+        "near_copies": this.header.get("near_copies"),
         "predicted": {name: interval for name, interval in predicted.items() if interval},
     }
 
@@ -244,6 +245,9 @@ def warnings(result) -> list[str]:
             "The epoch of every model was chosen on the test pictures, as published; the scores "
             "are optimistic. See the clean protocol beside it."
         )
+    found += caveats.of_near_copies(
+        result["near_copies"], "pictures", "training and test", "picture"
+    )
     top1 = result["metrics"][0]
     control, chance, rows = top1["control"], top1["chance"], result["sample"]["rows"]
     if control > chance + 4 * np.sqrt(chance * (1 - chance) / rows):

@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold
 
 from engram import store
 from engram.errors import InputError
-from engram.scores.copies import near_copies
+from engram.measures.copies import near_copies
 from engram.scores.sample import autocorrelation
 
 DIMS = 512  # of one source

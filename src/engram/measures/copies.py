@@ -47,6 +47,27 @@ def near_copies(x, table, rng) -> dict:
     return {"pairs": len(pairs), "between": len(across), "examples": examples}
 
 
+def of_pictures(features, concepts, test, names, rng) -> dict:
+    """Pictures of training and of test that are nearly the same, as one under two names is.
+
+    Args:
+        features: float (m, d) of the pictures.
+        concepts: m names of what they show; pictures of one concept may be alike.
+        test: bool (m,), which of them are tested.
+        names: m names.
+        rng: as for `near_copies`.
+
+    Returns:
+        As `near_copies`; between are pairs of a training and a test picture.
+    """
+    sd = features.std(0)
+    x = ((features - features.mean(0)) / np.where(sd > 0, sd, 1)).astype(np.float32)
+    pairs = sorted(_copies(x, np.unique(concepts, return_inverse=True)[1], rng))
+    across = [(one, other) for one, other in pairs if test[one] != test[other]]
+    examples = [[str(names[one]), str(names[other])] for one, other in across[:EXAMPLES]]
+    return {"pairs": len(pairs), "between": len(across), "examples": examples}
+
+
 def _copies(x, groups, rng, around=None):
     """Pairs of rows of different groups; distances are taken without the means of `around`."""
     if groups.max() < 2:
