@@ -479,7 +479,9 @@ def test_members_that_predict_numbers_are_paired_by_the_error_of_each_subject(tm
     text = page.render({}, {}, {}, spec, {"vision": found})
     assert "trained weights gain over random ones (clip, +1.00 of error" in text
     line = text.partition('<th scope="row">clip')[2].partition("</tr>")[0]
-    assert [w for w in ("r 0.660", "MAE 2.000", "MAE −0.400", "+1.000") if w not in line] == []
+    over = {m["title"]: m["over_best"] for m in found["members"]}["clip"]
+    gained = f"{over['difference']:+.3f} of error".replace("-", "−")
+    assert [w for w in ("r 0.660", "MAE 2.000", gained, "+1.000") if w not in line] == []
 
 
 def of_subjects(files, left=("accuracy",)):
@@ -550,12 +552,14 @@ def test_the_report_has_a_line_for_every_member(shown):
     text = page.render(*shown)
     (gain,) = [m["gain"] for m in shown[-1]["vision"]["members"] if m["gain"]]
     gained = f"{gain['difference']:+.3f}<small>{gain['low']:+.3f} to {gain['high']:+.3f}</small>"
+    over = {m["title"]: m["over_best"] for m in shown[-1]["vision"]["members"]}["DINO"]
+    over = f"{over['difference']:+.3f}<small>{over['low']:+.3f} to".replace("-", "−")
     lines = text.partition('class="compared"')[2].partition("</table>")[0].split("<tr")[2:]
     assert len(lines) == 4
     for line, words in zip(
         lines,
         (
-            ("DINO", "0.800", "0.740 to 0.860", "+0.090", "p 0.094", "48 B", "12 values"),
+            ("DINO", "0.800", "0.740 to 0.860", over, "48 B", "12 values"),
             ("clip", "0.780", "random 0.600", "x.safetensors", "40", gained),
             ("bandpower", "baseline", "0.710", "20 B"),
             ("clip_random", "control of clip", "random weights", "20", "cpu, fp32"),

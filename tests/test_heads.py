@@ -80,6 +80,7 @@ def test_hyperparameters_are_what_was_given_and_every_default():
         "head": {
             "kind": "forest", "n_estimators": 200, "min_samples_leaf": 3, "max_depth": 3,
             "max_features": None, "class_weights": True, "space": "features", "components": None,
+            "without_subject": False,
         },
         "sources": [["a/b", 2]],
     }  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from test_train import Study
@@ -98,8 +99,8 @@ def test_the_curve_is_the_score_of_each_number_and_ends_with_that_of_all(study):
     assert two["value"] == pytest.approx(each.mean())
     assert two["seed_sd"] == pytest.approx(by.mean(0).std(ddof=1))
     error = each.std(ddof=1) * np.sqrt(1 / n + 1 / (n - 1))
-    low, high = stats.t.interval(0.95, n - 1, each.mean(), error)
-    assert (two["low"], two["high"]) == pytest.approx((max(low, 0), min(high, 1)))
+    low, high = stats.t.interval(0.95, n - 1, logit(m := each.mean()), error / (m * (1 - m)))
+    assert (two["low"], two["high"]) == pytest.approx((expit(low), expit(high)))
 
 
 def test_as_many_subjects_as_there_are_is_refused(study):

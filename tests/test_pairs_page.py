@@ -152,7 +152,9 @@ def test_the_tables_hold_the_scores(whole):
     assert best[2].startswith(value["top5"])
     assert best[3].startswith(value["mrr"])
     p = min(2 * max(whole[0][name]["metrics"][0]["p"] for name in whole[0]), 1)
-    assert best[4:7] == ["0.025", f"{by_name['top1']['control']:.3f}", f"{p:.3f}"]
+    band = "{null_low:.3f} to {null_high:.3f}".format(**by_name["top1"])
+    assert best[4:6] == [f"0.025 {band}", f"{by_name['top1']['control']:.3f}"]
+    assert best[6].startswith(f"{p:.3f}")
     assert best[7] == "0.200 to 0.800 ✓ inside"
     paired, row = scored["paired"], by_name["top1"]
     gain = [row[f"difference{end}"] for end in ("", "_low", "_high")]

@@ -74,7 +74,7 @@ def test_what_a_study_leaves_out_is_what_the_schema_says(study):
     assert found == this != given
     assert found["evaluation"] == {
         "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True,
-        "margin": None,
+        "confounds": [], "margin": None,
     }  # fmt: skip
 
 
