@@ -22,8 +22,7 @@ FLOORS = (
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "cards", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
-    {"disk", "flags", "hdf5_files", "precision", "progress", "scratch", "tables"}
-    | {"torchvision_compat"},
+    {"flags", "hdf5_files", "precision", "progress", "scratch", "tables", "torchvision_compat"},
     {"errors"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

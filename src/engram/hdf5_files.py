@@ -1,70 +1,69 @@
-"""HDF5 files of strangers: nothing of another file is read, and nothing that was never written.
+"""HDF5 files from elsewhere: what they name outside of themselves, and what is not there.
 
-HDF5 lets a name stand for a dataset of another file (external links), for bytes of one (external
-storage), or for parts of several (virtual datasets), and gives zeros for what was never written.
+HDF5 opens any other file that a link, an external storage or a virtual dataset names, and reads
+chunks that were never written as zeros, without a word.
 """
 
+import contextlib
+
 import h5py
+import numpy as np
 
-OWN_LINKS = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
-WRITTEN = h5py.h5d.SPACE_STATUS_ALLOCATED
-
-
-def opened(path) -> h5py.File:
-    """The file, read-only and without locks.
-
-    Raises:
-        OSError: it is missing or damaged, or something in it lies in another file.
-    """
-    file = h5py.File(path, "r", locking=False)
-    try:
-        if found := _elsewhere(file):
-            raise OSError(f"`{found}` lies in another file; only what is in this one is read")
-    except BaseException:
-        file.close()
-        raise
-    return file
+CODE_VERSION = 1  # raise it when other files are refused
 
 
-def own(file, name) -> h5py.Dataset:
-    """A dataset of the top of a file, without a look at all others.
+@contextlib.contextmanager
+def opened(path):
+    """A file that holds all that is read from it, read-only and without locks, as an `h5py.File`.
 
     Raises:
-        KeyError: there is none.
-        OSError: it lies in another file, or parts of it were never written.
+        OSError: it is missing or no HDF5.
+        ValueError: see `refuse_elsewhere`.
     """
-    dataset = file[name]
-    hard = file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD
-    if not hard or not isinstance(dataset, h5py.Dataset) or _lies_elsewhere(dataset.id):
-        raise OSError(f"`{name}` lies in another file; only what is in this one is read")
-    return written(dataset)
+    with h5py.File(path, "r", locking=False) as file:
+        refuse_elsewhere(file)
+        yield file
 
 
-def written(dataset) -> h5py.Dataset:
-    """The dataset itself, if all of it was written.
+def refuse_elsewhere(file):
+    """Refuse a file that would have another one read.
 
     Raises:
-        OSError: parts were not, and would be read as zeros.
+        ValueError: names the first link, external storage or virtual dataset that points out of it.
     """
-    if dataset.size and dataset.id.get_space_status() != WRITTEN:
-        raise OSError(f"parts of `{dataset.name}` were never written")
+
+    def look(name, link):  # h5py wants what is found returned, not raised
+        if isinstance(link, h5py.ExternalLink):
+            return f"{name} is a link to another file, {link.filename!r}; copy it in"
+        return _elsewhere(name, file[name]) if isinstance(link, h5py.HardLink) else None
+
+    if found := file.visititems_links(look):
+        raise ValueError(found)
+
+
+def _elsewhere(name, item):
+    """Where the values of a dataset lie, if not in the file."""
+    if not isinstance(item, h5py.Dataset):
+        return None
+    if item.external:
+        return f"{name} keeps its values in another file, {item.external[0][0]!r}"
+    return f"{name} is a virtual dataset, of values of other files" if item.is_virtual else None
+
+
+def whole(dataset):
+    """A dataset of which every value was written.
+
+    Raises:
+        ValueError: chunks are not there, which would be read as zeros.
+    """
+    if not dataset.size:
+        return dataset
+    if dataset.chunks:
+        steps = zip(dataset.shape, dataset.chunks, strict=True)
+        wanted = np.prod([-(-size // step) for size, step in steps], dtype=object)
+        there = dataset.id.get_num_chunks()
+    else:
+        wanted, there = dataset.nbytes, dataset.id.get_storage_size()
+    if there < wanted:
+        raise ValueError(f"{dataset.name}: some of its values were never written")
     return dataset
-
-
-def _elsewhere(file):
-    """The first name in a file that stands for something in another one, or None."""
-
-    def of_link(name, info):
-        return None if info.type in OWN_LINKS else name
-
-    def of_object(name, info):
-        of_data = info.type == h5py.h5o.TYPE_DATASET
-        return name if of_data and _lies_elsewhere(h5py.h5d.open(file.id, name)) else None
-
-    found = file.id.links.visit(of_link, info=True) or h5py.h5o.visit(file.id, of_object, info=True)
-    return found.decode(errors="replace") if isinstance(found, bytes) else found
-
-
-def _lies_elsewhere(dataset):
-    made = dataset.get_create_plist()
-    return made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count() > 0

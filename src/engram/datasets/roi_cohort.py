@@ -69,7 +69,9 @@ def read(unit, rows, options):
     try:
         with hdf5_files.opened(path) as file:
             return list(_scans(path, file, unit, options))
-    except (OSError, KeyError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a readable cohort ({error}); correct the file") from None
 
 
@@ -81,7 +83,7 @@ def _scans(path, file, unit, options):
             "`atlases`, `conditions` or `facts` of the dataset, or the file"
         )
     subjects = _texts(file[SUBJECTS])
-    arrays = {name: hdf5_files.written(file[name]) for name in options.atlases}
+    arrays = {name: hdf5_files.whole(file[name]) for name in options.atlases}
     names = _names(path, arrays, options)
     for name, array in arrays.items():
         if array.ndim != 3 or len(array) != len(subjects):

@@ -352,7 +352,7 @@ def _dataset(path, file, name, shape, dtype):
     if not isinstance(found, h5py.Dataset):
         raise _other(path, f"it has no dataset `{name}`")
     _require(path, found.shape, found.dtype, shape, dtype)
-    return hdf5_files.written(found)
+    return hdf5_files.whole(found)
 
 
 def _require(path, shape, dtype, wanted, wanted_dtype):

@@ -319,7 +319,7 @@ def _hdf5(path, entry, index, turned=False):
                 known[name] = item
 
         file.visititems(visit)
-        found = hdf5_files.written(_chosen(path, known, entry))
+        found = hdf5_files.whole(_chosen(path, known, entry))
         return _scan(np.asarray(found).T if turned else found, index)
 
 

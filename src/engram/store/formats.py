@@ -92,4 +92,7 @@ def facts(path) -> Facts:
         if len(table) != file.shape[0]:
             raise ValueError(f"{file.shape[0]} rows, but {len(table)} names")
         audit = json.loads(file.attributes["audit"])
-        return Facts(file.attributes["header"], table, file.shape, file.dtype, audit)
+        header = file.attributes["header"]
+        if not isinstance(json.loads(header), dict) or not isinstance(audit, dict):
+            raise ValueError("its header or its audit is no JSON object")
+        return Facts(header, table, file.shape, file.dtype, audit)
