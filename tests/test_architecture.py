@@ -22,7 +22,8 @@ FLOORS = (
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "cards", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
-    {"flags", "hdf5_files", "precision", "progress", "scratch", "tables", "torchvision_compat"},
+    {"disk", "flags", "hdf5_files", "precision", "progress", "scratch", "tables"}
+    | {"torchvision_compat"},
     {"errors"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

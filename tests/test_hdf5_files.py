@@ -14,6 +14,7 @@ from engram.readers.picture_stacks import Stack
 from engram.store import Rows
 
 SECRET = b"the key of somebody else"
+ELSEWHERE = "another file|other files|never written"
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_store_shows_nothing_but_itself(secret, capsys, put, name, shape, dtyp
     assert SECRET.decode() not in told.out
     assert told.out == ""
     assert told.err.count("\n") == 1
-    assert f"`{name}`" in told.err.replace(f"`/{name}`", f"`{name}`")
+    assert f"{name} " in told.err or f"/{name}" in told.err
 
 
 def test_one_store_that_cannot_be_read_does_not_hide_the_others(secret, capsys):
@@ -95,7 +96,7 @@ def test_one_store_that_cannot_be_read_does_not_hide_the_others(secret, capsys):
 def test_series_of_regions_come_from_their_own_file(secret, put):
     with h5py.File(secret / "series.h5", "w") as file:
         put(file, "series", (4, 24), "f4", secret)
-    with pytest.raises(InputError, match="series.h5: .*(another file|never written|no array)"):
+    with pytest.raises(InputError, match=f"series.h5: .*({ELSEWHERE}|no array)"):
         roi_series.load(secret / "series.h5", names=[f"r{i}" for i in range(4)])
 
 
@@ -103,7 +104,7 @@ def test_series_of_regions_come_from_their_own_file(secret, put):
 def test_pictures_come_from_their_own_file(secret, put):
     with h5py.File(secret / "pictures.h5", "w") as file:
         put(file.create_group("of"), "pictures", (2, 2, 2, 3), "u1", secret)
-    says = "pictures.h5: .*(another file|never written)"
+    says = f"pictures.h5: .*({ELSEWHERE})"
     with pytest.raises(InputError, match=says), Stack(secret / "pictures.h5") as stack:
         stack.picture("of/pictures/1", "a picture")
 
@@ -112,7 +113,7 @@ def test_pictures_come_from_their_own_file(secret, put):
 def test_published_pictures_come_from_their_own_file(secret, put):
     with h5py.File(secret / "stimuli.hdf5", "w") as file:
         put(file, "imgBrick", (2, 2, 2, 3), "u1", secret)
-    with pytest.raises(InputError, match="stimuli.hdf5: .*(another file|never written)"):
+    with pytest.raises(InputError, match=f"stimuli.hdf5: .*({ELSEWHERE})"):
         nsd.read_stimuli(secret / "stimuli.hdf5", [1], shape=(2, 2, 2, 3))
 
 
