@@ -12,7 +12,7 @@ if here.is_dir():  # a module from a repository needs the package installed
     sys.path.insert(0, str(here.parents[1] / "src"))
 
 import engram
-from engram.planning import components, config_files
+from engram.planning import clusters, components, config_files
 from engram.planning.automatic import completed
 from engram.planning.configuration import check
 from engram.errors import InputError
@@ -121,6 +121,35 @@ def gpu(stage):
         return plan.gpus(stage, **wildcards)
 
     return of_job
+
+
+def batch(stage):
+    """Group of a job: those of one rule that ask the same, which a cluster takes several at a time."""
+
+    @signed
+    def of_job(wildcards):
+        device = "gpu" if plan.gpus(stage, **wildcards) else "cpu"
+        return f"{stage}_{device}"
+
+    return of_job
+
+
+def refuse_what_never_starts():
+    """End the run with a line for each rule whose jobs no partition of the cluster can start."""
+    file = getattr(workflow.executor_settings, "partition_config", None)
+    if file:
+        jobs = (job for job in workflow.dag.needrun_jobs() if not job.is_local)
+        lines = clusters.never(map(asked, jobs), clusters.read_partitions(file), file)
+        if lines:
+            sys.exit("\n".join(f"error: {line}" for line in lines))
+
+
+def asked(job):
+    """What a job asks of a cluster, its memory before the profile's limit; in a batch all its time."""
+    memory = job.rule.resources.get("mem_mb").evaluate(job.wildcards, attempt=1).value
+    batch = workflow.dag.get_job_group(job) or job
+    gpus, minutes = job.resources.get("gpu", 0), batch.resources.get("runtime", 0)
+    return clusters.Ask(job.rule.name, gpus, job.threads, memory, minutes)
 
 
 def growing(megabytes):
