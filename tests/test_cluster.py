@@ -175,6 +175,11 @@ def test_time_limits_are_minutes(limit, expected):
         (Ask("train", 0, 32, 8000, 240), None),
         (Ask("render", 0, 1, 600_000, 60), "600000 MB of memory, .* at most 515000 MB"),
         (Ask("train", 1, 8, 8000, 4320), "4320 minutes, .*GPUs have at most 1440 minutes"),
+        (Ask("render", 0, 1, 6000, 3000, "render"), "3000 minutes, .*group-components: .render=1."),
+        (
+            Ask("train", 1, 32, 8000, 2000),
+            r"set-threads: \[train=16\] and set-resources: \[train:runtime=1440\]",
+        ),
         (Ask("pretrain_a", 8, 8, 8000, 60), "8 GPU, and the partitions have at most 4 GPU"),
         (Ask("render", 0, 32, 300_000, 60), "no one partition has all of that"),
     ],

@@ -150,9 +150,16 @@ def refuse_what_never_starts():
 def asked(job):
     """What a job asks of a cluster, its memory before the profile's limit; in a batch all its time."""
     memory = job.rule.resources.get("mem_mb").evaluate(job.wildcards, attempt=1).value
-    batch = workflow.dag.get_job_group(job) or job
-    gpus, minutes = job.resources.get("gpu", 0), batch.resources.get("runtime", 0)
-    return clusters.Ask(job.rule.name, gpus, job.threads, memory, minutes)
+    batch = workflow.dag.get_job_group(job)
+    minutes = (batch or job).resources.get("runtime", 0)
+    return clusters.Ask(
+        job.rule.name,
+        job.resources.get("gpu", 0),
+        job.threads,
+        memory,
+        minutes,
+        batch.groupid if batch and len(batch.jobs) > 1 else "",
+    )
 
 
 def growing(megabytes):

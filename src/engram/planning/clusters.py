@@ -24,13 +24,14 @@ MINUTES = {"d": 1440, "h": 60, "m": 1}
 
 @dataclass(frozen=True)
 class Ask:
-    """What one job asks for: threads, megabytes, minutes, GPUs."""
+    """What a job asks for: GPUs, threads, megabytes, and minutes, in a batch those of all."""
 
     rule: str
     gpu: int
     threads: int
     mem_mb: int
     runtime: int
+    batch: str = ""  # the group of jobs that are submitted as one
 
 
 def read_partitions(file) -> dict[str, dict]:
@@ -94,15 +95,17 @@ def _line(ask, partitions, file):
         has = f"the partitions{where} have at most {have}"
     else:
         has = f"no one partition{where} has all of that"
-    what = "mem_mb" if not beyond else beyond[-1]
-    value = most[LIMITS[what][0]]
-    advice = (
-        f"set-threads: [{ask.rule}={value}]"
-        if what == "threads"
-        else f"set-resources: [{ask.rule}:{what}={value}]"
-    )
+    advice = " and ".join(_advice(ask, what, most[LIMITS[what][0]]) for what in said)
     return (
         f"rule {ask.rule} can never start: it asks for {asked}, and {has} ({file}); if less is "
         f"enough, write {advice} into the profile, or write one that uses other partitions: "
         "engram cluster --partition"
     )
+
+
+def _advice(ask, what, most):
+    if what == "runtime" and ask.batch:
+        return f"group-components: [{ask.batch}=1]"
+    if what == "threads":
+        return f"set-threads: [{ask.rule}={most}]"
+    return f"set-resources: [{ask.rule}:{what}={most}]"
