@@ -142,3 +142,16 @@ def test_what_holds_itself_ends(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": value, "y": np.arange(3)}))
     found = array_pickles.load(tmp_path / "a.pkl")
     np.testing.assert_array_equal(found["y"], np.arange(3))
+
+
+@pytest.mark.parametrize(("value", "loads"), [(float("-inf"), True), (float("nan"), False)])
+def test_a_mask_of_minus_infinity_is_no_damage(value, loads):
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("mask", torch.zeros(2, 2))
+    tensors = model.state_dict() | {"mask": torch.full((2, 2), value)}
+    if loads:
+        checkpoints.load_strictly(model, tensors, "w.pt", "model")
+        assert torch.isinf(model.mask).all()
+        return
+    with pytest.raises(InputError, match="w.pt: tensor mask holds values that are not finite"):
+        checkpoints.load_strictly(model, tensors, "w.pt", "model")

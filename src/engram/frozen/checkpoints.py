@@ -165,7 +165,8 @@ def load_strictly(model, tensors, path, name):
             f"{path}: not the weights of {name}: tensors {', '.join(found)}; "
             f"{_remedy(own, tensors)}"
         )
-    if odd := [key for key, value in tensors.items() if _not_finite(value)]:
+    trained = dict(model.named_parameters())
+    if odd := [key for key, value in tensors.items() if _is_broken(value, key in trained)]:
         raise InputError(
             f"{path}: tensor {odd[0]} holds values that are not finite, as {len(odd) - 1} others "
             "do; the file is damaged, or its training failed: take another"
@@ -173,8 +174,11 @@ def load_strictly(model, tensors, path, name):
     model.load_state_dict(tensors)
 
 
-def _not_finite(tensor):
-    return not tensor.is_meta and not bool(torch.isfinite(tensor).all())
+def _is_broken(tensor, trained):
+    """Whether values are not finite; a buffer may hold infinite ones, as a causal mask does."""
+    if tensor.is_meta:
+        return False
+    return bool((~torch.isfinite(tensor) if trained else torch.isnan(tensor)).any())
 
 
 def _remedy(own, tensors):
