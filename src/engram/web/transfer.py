@@ -32,7 +32,6 @@ HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 SHORTEST_PREFIX = 8  # hex digits of a SHA-256 in a published file name
 NOTED = 64 << 20  # bytes after which it is noted what came, and looked at the room on the disk
 ROOM = 1 << 30  # bytes that a file of unknown size leaves free
-PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".br", ".z")
 
 
 class _Stopped(Exception):
