@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
+import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -11,24 +13,63 @@ from safetensors.torch import load_file
 
 from engram.errors import InputError
 from engram.frozen import tensor_pickles
+from engram.readers import archives
 
 #: Keys under which training checkpoints keep the state dict of the model.
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
+
+#: What names begin with where a model was trained in several processes, or compiled.
+WRAPPED = ("module.", "_orig_mod.")
+
+#: Bytes that a tensor may have whatever is stored of it, as one row that is repeated.
+MOST_REPEATED = 1 << 20
 
 #: What the libraries raise for a file that is damaged or of another format.
 UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError)
+UNREADABLE += (OSError, zipfile.BadZipFile)
 
 
 def read(path) -> dict[str, torch.Tensor]:
     """Tensors by name of a checkpoint: safetensors, or what torch saved.
 
     That is a state dict, a whole module, or a TorchScript archive.  It may stand under one of the
-    keys `WRAPPERS` of a training checkpoint, and names may begin with `module.`.
+    keys `WRAPPERS` of a training checkpoint, and names may begin with those of `WRAPPED`; a copy
+    that lies beside it, such as a moving average, is said.
     Nothing but tensors is ever unpickled, and nothing in a file is run.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
+    content = _content(path)
+    tensors = _unwrapped(path, content)
+    _say_copies(path, content, tensors)
+    return tensors
+
+
+def named(path, prefix="") -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint whose names begin with `prefix`, without it.
+
+    Args:
+        path: of the file.
+        prefix: of their names as `read` gives them; or as they stand in the file, the key of the
+            dictionary that holds them included, `state_dict_ema.` or `state_dict_ema.encoder.`.
+
+    Raises:
+        InputError: see `read`; or what is found is no tensor.
+    """
+    content, rest = _content(path), prefix
+    while (key := rest.partition(".")[0]) in content and isinstance(content[key], dict):
+        content, rest = content[key], rest.partition(".")[2]
+    tensors = _unwrapped(path, content)
+    if rest == prefix:
+        _say_copies(path, content, tensors)
+    found = prefixed(tensors, rest)
+    _refuse_others(path, found)
+    return found
+
+
+def _content(path):
+    """Whatever a checkpoint holds, by text."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: weights file is missing; download it or correct `weights`")
@@ -39,16 +80,68 @@ def read(path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path}: not a readable checkpoint, truncated or of another format ({reason})"
         ) from None
-    for key in WRAPPERS:
-        if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
-            tensors = tensors[key]
+    return _by_name(path, tensors)
+
+
+def _by_name(path, tensors):
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path}: holds no tensors by name; save the state dict of the model")
-    return below(tensors, "module.") if all(n.startswith("module.") for n in tensors) else tensors
+    odd = next((name for name in tensors if not isinstance(name, str)), None)
+    if odd is not None:
+        raise InputError(
+            f"{path}: holds something called {odd!r}, not tensors by name; save the state dict "
+            "of the model"
+        )
+    return tensors
+
+
+def _unwrapped(path, tensors):
+    for key in WRAPPERS:
+        if isinstance(tensors.get(key), dict):
+            tensors = _by_name(path, tensors[key])
+    return _bare(tensors)
+
+
+def _bare(tensors):
+    for prefix in WRAPPED * 2:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = below(tensors, prefix)
+    return {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
+
+
+def _say_copies(path, content, tensors):
+    """Say which other dictionaries of a file hold the same tensors."""
+    own = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
+    for key, other in content.items():
+        if not own or key in own or not isinstance(other, dict) or not other:
+            continue
+        texts = {name: tensor for name, tensor in other.items() if isinstance(name, str)}
+        if _bare(texts).keys() & tensors.keys():
+            print(
+                f"warning: {path}: takes `{own[0]}`, but `{key}` has tensors of the same names; "
+                f"`prefix: {key}.` of the backbone takes those",
+                file=sys.stderr,
+            )
+
+
+def _refuse_others(path, tensors):
+    """Refuse what is no tensor, or one of more values than are stored."""
+    for name, tensor in tensors.items():
+        if not torch.is_tensor(tensor) or tensor.layout != torch.strided:
+            raise InputError(
+                f"{path}: {name} is a {type(tensor).__name__}, no dense tensor; save the state "
+                "dict of the model"
+            )
+        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), MOST_REPEATED):
+            raise InputError(
+                f"{path}: {name} of shape {list(tensor.shape)} has more values than are stored; "
+                "save it anew"
+            )
 
 
 def _unpickled(path):
     """A state dict as torch reads it; whatever else is in the file, by the restricted reader."""
+    archives.refuse_bomb(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces that it refuses an archive
         try:
@@ -91,6 +184,7 @@ def load_strictly(model, tensors, path, name):
         InputError: names the file and the first tensors that are missing, unexpected or of
             another shape.
     """
+    _refuse_others(path, tensors)
     own = model.state_dict()
     problems = {
         "missing": [key for key in own if key not in tensors],
@@ -105,9 +199,35 @@ def load_strictly(model, tensors, path, name):
     if found:
         raise InputError(
             f"{path}: not the weights of {name}: tensors {', '.join(found)}; "
-            "correct `model` or `weights`"
+            f"{_advice(own, tensors)}"
         )
+    if not any(tensor.is_meta for tensor in own.values()):  # else shapes alone are compared
+        _refuse_no_numbers(path, model, tensors)
     model.load_state_dict(tensors)
+
+
+def _advice(own, tensors):
+    """What would help: the prefix under which all tensors stand, if there is one."""
+    first = next(iter(own))
+    for name in tensors:
+        prefix = name.removesuffix(first)
+        if prefix and prefix != name and all(prefix + key in tensors for key in own):
+            return f"the names that are wanted begin with {prefix!r}: say it in `prefix`"
+    return "correct `model` or `weights`"
+
+
+def _refuse_no_numbers(path, model, tensors):
+    """Refuse NaN, and in what was trained infinite values: masks hold them too."""
+    trained = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise InputError(f"{path}: {name} has no values; save the state dict of the model")
+        bad = ~tensor.isfinite() if name in trained else tensor.isnan()
+        if bad.any():
+            raise InputError(
+                f"{path}: {bad.sum()} of {tensor.numel()} values of {name} are NaN or infinite; "
+                "fetch the weights again, or take those of an earlier epoch"
+            )
 
 
 def digest(model) -> str:

@@ -5,6 +5,7 @@ that rebuild tensors and ordered dictionaries; all else that it names is one cla
 the state it is given and does nothing.
 """
 
+import itertools
 import pickle
 import types
 import warnings
@@ -27,6 +28,9 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 
+#: Modules and dictionaries of a file, each as often as it is reached.
+MOST_MODULES = 100_000
+
 #: Facts that OpenAI's archives of CLIP keep among the weights.
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -45,7 +49,7 @@ def read(path) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = _from_zip(path) if zipfile.is_zipfile(path) else _from_legacy(path)
-        tensors = _plain(content)
+        tensors = _plain(content, itertools.count())
     except Exception as error:  # a damaged pickle may raise anything
         raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error
     return {name: tensor for name, tensor in tensors.items() if name not in NO_WEIGHTS}
@@ -71,7 +75,9 @@ class StandIn:
         """Take the items of a list's subclass, and forget them."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C takes memory for as many memos as a file says."""
+
     def find_class(self, module, name):
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
@@ -135,22 +141,30 @@ ADMITTED = {
 }
 
 
-def _plain(content):
+def _plain(content, walked):
     """Tensors by name of a stand-in, or of dictionaries that hold tensors and stand-ins."""
     if isinstance(content, StandIn):
-        return dict(_named(content.state))
+        return dict(_named(content.state, walked))
     if not isinstance(content, dict):
         return {}
-    found = {k: v if torch.is_tensor(v) else _plain(v) for k, v in content.items()}
+    _count(walked)
+    found = {k: v if torch.is_tensor(v) else _plain(v, walked) for k, v in content.items()}
     return {k: v for k, v in found.items() if torch.is_tensor(v) or v}
 
 
-def _named(state, prefix=""):
+def _count(walked):
+    """One that stands in many places counts as often: nested, a few make endless names."""
+    if next(walked) > MOST_MODULES:
+        raise pickle.UnpicklingError(f"it has more than {MOST_MODULES} modules")
+
+
+def _named(state, walked, prefix=""):
     """(name, tensor) of all tensors in the state of a module and of those in it."""
+    _count(walked)
     if "_modules" in state:
         state = {**state["_parameters"], **state["_buffers"], **state["_modules"]}
     for name, value in state.items():
         if torch.is_tensor(value):
             yield prefix + name, value
         elif isinstance(value, StandIn):
-            yield from _named(value.state, f"{prefix}{name}.")
+            yield from _named(value.state, walked, f"{prefix}{name}.")

@@ -41,7 +41,8 @@ def load(path):
     try:
         with Path(path).open("rb") as file:
             _skip_header(file)
-            return _Unpickler(_File(file)).load()
+            file = _File(file)
+            return _unwrapped(_Unpickler(file).load(), {}, file.size)
     except Exception as error:  # a broken pickle raises whatever its opcodes run into
         raise InputError(
             f"{path}: not a pickle of plain arrays ({error or type(error).__name__}); "
@@ -215,7 +216,12 @@ class _Frame:
             places = np.arange(len(names))[block.places]
             for place, row in zip(places, block.values, strict=True):
                 found[place] = row
-        self.value = pd.DataFrame(np.array(found).T, columns=pd.Index(names, dtype=object))
+        self.rows, self.names = found, names
+
+    def table(self, size):
+        if sum(row.nbytes for row in self.rows) > size:
+            raise ValueError("a table has more values than the file holds")
+        return pd.DataFrame(np.array(self.rows).T, columns=pd.Index(self.names, dtype=object))
 
 
 #: What a pickle may name, and what it gets.  All are classes with `__setstate__`, so that the
@@ -256,19 +262,40 @@ class _Unpickler(pickle._Unpickler):
     def get_extension(self, code):
         _refuse(f"extension {code}")
 
-    def load(self):
-        return _unwrapped(super().load())
+
+def _unwrapped(value, done, size):
+    """What stood for arrays replaced by them; arrays of objects become the objects.
+
+    Args:
+        value: any.
+        done: results by id: what stands in many places is looked at once.
+        size: bytes of the file, more than which no table has.
+    """
+    if id(value) not in done:
+        done[id(value)] = _anew(value, done, size)
+    return done[id(value)]
 
 
-def _unwrapped(value):
-    """What stood for arrays replaced by them; arrays of objects become the objects."""
+def _anew(value, done, size):
+    if isinstance(value, _Frame):
+        return value.table(size)
     if isinstance(value, _Array) and value.value.dtype.hasobject:
         objects = value.value
-        return _unwrapped(objects.item() if objects.ndim == 0 else objects.tolist())
-    if isinstance(value, _Array | _Scalar | _Frame):
+        if objects.ndim == 0:
+            return _unwrapped(objects.item(), done, size)
+        flat = [_unwrapped(item, done, size) for item in objects.flat]
+        return _nested(flat, objects.shape)
+    if isinstance(value, _Array | _Scalar):
         return value.value
     if isinstance(value, dict):
-        return {key: _unwrapped(item) for key, item in value.items()}
+        return {key: _unwrapped(item, done, size) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_unwrapped, value))
+        return type(value)(_unwrapped(item, done, size) for item in value)
     return value
+
+
+def _nested(flat, shape):
+    """A list of lists of that shape."""
+    for length in reversed(shape[1:]):
+        flat = [flat[i : i + length] for i in range(0, len(flat), length)] if length else []
+    return flat
