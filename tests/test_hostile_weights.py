@@ -3,7 +3,6 @@
 import io
 import pickle
 import zipfile
-from collections import OrderedDict
 
 import hostile
 import numpy as np
@@ -207,8 +206,3 @@ def test_objects_in_arrays_of_several_axes_keep_their_places(tmp_path):
     found = array_pickles.load(tmp_path / "a.pkl")
     assert found[0] == ["a", "b", "c"]
     np.testing.assert_array_equal(found[1][2], [0, 1])
-
-
-def test_what_is_unpickled_is_still_tensors_alone(tmp_path):
-    torch.save(OrderedDict(a=torch.ones(2)), tmp_path / "a.pt")
-    assert list(checkpoints.read(tmp_path / "a.pt")) == ["a"]
