@@ -13,6 +13,8 @@ import sys
 import threading
 
 import checkouts
+import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import save_file
 from wandb_runs import Offline
@@ -90,6 +92,31 @@ def test_the_comparison_stands_in_the_report(finished):
     assert 'id="which-tiny_vit"' not in page
 
 
+def test_all_scores_stand_in_one_table(finished):
+    table = pd.read_csv(finished / "results/tiny/scores.csv")
+    folder = finished / "results/tiny/scores"
+    assert {*table["experiment"]} == {path.stem for path in folder.glob("*.json")}
+    assert not table.duplicated(["experiment", "metric"]).any()
+    for name, own in table.groupby("experiment"):
+        rows = json.loads((folder / f"{name}.json").read_text())["metrics"]
+        assert own["metric"].tolist() == [row["metric"] for row in rows]
+        for key in ("value", "low", "high", "p", "difference_p"):
+            shown = [np.nan if row[key] is None else row[key] for row in rows]
+            np.testing.assert_allclose(own[key].astype(float), shown, rtol=1e-12)
+    compared = table[table["comparison"] == "which"]
+    assert {"which-tiny_vit"} <= {*compared["experiment"]}
+    assert (table["flags"].str.contains("simulated")).all()
+
+
+def test_the_methods_say_what_was_done(finished):
+    text = (finished / "results/tiny/methods.md").read_text()
+    scored = json.loads((finished / "results/tiny/scores/vit.json").read_text())
+    sample = scored["sample"]
+    assert f"{sample['subjects']} subjects, {sample['scans']} scans" in text
+    for told in ("`spectrogram/tiny_vit`", "kind multitaper", "random weights", "torch 2."):
+        assert told in text
+
+
 def test_features_say_what_made_them(finished):
     features = store.open(next(finished.glob("results/features/*/*/spectrogram/tiny_vit.h5")))
     made_by = features.header["made_by"]
@@ -163,6 +190,20 @@ def test_comments_and_a_branch_switch_rerun_nothing(checkout):
         if path.is_file():
             path.write_bytes(path.read_bytes())
     assert stale(checkout) == set()
+
+
+def test_touched_files_moved_clocks_and_another_folder_rerun_nothing(checkout, tmp_path):
+    moved = checkout.rename(tmp_path / "un dossier déplacé [1]")
+    assert stale(moved) == set()
+    files = [path for top in ("resources", "results") for path in moved.glob(f"{top}/**/*.*")]
+    for path in files:
+        os.utime(path, times=(978_307_200,) * 2)  # of 2001, on a disk that was restored
+    assert stale(moved) == set()
+    for path in moved.glob("resources/raw/**/*.npz"):
+        assert path.stat().st_size > 1_000_000
+        path.touch()
+    os.utime(moved / "results/views/tiny/sub-01/spectrogram.h5", times=(4_102_444_800,) * 2)
+    assert stale(moved) == set()
 
 
 def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):

@@ -41,6 +41,23 @@ def refuse_elsewhere(file):
         raise ValueError(found)
 
 
+def own(file, name) -> h5py.Dataset:
+    """A dataset at the top of a file, without a look at all the others.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is none, or lies in another file.
+    """
+    dataset, link = file[name], file.get(name, getlink=True)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name} is a group where an array is expected")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name} is a link to another file or place; copy it in")
+    if found := _elsewhere(name, dataset):
+        raise ValueError(found)
+    return dataset
+
+
 def _elsewhere(name, item):
     """Where the values of a dataset lie, if not in the file."""
     if not isinstance(item, h5py.Dataset):

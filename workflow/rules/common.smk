@@ -12,7 +12,7 @@ if here.is_dir():  # a module from a repository needs the package installed
     sys.path.insert(0, str(here.parents[1] / "src"))
 
 import engram
-from engram.planning import components, config_files
+from engram.planning import clusters, components, config_files
 from engram.planning.automatic import completed
 from engram.planning.configuration import check
 from engram.errors import InputError
@@ -121,6 +121,45 @@ def gpu(stage):
         return plan.gpus(stage, **wildcards)
 
     return of_job
+
+
+def batch(stage, gpus=False):
+    """Group of a job: those of one rule that ask the same, which a cluster takes several at a time."""
+
+    @signed
+    def of_job(wildcards):
+        if workflow.local_exec and not workflow.remote_exec:
+            return None
+        if not gpus:
+            return stage
+        return f"{stage}_{'gpu' if plan.gpus(stage, **wildcards) else 'cpu'}"
+
+    return of_job
+
+
+def refuse_what_never_starts():
+    """End the run with a line for each rule whose jobs no partition of the cluster can start."""
+    file = getattr(workflow.executor_settings, "partition_config", None)
+    if file:
+        jobs = (job for job in workflow.dag.needrun_jobs() if not job.is_local)
+        lines = clusters.never(map(asked, jobs), clusters.read_partitions(file), file)
+        if lines:
+            sys.exit("\n".join(f"error: {line}" for line in lines))
+
+
+def asked(job):
+    """What a job asks of a cluster, its memory before the profile's limit; in a batch all its time."""
+    memory = job.rule.resources.get("mem_mb").evaluate(job.wildcards, attempt=1).value
+    batch = workflow.dag.get_job_group(job)
+    minutes = (batch or job).resources.get("runtime", 0)
+    return clusters.Ask(
+        job.rule.name,
+        job.resources.get("gpu", 0),
+        job.threads,
+        memory,
+        minutes,
+        batch.groupid if batch and len(batch.jobs) > 1 else "",
+    )
 
 
 def growing(megabytes):
@@ -269,6 +308,11 @@ def page_templates():
 @signed
 def baseline_predictions(wildcards):
     return plan.baseline_predictions(wildcards.experiment)
+
+
+@signed
+def null_stores(wildcards):
+    return plan.null(wildcards.experiment)
 
 
 def compared_scores(wildcards):

@@ -45,6 +45,8 @@ rule render:
         "results/logs/render/{dataset}/{unit}/{view}.log",
     benchmark:
         "results/benchmarks/render/{dataset}/{unit}/{view}.tsv"
+    group:
+        batch("render")
     conda:
         "../../envs/render.yaml"
     threads: 1

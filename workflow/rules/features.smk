@@ -46,6 +46,8 @@ rule extract:
     log:
         "results/logs/extract/{dataset}/{unit}/{view}/{backbone}.log",
     cache: True
+    group:
+        batch("extract", gpus=True)
     conda:
         "../../envs/extract.yaml"
     threads: 8

@@ -95,10 +95,11 @@ rule compare:
 rule report:
     input:
         scores=collect(
-            "results/<study>/scores/{experiment}.json", experiment=plan.shown()
+            "results/<study>/scores/{experiment}.json", experiment=plan.experiments()
         ),
         predictions=collect(
-            "results/<study>/predictions/{experiment}.<store>", experiment=plan.shown()
+            "results/<study>/predictions/{experiment}.<store>",
+            experiment=plan.experiments(),
         ),
         comparisons=collect(
             "results/<study>/comparisons/{comparison}.json",
@@ -111,6 +112,8 @@ rule report:
         page=page_templates(),
     output:
         report="results/<study>/report.html",
+        table="results/<study>/scores.csv",
+        methods="results/<study>/methods.md",
     log:
         "results/<study>/logs/report.log",
     localrule: True

@@ -107,6 +107,18 @@ def parser():
     one.add_argument("--parallel", type=int, default=4, help="files at a time (default: 4)")
     one.add_argument("--offline", action="store_true", help="open no connection")
     _add_configfiles(one)
+
+    one = command(cluster, "cluster", "write a profile for the SLURM cluster of this machine")
+    one.add_argument("-o", "--output", default="profiles/cluster", type=Path, metavar="FOLDER")
+    one.add_argument("--account", help="to submit under, where SLURM asks for one")
+    one.add_argument(
+        "--partition",
+        action="append",
+        default=[],
+        help="to use; may be given more than once (default: the default one, and GPUs)",
+    )
+    one.add_argument("--batch", type=int, default=10, help="jobs a submission (default: 10)")
+    one.add_argument("--force", action="store_true", help="overwrite a profile")
     return top
 
 
@@ -343,3 +355,16 @@ def data(options):
     if options.action == "fetch":
         return actions.fetch_dataset(config, name, options.include, options.parallel)
     return int(actions.verify(config, name) > 0)
+
+
+# ---- cluster --------------------------------------------------------------------------
+
+
+def cluster(options):
+    from engram.cli.slurm import write_profile
+
+    lines = write_profile(
+        options.output, options.account, options.partition, options.batch, options.force
+    )
+    print("\n".join(lines))
+    print(f"\nsnakemake --workflow-profile {options.output} --configfile STUDY")

@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,32 +17,30 @@ from engram.readers import archives
 #: Keys under which training checkpoints keep the state dict of the model.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
 
-#: What names begin with where a model was trained in several processes, or compiled.
-WRAPPED = ("module.", "_orig_mod.")
+#: What parallel training and compilation put before the names of a model.
+BEFORE_NAMES = ("module.", "_orig_mod.")
 
 #: Bytes that a tensor may have whatever is stored of it, as one row that is repeated.
 MOST_REPEATED = 1 << 20
 
 #: What the libraries raise for a file that is damaged or of another format.
-UNREADABLE = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError)
-UNREADABLE += (OSError, zipfile.BadZipFile)
+UNREADABLE = (
+    SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError,
+)  # fmt: skip
 
 
 def read(path) -> dict[str, torch.Tensor]:
     """Tensors by name of a checkpoint: safetensors, or what torch saved.
 
     That is a state dict, a whole module, or a TorchScript archive.  It may stand under one of the
-    keys `WRAPPERS` of a training checkpoint, and names may begin with those of `WRAPPED`; a copy
-    that lies beside it, such as a moving average, is said.
+    keys `WRAPPERS` of a training checkpoint, and all names may begin with `BEFORE_NAMES`; where a
+    second set of the same weights lies beside it, such as their average, that is said.
     Nothing but tensors is ever unpickled, and nothing in a file is run.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
-    content = _content(path)
-    tensors = _unwrapped(path, content)
-    _say_copies(path, content, tensors)
-    return tensors
+    return _without_prefixes(_unwrapped(path, _content(path)))
 
 
 def named(path, prefix="") -> dict[str, torch.Tensor]:
@@ -55,15 +52,13 @@ def named(path, prefix="") -> dict[str, torch.Tensor]:
             dictionary that holds them included, `state_dict_ema.` or `state_dict_ema.encoder.`.
 
     Raises:
-        InputError: see `read`; or what is found is no tensor.
+        InputError: see `read`; or what is found is no tensor, or one of more values than the file
+            holds.
     """
     content, rest = _content(path), prefix
     while (key := rest.partition(".")[0]) in content and isinstance(content[key], dict):
         content, rest = content[key], rest.partition(".")[2]
-    tensors = _unwrapped(path, content)
-    if rest == prefix:
-        _say_copies(path, content, tensors)
-    found = prefixed(tensors, rest)
+    found = prefixed(_without_prefixes(_unwrapped(path, content)), rest)
     _refuse_others(path, found)
     return found
 
@@ -86,11 +81,10 @@ def _content(path):
 def _by_name(path, tensors):
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path}: holds no tensors by name; save the state dict of the model")
-    odd = next((name for name in tensors if not isinstance(name, str)), None)
-    if odd is not None:
+    if odd := [name for name in tensors if not isinstance(name, str)]:
         raise InputError(
-            f"{path}: holds something called {odd!r}, not tensors by name; save the state dict "
-            "of the model"
+            f"{path}: a tensor is called {odd[0]!r}, which is no text; save the state dict of the "
+            "model"
         )
     return tensors
 
@@ -98,45 +92,31 @@ def _by_name(path, tensors):
 def _unwrapped(path, tensors):
     for key in WRAPPERS:
         if isinstance(tensors.get(key), dict):
+            if others := _alike(tensors, key):
+                print(
+                    f"warning: {path}: `{key}` is taken; {', '.join(others)} hold the same tensors "
+                    f"with other values, often their average: `prefix: {others[0].strip('`')}.` of "
+                    "the backbone takes these"
+                )
             tensors = _by_name(path, tensors[key])
-    return _bare(tensors)
+    return tensors
 
 
-def _bare(tensors):
-    for prefix in WRAPPED * 2:
-        if all(name.startswith(prefix) for name in tensors):
+def _alike(tensors, key):
+    """Keys beside one under which the same names stand."""
+    own = {*_without_prefixes(tensors[key])}
+    return [
+        f"`{other}`"
+        for other, values in tensors.items()
+        if other != key and own and isinstance(values, dict) and own <= {*_without_prefixes(values)}
+    ]
+
+
+def _without_prefixes(tensors):
+    for prefix in BEFORE_NAMES * 2:  # in any order
+        if all(isinstance(name, str) and name.startswith(prefix) for name in tensors):
             tensors = below(tensors, prefix)
-    return {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
-
-
-def _say_copies(path, content, tensors):
-    """Say which other dictionaries of a file hold the same tensors."""
-    own = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
-    for key, other in content.items():
-        if not own or key in own or not isinstance(other, dict) or not other:
-            continue
-        texts = {name: tensor for name, tensor in other.items() if isinstance(name, str)}
-        if _bare(texts).keys() & tensors.keys():
-            print(
-                f"warning: {path}: takes `{own[0]}`, but `{key}` has tensors of the same names; "
-                f"`prefix: {key}.` of the backbone takes those",
-                file=sys.stderr,
-            )
-
-
-def _refuse_others(path, tensors):
-    """Refuse what is no tensor, or one of more values than are stored."""
-    for name, tensor in tensors.items():
-        if not torch.is_tensor(tensor) or tensor.layout != torch.strided:
-            raise InputError(
-                f"{path}: {name} is a {type(tensor).__name__}, no dense tensor; save the state "
-                "dict of the model"
-            )
-        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), MOST_REPEATED):
-            raise InputError(
-                f"{path}: {name} of shape {list(tensor.shape)} has more values than are stored; "
-                "save it anew"
-            )
+    return tensors
 
 
 def _unpickled(path):
@@ -156,9 +136,10 @@ def below(tensors, prefix) -> dict[str, torch.Tensor]:
 
 
 def prefixed(tensors, prefix) -> dict[str, torch.Tensor]:
-    """The same for a prefix as it stands in the file, whose `module.` `read` has left out."""
-    if not any(name.startswith(prefix) for name in tensors):
-        prefix = prefix.removeprefix("module.")
+    """The same for a prefix as it stands in the file, of which `read` leaves out `BEFORE_NAMES`."""
+    for before in BEFORE_NAMES * 2:
+        if not any(name.startswith(prefix) for name in tensors):
+            prefix = prefix.removeprefix(before)
     return below(tensors, prefix)
 
 
@@ -182,10 +163,10 @@ def load_strictly(model, tensors, path, name):
 
     Raises:
         InputError: names the file and the first tensors that are missing, unexpected or of
-            another shape.
+            another shape, or that hold values that are not finite.
     """
-    _refuse_others(path, tensors)
     own = model.state_dict()
+    _refuse_others(path, tensors)
     problems = {
         "missing": [key for key in own if key not in tensors],
         "unexpected": [key for key in tensors if key not in own],
@@ -199,35 +180,41 @@ def load_strictly(model, tensors, path, name):
     if found:
         raise InputError(
             f"{path}: not the weights of {name}: tensors {', '.join(found)}; "
-            f"{_advice(own, tensors)}"
+            f"{_remedy(own, tensors)}"
         )
-    if not any(tensor.is_meta for tensor in own.values()):  # else shapes alone are compared
-        _refuse_no_numbers(path, model, tensors)
+    if any(tensor.is_meta for tensor in own.values()):  # shapes alone are compared
+        return
+    if odd := [key for key, value in tensors.items() if value.is_meta]:
+        raise InputError(f"{path}: {odd[0]} has no values; save the state dict of the model")
+    if odd := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise InputError(
+            f"{path}: tensor {odd[0]} holds values that are not finite, as {len(odd) - 1} others "
+            "do; the file is damaged, or its training failed: take another"
+        )
     model.load_state_dict(tensors)
 
 
-def _advice(own, tensors):
-    """What would help: the prefix under which all tensors stand, if there is one."""
-    first = next(iter(own))
-    for name in tensors:
-        prefix = name.removesuffix(first)
-        if prefix and prefix != name and all(prefix + key in tensors for key in own):
-            return f"the names that are wanted begin with {prefix!r}: say it in `prefix`"
-    return "correct `model` or `weights`"
-
-
-def _refuse_no_numbers(path, model, tensors):
-    """Refuse NaN, and in what was trained infinite values: masks hold them too."""
-    trained = dict(model.named_parameters())
+def _refuse_others(path, tensors):
+    """Refuse what is no tensor, or one of more values than are stored."""
     for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise InputError(f"{path}: {name} has no values; save the state dict of the model")
-        bad = ~tensor.isfinite() if name in trained else tensor.isnan()
-        if bad.any():
+        if not torch.is_tensor(tensor) or tensor.layout != torch.strided:
             raise InputError(
-                f"{path}: {bad.sum()} of {tensor.numel()} values of {name} are NaN or infinite; "
-                "fetch the weights again, or take those of an earlier epoch"
+                f"{path}: {name} is no tensor but {type(tensor).__name__}, or a sparse one; save "
+                "the state dict of the model"
             )
+        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), MOST_REPEATED):
+            raise InputError(
+                f"{path}: {name} of shape {list(tensor.shape)} has more values than are stored; "
+                "save it anew"
+            )
+
+
+def _remedy(own, tensors):
+    first = next(iter(own))
+    before = [name.removesuffix(first) for name in tensors if name.endswith(f".{first}")]
+    if before and all(f"{before[0]}{key}" in tensors for key in own):
+        return f"all of them stand behind {before[0]!r}: set it as `prefix` of the backbone"
+    return "correct `model` or `weights`"
 
 
 def digest(model) -> str:

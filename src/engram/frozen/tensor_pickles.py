@@ -28,7 +28,7 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 
-#: Modules and dictionaries of a file, each as often as it is reached.
+#: Modules of a model at most; a pickle of a few bytes can put one into itself.
 MOST_MODULES = 100_000
 
 #: Facts that OpenAI's archives of CLIP keep among the weights.
@@ -49,7 +49,7 @@ def read(path) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = _from_zip(path) if zipfile.is_zipfile(path) else _from_legacy(path)
-        tensors = _plain(content, itertools.count())
+        tensors = _plain(content)
     except Exception as error:  # a damaged pickle may raise anything
         raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error
     return {name: tensor for name, tensor in tensors.items() if name not in NO_WEIGHTS}
@@ -141,30 +141,31 @@ ADMITTED = {
 }
 
 
-def _plain(content, walked):
-    """Tensors by name of a stand-in, or of dictionaries that hold tensors and stand-ins."""
+def _plain(content, known=None):
+    """Tensors by name of a stand-in, or of dictionaries that hold tensors and stand-ins.
+
+    A dictionary that stands in many places, as a pickle of a few bytes can say, is looked at once.
+    """
     if isinstance(content, StandIn):
-        return dict(_named(content.state, walked))
+        return dict(_named(content.state, "", itertools.count()))
     if not isinstance(content, dict):
         return {}
-    _count(walked)
-    found = {k: v if torch.is_tensor(v) else _plain(v, walked) for k, v in content.items()}
-    return {k: v for k, v in found.items() if torch.is_tensor(v) or v}
+    known = {} if known is None else known
+    if id(content) not in known:
+        known[id(content)] = {}
+        found = {k: v if torch.is_tensor(v) else _plain(v, known) for k, v in content.items()}
+        known[id(content)] |= {k: v for k, v in found.items() if torch.is_tensor(v) or v}
+    return known[id(content)]
 
 
-def _count(walked):
-    """One that stands in many places counts as often: nested, a few make endless names."""
-    if next(walked) > MOST_MODULES:
-        raise pickle.UnpicklingError(f"it has more than {MOST_MODULES} modules")
-
-
-def _named(state, walked, prefix=""):
+def _named(state, prefix, count):
     """(name, tensor) of all tensors in the state of a module and of those in it."""
-    _count(walked)
+    if next(count) > MOST_MODULES:
+        raise pickle.UnpicklingError("modules in modules without end")
     if "_modules" in state:
         state = {**state["_parameters"], **state["_buffers"], **state["_modules"]}
     for name, value in state.items():
         if torch.is_tensor(value):
             yield prefix + name, value
         elif isinstance(value, StandIn):
-            yield from _named(value.state, walked, f"{prefix}{name}.")
+            yield from _named(value.state, f"{prefix}{name}.", count)

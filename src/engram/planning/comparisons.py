@@ -35,6 +35,15 @@ class Comparisons:
         """Experiments of their own that stand in the table of a comparison too."""
         return list(self.config["comparisons"][comparison].get("experiments", []))
 
+    def compared(self) -> dict[str, str]:
+        """What the comparisons to make score: each experiment with the first that has it."""
+        found = {}
+        for one in self.comparisons():
+            baseline = self.config["comparisons"][one]["baseline"]
+            asked = [*self.members(one), *self.guests(one), *([baseline] * (baseline != "none"))]
+            found |= {name: one for name in asked if name not in found}
+        return found
+
     @staticmethod
     def seen_by(backbone, views):
         """The source of one backbone over a view, or those over several views side by side."""
@@ -93,6 +102,24 @@ class Comparisons:
             others = {asked[name]: name for name in reversed([*experiments]) if name not in drawn}
             found |= {name: others[asked[name]] for name in drawn if asked[name] in others}
         return found
+
+    def role(self, experiment) -> str:
+        """What an experiment stands for in a comparison.
+
+        "random" if weights behind its x are drawn, "model" if it has others, which its head may
+        train, "baseline" if it has none.
+        """
+        if self.drawn(experiment):
+            return "random"
+        seen = [source.partition("/")[2] for source in self.sources(experiment)]
+        trained = self._trained(experiment)
+        return (
+            "model" if trained or any(self.has_weights(one) for one in seen if one) else "baseline"
+        )
+
+    def has_weights(self, backbone) -> bool:
+        """Whether a backbone is a model: its kind has weights, whichever these are."""
+        return "weights" in components.fields("backbones", self.backbone(backbone)["kind"])
 
     def drawn(self, experiment) -> list[str]:
         """The backbones of an experiment, and of what decoders read for it, with random weights."""

@@ -265,10 +265,7 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Applied, Predicting, Sp
 
     def experiments(self) -> list[str]:
         """What to run, each after its baseline: `run`, then the members of comparisons."""
-        members = [
-            name for one in self.comparisons() for name in (*self.members(one), *self.guests(one))
-        ]
-        return self._after_baselines([*self.config["run"], *members])
+        return self._after_baselines([*self.config["run"], *self.compared()])
 
     def datasets(self) -> list[str]:
         """The datasets of the experiments to run, and those that their backbones learn from."""
@@ -290,6 +287,11 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Applied, Predicting, Sp
             first = self._after_baselines([model]) if model else []
             wanted += [*first, *(name for name in (self.baseline(experiment), experiment) if name)]
         return list(dict.fromkeys(wanted))
+
+    def null(self, experiment) -> list[str]:
+        """What models of moved labels say; none where a model is applied."""
+        trained = experiment in self.trained()
+        return [self.own(f"nulls/{experiment}.{self.suffix}")] if trained else []
 
     def baseline_predictions(self, experiment) -> list[str]:
         """Predictions of the baseline of an experiment, if it has one."""

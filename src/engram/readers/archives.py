@@ -12,7 +12,7 @@ def refuse_bomb(path):
     """Refuse a zip archive whose members are much larger than it; other files pass.
 
     Raises:
-        ValueError: says how large it is and they are.
+        ValueError: says how large they are.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -20,4 +20,4 @@ def refuse_bomb(path):
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > size + SLACK:
-        raise ValueError(f"its {size >> 10} KiB unpack to {unpacked >> 20} MiB")
+        raise ValueError(f"its archive inflates to {unpacked >> 20} MiB")

@@ -42,7 +42,7 @@ def load(path):
         with Path(path).open("rb") as file:
             _skip_header(file)
             file = _File(file)
-            return _unwrapped(_Unpickler(file).load(), {}, file.size)
+            return _unwrapped(_Unpickler(file).load(), file.size)
     except Exception as error:  # a broken pickle raises whatever its opcodes run into
         raise InputError(
             f"{path}: not a pickle of plain arrays ({error or type(error).__name__}); "
@@ -263,39 +263,32 @@ class _Unpickler(pickle._Unpickler):
         _refuse(f"extension {code}")
 
 
-def _unwrapped(value, done, size):
+def _unwrapped(value, size, known=None):
     """What stood for arrays replaced by them; arrays of objects become the objects.
 
-    Args:
-        value: any.
-        done: results by id: what stands in many places is looked at once.
-        size: bytes of the file, more than which no table has.
+    What stands in many places, as a pickle of a few bytes can say, is looked at once; no table has
+    more values than the `size` of the file, bytes.
     """
-    if id(value) not in done:
-        done[id(value)] = _anew(value, done, size)
-    return done[id(value)]
-
-
-def _anew(value, done, size):
-    if isinstance(value, _Frame):
-        return value.table(size)
+    known = {} if known is None else known
     if isinstance(value, _Array) and value.value.dtype.hasobject:
         objects = value.value
-        if objects.ndim == 0:
-            return _unwrapped(objects.item(), done, size)
-        flat = [_unwrapped(item, done, size) for item in objects.flat]
-        return _nested(flat, objects.shape)
+        value = objects.item() if objects.ndim == 0 else objects.tolist()
+        return _unwrapped(value, size, known)
+    if isinstance(value, _Frame):
+        return value.table(size)
     if isinstance(value, _Array | _Scalar):
         return value.value
-    if isinstance(value, dict):
-        return {key: _unwrapped(item, done, size) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_unwrapped(item, done, size) for item in value)
-    return value
-
-
-def _nested(flat, shape):
-    """A list of lists of that shape."""
-    for length in reversed(shape[1:]):
-        flat = [flat[i : i + length] for i in range(0, len(flat), length)] if length else []
-    return flat
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in known:
+        known[id(value)] = (
+            None,
+            value,
+        )  # what holds itself ends here; kept, so that its id is its own
+        made = (
+            {key: _unwrapped(item, size, known) for key, item in value.items()}
+            if isinstance(value, dict)
+            else type(value)(_unwrapped(item, size, known) for item in value)
+        )
+        known[id(value)] = made, value
+    return known[id(value)][0]

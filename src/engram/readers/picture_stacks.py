@@ -21,7 +21,7 @@ class Stack:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path, self.checked = Path(path), {}
 
     def __enter__(self):
         self.opened = hdf5_files.opened(self.path)
@@ -47,9 +47,9 @@ class Stack:
         """
         dataset, _, row = member.rpartition("/")
         try:
-            stack = self.file[dataset]
-            _refuse_large(stack)
-            pixels = stack[int(row)]
+            if dataset not in self.checked:
+                self.checked[dataset] = _checked(self.file[dataset])
+            pixels = self.checked[dataset][int(row)]
         except Exception as error:  # h5py raises what a broken file makes it
             raise self._unreadable(f"{name} ({member})", error) from None
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -64,9 +64,9 @@ class Stack:
         return InputError(f"{self.path}: {what} cannot be read ({told}); fetch the file again")
 
 
-def _refuse_large(stack):
+def _checked(stack):
     if not isinstance(stack, h5py.Dataset):
         raise ValueError("a group where pictures are expected")
     if stack.nbytes // max(len(stack), 1) > images.MOST_BYTES:
         raise ValueError("a picture of it is larger than 20 megapixels")
-    hdf5_files.whole(stack)
+    return hdf5_files.whole(stack)

@@ -85,6 +85,8 @@ def facts(path) -> Facts:
                 f"{path}: store layout {found}, expected {layout.LAYOUT}; "
                 "delete the file so that it is written again"
             )
+        if not isinstance(json.loads(file.attributes["header"]), dict):
+            raise ValueError("its header is no JSON object")
         names = json.loads(file.attributes["columns"])
         table = layout.table(file.column("row"), {name: file.column(name) for name in names})
         if len(table) != file.shape[0]:

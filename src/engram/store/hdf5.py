@@ -122,7 +122,6 @@ def _texts(values):
 def opened(path):
     """The store at `path`, read-only and without locks, as a `Reader`."""
     with h5py.File(path, "r", locking=False) as file:
-        hdf5_files.refuse_elsewhere(file)
         yield Reader(file)
 
 
@@ -142,13 +141,13 @@ class Reader:
             for key, value in file.attrs.items()
         }
         if "rows" in file:
-            self._rows = _checked(file["rows"])
+            self._rows = _checked(file, "rows")
             self.shape, self.dtype = self._rows.shape, self._rows.dtype
             self.chunk_rows = self._rows.chunks[0] if self._rows.chunks else 1
 
     def column(self, name) -> np.ndarray | list[str]:
         """Values of a column, or, for "row", the row names."""
-        dataset = _checked(self._file[name])
+        dataset = _checked(self._file, name)
         texts = h5py.check_string_dtype(dataset.dtype)
         return [value.decode() for value in dataset[()]] if texts else dataset[()]
 
@@ -157,14 +156,14 @@ class Reader:
         return self._rows[start:stop]
 
 
-def _checked(dataset):
+def _checked(file, name):
     """A dataset whose every value has a checksum.
 
     Raises:
-        ValueError: it is none, it is packed or lacks checksums, or chunks of it are not there.
+        ValueError: it is none or lies in another file, it is packed or lacks checksums, or chunks
+            of it are not there.
     """
-    if not isinstance(dataset, h5py.Dataset):
-        raise ValueError("a group where an array is expected")
+    dataset = hdf5_files.own(file, name)
     if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biuf":
         raise ValueError(f"{dataset.name} holds {dataset.dtype}, neither numbers nor texts")
     filters = dataset.id.get_create_plist().get_nfilters()
