@@ -329,8 +329,8 @@ def test_the_preview_behind_a_photograph_is_no_picture_of_its_own():
 def test_a_bomb_is_refused_before_it_is_decoded(size):
     """The data is that of one pixel: decoding it would be another error."""
     content = png(np.zeros((1, 1), int), 8, GREY, size=size)
-    pixels = rf"{size[1]} x {size[0]} pixels|\({size[0] * size[1]} pixels\)"
-    with pytest.raises(InputError, match=rf"a\.img: .*({pixels}).*20 megapixels") as raised:
+    pixels = f"{size[0] * size[1]} pixels"
+    with pytest.raises(InputError, match=rf"a\.img: {pixels} .*20 megapixels") as raised:
         read(content)
     assert "\n" not in str(raised.value)
 
@@ -373,7 +373,7 @@ def test_a_folder_of_images_and_photographs_are_read_alike(tmp_path):
     (tmp_path / "b.png").write_bytes(png(np.zeros((1, 1), int), 1, GREY, size=(9000, 9000)))
     rows = Images([tmp_path], (5, 7))
     assert_array_equal(rows[0:1][0], read((tmp_path / "a.png").read_bytes()))
-    with pytest.raises(InputError, match=r"b\.png: 9000 x 9000 pixels"):
+    with pytest.raises(InputError, match=r"b\.png: 81000000 pixels"):
         rows[1:2]
 
 

@@ -7,6 +7,7 @@ know the column.
 import csv
 import io
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def read(path) -> Table:
         raise InputError(f"{path}: is empty; it needs a line of column names, then one line a row")
     number, names = lines[0]
     names = names[: max((i for i, name in enumerate(names, 1) if name), default=0)]
-    folded = [name.casefold() for name in names if name]
+    times = Counter(name.casefold() for name in names if name)
     for name in names:
-        if name and folded.count(name.casefold()) > 1:
+        if name and times[name.casefold()] > 1:
             raise InputError(f"{path}, line {number}: column {name!r} stands there twice; keep one")
     rows = []
     for number, cells in lines[1:]:
@@ -94,8 +95,16 @@ def _separated(text):
     if first.strip().lower() in {f"sep={one}" for one in ";,"}:
         return first.strip()[-1], "\n" + rest
     head = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
-    cells = {one: len(next(csv.reader([head], delimiter=one), [])) for one in SEPARATORS}
+    cells = {one: _cells(head, one) for one in SEPARATORS}
     return max(cells, key=cells.get), text
+
+
+def _cells(line, separator):
+    """How many cells a separator makes of a line; none where one is longer than any cell."""
+    try:
+        return len(next(csv.reader([line], delimiter=separator), []))
+    except csv.Error:
+        return 0
 
 
 def _lines(path, text, separator):

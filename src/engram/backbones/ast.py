@@ -64,7 +64,7 @@ def load(options, weights, view, device) -> backbone.Frozen:
         raise InputError(f"backbone ast: its input is {list(PUBLISHED.size)}; leave out `size`")
     model = backbone.build(lambda: ASTModel(ASTConfig()), options, weights)
     if weights:
-        tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.named(weights, options.prefix)
         checkpoints.load_strictly(model, _converted(model, tensors), weights, "AST")
     encoder = Spectrogram(model)
     preprocessing = pictures.preprocessing(options, PUBLISHED, view, device)

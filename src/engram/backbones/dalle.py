@@ -64,7 +64,7 @@ def load(options, weights, view, device) -> backbone.Frozen:
     preprocessing = pictures.preprocessing(options, PUBLISHED, view, device)
     encoder = backbone.build(Encoder, options, weights)
     if weights:
-        tensors = checkpoints.below(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.named(weights, options.prefix)
         checkpoints.load_strictly(encoder, tensors, weights, "the encoder of DALL-E")
     return backbone.Frozen(
         encoder,

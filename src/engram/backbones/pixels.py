@@ -17,6 +17,8 @@ TAKES = {"what": {"picture": []}}
 
 BATCH = 256
 
+CELL = 32  # pixels along a side of a cell, of pictures that are brought to one size
+
 
 @dataclass(frozen=True)
 class Options:
@@ -52,12 +54,14 @@ class Pixels:
     Attributes:
         shape: (3 * grid * grid,), colour by colour, row by row.
         dtype, batch: number format in the store, pictures a call.
+        size: (height, width) and interpolation, to which files of pictures of any size are brought.
         facts: for the header.
     """
 
     def __init__(self, grid):
         self.grid = grid
         self.shape, self.dtype, self.batch = (3 * grid**2,), "float32", BATCH
+        self.size = (grid * CELL, grid * CELL), "bilinear"
         self.facts = {"weights": "none", "grid": grid, "unit": "mean colour, 0 to 1"}
 
     def __call__(self, rows):

@@ -55,7 +55,7 @@ def load(options, weights, view, device) -> backbone.Frozen:
         raise InputError(f"backbone sd_vae: `size` is {list(side)}; both are multiples of {times}")
     model = backbone.build(lambda: latent_diffusion.autoencoder(architecture), options, weights)
     if weights:
-        tensors = checkpoints.below(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.named(weights, options.prefix)
         tensors = latent_diffusion.autoencoder_names(tensors)
         checkpoints.load_strictly(model, tensors, weights, f"the autoencoder of {options.model}")
     published = pictures.Published((architecture.size,) * 2, (0.5,) * 3, (0.5,) * 3)

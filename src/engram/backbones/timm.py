@@ -112,7 +112,7 @@ def load(options, weights, view, device) -> backbone.Frozen:
     )
     published = model.pretrained_cfg
     if weights:
-        tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.named(weights, options.prefix)
         tensors = _converted(model, tensors, published["classifier"])
         checkpoints.load_strictly(model, tensors, weights, options.model)
     expected = pictures.Published(

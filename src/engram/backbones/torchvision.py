@@ -64,7 +64,7 @@ def load(options, weights, view, device) -> backbone.Frozen:
     )
     classifier = _remove_classifier(model, name)
     if weights:
-        tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.named(weights, options.prefix)
         tensors = checkpoints.without(tensors, (classifier, *BESIDE))
         tensors = checkpoints.with_counters(model, tensors)
         checkpoints.load_strictly(model, tensors, weights, options.model)

@@ -70,7 +70,7 @@ def load(options, weights, view, device) -> backbone.Frozen:
         raise InputError(f"backbone vdvae: its input is {list(size)}; leave out `size`")
     model = backbone.build(lambda: vdvae.VDVAE(architecture), options, weights)
     if weights:
-        tensors = checkpoints.prefixed(checkpoints.read(weights), options.prefix)
+        tensors = checkpoints.named(weights, options.prefix)
         checkpoints.load_strictly(model, tensors, weights, f"VDVAE {options.model}")
     published = pictures.Published(size, (MEAN / 255,) * 3, (STD / 255,) * 3, "bilinear")
     preprocessing = pictures.preprocessing(options, published, view, device)

@@ -63,6 +63,7 @@ def parser():
     one.add_argument("--backbone", required=True, metavar="NAME", help="see `engram backbones`")
     one.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help=".h5 or .zarr")
     one.add_argument("--weights", help="a file, or `random`; by default as configured")
+    one.add_argument("--force", action="store_true", help="overwrite other features in OUT")
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     _add_configfiles(one)
 
@@ -283,7 +284,13 @@ def features(options):
 
     config = configuration(options.configfile)
     encode_files(
-        config, options.backbone, options.inputs, options.output, options.weights, options.device
+        config,
+        options.backbone,
+        options.inputs,
+        options.output,
+        options.weights,
+        options.device,
+        options.force,
     )
 
 

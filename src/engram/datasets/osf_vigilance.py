@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engram.errors import InputError
-from engram.readers import images
+from engram.readers import arrays, images
 from engram.recording import Picture, Recording
 
 DEVICE = "cpu"
@@ -105,8 +105,8 @@ def _plain(name):
 
 def _labels(path, units):
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        values = arrays.numbers(path)
+    except ValueError as error:
         raise InputError(f"{path}: not a plain array of labels ({error})") from None
     if values.ndim not in (1, 2) or values.size != len(values):
         raise InputError(f"{path}: labels of shape {values.shape}; expected (windows, 1)")

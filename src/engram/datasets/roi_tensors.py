@@ -12,7 +12,7 @@ import torch
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
-from engram.readers import region_names, roi_series
+from engram.readers import archives, region_names, roi_series
 
 DEVICE = "cpu"
 FILES = ("atlas",)
@@ -67,6 +67,8 @@ def read(unit, rows, options):
         subject, label = f"{unit}-{i:05d}", torch.as_tensor(label).item()
         where = f"{pair[0][0]}: scan {i}"
         values = torch.as_tensor(scan)
+        if values.nbytes > values.untyped_storage().nbytes():
+            raise InputError(f"{where}: has more values than the file holds; write it again")
         if values.ndim != 2:
             raise InputError(f"{where}: has the shape {tuple(values.shape)}, expected (roi, time)")
         series = roi_series.Series(roi_series.checked(where, values.numpy(), names), names)
@@ -82,6 +84,7 @@ def read(unit, rows, options):
 def _load(path):
     """A tensor or list; nothing else that a pickle may name is loaded."""
     try:
+        archives.refuse_bomb(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -63,7 +63,7 @@ def load(options, sources, weights, device) -> "Decoder":
     file = weights.get("latents")
     model = backbone.build(lambda: vdvae.VDVAE(vdvae.ARCHITECTURES[of["model"]]), drawn, file)
     if file:
-        tensors = checkpoints.prefixed(checkpoints.read(file), options.prefix)
+        tensors = checkpoints.named(file, options.prefix)
         checkpoints.load_strictly(model, tensors, file, f"VDVAE {of['model']}")
     if checkpoints.digest(model) != of["weights_sha256"]:
         raise InputError(

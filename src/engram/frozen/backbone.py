@@ -31,7 +31,8 @@ class Options:
     Attributes:
         weights: `published`, the file that `checkpoint` names; another file; or `random`.
         seed: of random weights.
-        prefix: what the names of the model's tensors begin with in the weights file.
+        prefix: what the names of the model's tensors begin with in the weights file; where it holds
+            several dictionaries of them, `state_dict_ema.` takes those of that name.
         layer: name of a module of the model, e.g. `blocks.6`, whose output is taken in place of
             the features that the model ends in.
         pooling: of the tokens or the map of that output.  `cls` takes the class token, `mean`

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from engram.errors import InputError
 from engram.frozen import tensor_pickles
+from engram.readers import archives
 
 #: Keys under which training checkpoints keep the state dict of the model.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
@@ -19,8 +20,8 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
 #: What parallel training and compilation put before the names of a model.
 BEFORE_NAMES = ("module.", "_orig_mod.")
 
-#: An archive of torch is stored as it is, but for its code; one that inflates further is refused.
-MOST_INFLATED, SMALL = 8, 64 << 20
+#: Bytes that a tensor may have whatever is stored of it, as one row that is repeated.
+MOST_REPEATED = 1 << 20
 
 #: What the libraries raise for a file that is damaged or of another format.
 UNREADABLE = (
@@ -39,6 +40,31 @@ def read(path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the file is missing, damaged, or holds something else.
     """
+    return _without_prefixes(_unwrapped(path, _content(path)))
+
+
+def named(path, prefix="") -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint whose names begin with `prefix`, without it.
+
+    Args:
+        path: of the file.
+        prefix: of their names as `read` gives them; or as they stand in the file, the key of the
+            dictionary that holds them included, `state_dict_ema.` or `state_dict_ema.encoder.`.
+
+    Raises:
+        InputError: see `read`; or what is found is no tensor, or one of more values than the file
+            holds.
+    """
+    content, rest = _content(path), prefix
+    while (key := rest.partition(".")[0]) in content and isinstance(content[key], dict):
+        content, rest = content[key], rest.partition(".")[2]
+    found = prefixed(_without_prefixes(_unwrapped(path, content)), rest)
+    _refuse_others(path, found)
+    return found
+
+
+def _content(path):
+    """Whatever a checkpoint holds, by text."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: weights file is missing; download it or correct `weights`")
@@ -49,7 +75,10 @@ def read(path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path}: not a readable checkpoint, truncated or of another format ({reason})"
         ) from None
-    tensors = _unwrapped(path, tensors)
+    return _by_name(path, tensors)
+
+
+def _by_name(path, tensors):
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{path}: holds no tensors by name; save the state dict of the model")
     if odd := [name for name in tensors if not isinstance(name, str)]:
@@ -57,18 +86,19 @@ def read(path) -> dict[str, torch.Tensor]:
             f"{path}: a tensor is called {odd[0]!r}, which is no text; save the state dict of the "
             "model"
         )
-    return _without_prefixes(tensors)
+    return tensors
 
 
 def _unwrapped(path, tensors):
     for key in WRAPPERS:
-        if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
+        if isinstance(tensors.get(key), dict):
             if others := _alike(tensors, key):
                 print(
                     f"warning: {path}: `{key}` is taken; {', '.join(others)} hold the same tensors "
-                    "with other values, often their average: to take these, save them by themselves"
+                    f"with other values, often their average: `prefix: {others[0].strip('`')}.` of "
+                    "the backbone takes these"
                 )
-            tensors = tensors[key]
+            tensors = _by_name(path, tensors[key])
     return tensors
 
 
@@ -91,22 +121,13 @@ def _without_prefixes(tensors):
 
 def _unpickled(path):
     """A state dict as torch reads it; whatever else is in the file, by the restricted reader."""
-    _check_archive(path)
+    archives.refuse_bomb(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces that it refuses an archive
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # a damaged pickle may raise anything
             return tensor_pickles.read(path)
-
-
-def _check_archive(path):
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        inflated = sum(member.file_size for member in archive.infolist())
-    if inflated > MOST_INFLATED * path.stat().st_size + SMALL:
-        raise ValueError(f"its archive inflates to {inflated >> 20} MiB")
 
 
 def below(tensors, prefix) -> dict[str, torch.Tensor]:
@@ -145,11 +166,7 @@ def load_strictly(model, tensors, path, name):
             another shape, or that hold values that are not finite.
     """
     own = model.state_dict()
-    if odd := [name for name, value in tensors.items() if not torch.is_tensor(value)]:
-        raise InputError(
-            f"{path}: {odd[0]} is no tensor but {type(tensors[odd[0]]).__name__}; save the state "
-            "dict of the model"
-        )
+    _refuse_others(path, tensors)
     problems = {
         "missing": [key for key in own if key not in tensors],
         "unexpected": [key for key in tensors if key not in own],
@@ -165,6 +182,10 @@ def load_strictly(model, tensors, path, name):
             f"{path}: not the weights of {name}: tensors {', '.join(found)}; "
             f"{_remedy(own, tensors)}"
         )
+    if any(tensor.is_meta for tensor in own.values()):  # shapes alone are compared
+        return
+    if odd := [key for key, value in tensors.items() if value.is_meta]:
+        raise InputError(f"{path}: {odd[0]} has no values; save the state dict of the model")
     trained = dict(model.named_parameters())
     if odd := [key for key, value in tensors.items() if _is_broken(value, key in trained)]:
         raise InputError(
@@ -176,9 +197,22 @@ def load_strictly(model, tensors, path, name):
 
 def _is_broken(tensor, trained):
     """Whether values are not finite; a buffer may hold infinite ones, as a causal mask does."""
-    if tensor.is_meta:
-        return False
     return bool((~torch.isfinite(tensor) if trained else torch.isnan(tensor)).any())
+
+
+def _refuse_others(path, tensors):
+    """Refuse what is no tensor, or one of more values than are stored."""
+    for name, tensor in tensors.items():
+        if not torch.is_tensor(tensor) or tensor.layout != torch.strided:
+            raise InputError(
+                f"{path}: {name} is no tensor but {type(tensor).__name__}, or a sparse one; save "
+                "the state dict of the model"
+            )
+        if tensor.nbytes > max(tensor.untyped_storage().nbytes(), MOST_REPEATED):
+            raise InputError(
+                f"{path}: {name} of shape {list(tensor.shape)} has more values than are stored; "
+                "save it anew"
+            )
 
 
 def _remedy(own, tensors):

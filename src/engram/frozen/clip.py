@@ -62,7 +62,7 @@ def image_tower(options, weights):
     config = configuration(options.model)
     tower = backbone.build(lambda: new_image_tower(config), options, weights)
     if weights:
-        tensors = checkpoints.below(checkpoints.read(weights), options.prefix + "visual.")
+        tensors = checkpoints.named(weights, options.prefix + "visual.")
         checkpoints.load_strictly(tower, tensors, weights, f"the image tower of {options.model}")
     return tower
 
@@ -149,7 +149,7 @@ def text_tower(options, weights):
     config = configuration(options.model)
     tower = backbone.build(lambda: new_text_tower(config), options, weights)
     if weights:
-        tensors = _of_text(checkpoints.below(checkpoints.read(weights), options.prefix))
+        tensors = _of_text(checkpoints.named(weights, options.prefix))
         checkpoints.load_strictly(tower, tensors, weights, f"the text tower of {options.model}")
     return tower
 

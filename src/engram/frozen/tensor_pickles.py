@@ -75,7 +75,9 @@ class StandIn:
         """Take the items of a list's subclass, and forget them."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C takes memory for as many memos as a file says."""
+
     def find_class(self, module, name):
         if module == "torch" and name in STORAGES:
             return STORAGES[name]

@@ -13,6 +13,12 @@ import yaml
 from engram.errors import InputError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: Values in a file, those that are referred to counted each time.
+MOST_NODES = 1_000_000
+
+#: Levels of lists and keys: thousands end the process where a tree is made of them.
+DEEPEST = 100
+
 STR, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 #: Values that are what they look like, by what YAML 1.1 takes them for; others turn into
@@ -45,6 +51,7 @@ def check(path):
     root = _nodes(Path(path))
     if root is None:
         return
+    _count_nodes(path, root, {})
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{path}, line 1: is no configuration; write `key: value` at the top")
     _check_node(path, root, set())
@@ -56,6 +63,7 @@ def _nodes(path):
         text = path.read_bytes().decode()
         if text.lstrip().startswith("{"):  # JSON may be indented with tabs
             text = text.replace("\t", " ")
+        _refuse_deep(path, text)
         return yaml.compose(text, LOADER)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; correct --configfile") from None
@@ -71,6 +79,35 @@ def _nodes(path):
         ) from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_deep(path, text):
+    depth = 0
+    for event in yaml.parse(text, LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise InputError(f"{path}, line {line}: nests more than {DEEPEST} levels; write fewer")
+
+
+def _count_nodes(path, node, counts):
+    """How many nodes a node becomes where each that is referred to is written out."""
+    line = node.start_mark.line + 1
+    if counts.setdefault(id(node)) is None and isinstance(node, yaml.CollectionNode):
+        counts[id(node)] = 0  # until its own are counted
+        below = node.value
+        if isinstance(node, yaml.MappingNode):
+            below = [one for pair in below for one in pair]
+        counts[id(node)] = 1 + sum(_count_nodes(path, one, counts) for one in below)
+    elif counts[id(node)] == 0:
+        raise InputError(f"{path}, line {line}: refers to itself; write it out")
+    if (counts[id(node)] or 1) > MOST_NODES:
+        raise InputError(
+            f"{path}, line {line}: stands for more than {MOST_NODES} values; write fewer "
+            "references (*name)"
+        )
+    return counts[id(node)] or 1
 
 
 def _check_node(path, node, seen):

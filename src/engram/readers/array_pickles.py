@@ -41,7 +41,8 @@ def load(path):
     try:
         with Path(path).open("rb") as file:
             _skip_header(file)
-            return _Unpickler(_File(file)).load()
+            file = _File(file)
+            return _unwrapped(_Unpickler(file).load(), file.size)
     except Exception as error:  # a broken pickle raises whatever its opcodes run into
         raise InputError(
             f"{path}: not a pickle of plain arrays ({error or type(error).__name__}); "
@@ -215,7 +216,12 @@ class _Frame:
             places = np.arange(len(names))[block.places]
             for place, row in zip(places, block.values, strict=True):
                 found[place] = row
-        self.value = pd.DataFrame(np.array(found).T, columns=pd.Index(names, dtype=object))
+        self.rows, self.names = found, names
+
+    def table(self, size):
+        if sum(row.nbytes for row in self.rows) > size:
+            raise ValueError("a table has more values than the file holds")
+        return pd.DataFrame(np.array(self.rows).T, columns=pd.Index(self.names, dtype=object))
 
 
 #: What a pickle may name, and what it gets.  All are classes with `__setstate__`, so that the
@@ -256,21 +262,21 @@ class _Unpickler(pickle._Unpickler):
     def get_extension(self, code):
         _refuse(f"extension {code}")
 
-    def load(self):
-        return _unwrapped(super().load())
 
-
-def _unwrapped(value, known=None):
+def _unwrapped(value, size, known=None):
     """What stood for arrays replaced by them; arrays of objects become the objects.
 
-    What stands in many places, as a pickle of a few bytes can say, is looked at once.
+    What stands in many places, as a pickle of a few bytes can say, is looked at once; no table has
+    more values than the `size` of the file, bytes.
     """
     known = {} if known is None else known
     if isinstance(value, _Array) and value.value.dtype.hasobject:
         objects = value.value
         value = objects.item() if objects.ndim == 0 else objects.tolist()
-        return _unwrapped(value, known)
-    if isinstance(value, _Array | _Scalar | _Frame):
+        return _unwrapped(value, size, known)
+    if isinstance(value, _Frame):
+        return value.table(size)
+    if isinstance(value, _Array | _Scalar):
         return value.value
     if not isinstance(value, dict | list | tuple):
         return value
@@ -280,9 +286,9 @@ def _unwrapped(value, known=None):
             value,
         )  # what holds itself ends here; kept, so that its id is its own
         made = (
-            {key: _unwrapped(item, known) for key, item in value.items()}
+            {key: _unwrapped(item, size, known) for key, item in value.items()}
             if isinstance(value, dict)
-            else type(value)(_unwrapped(item, known) for item in value)
+            else type(value)(_unwrapped(item, size, known) for item in value)
         )
         known[id(value)] = made, value
     return known[id(value)][0]

@@ -10,6 +10,7 @@
   cameras append to a JPEG.
 """
 
+import re
 import warnings
 
 import numpy as np
@@ -22,6 +23,15 @@ MOST_PIXELS = 20_000_000
 
 #: Most bytes of an image file: as many pixels of four channels of 16 bits, and some more.
 MOST_BYTES = 192 << 20
+
+#: Pillow refuses more than twice as many, in a picture within a picture too, as icons are.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+
+#: Others run a program (EPS), or give their size only once they are decoded.
+FORMATS = (
+    *("BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP"),
+    *("AVIF", "DIB", "PCX", "QOI", "SGI"),
+)
 
 #: Pillow warns of pictures that are refused here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -43,8 +53,7 @@ def read(file, name) -> Image.Image:
             pictures, or values without a white.
     """
     try:
-        with Image.open(file) as image:
-            _check_size(image, name)
+        with Image.open(file, formats=FORMATS) as image:
             _check_frames(image, name)
             tags = getattr(image, "tag_v2", {})
             lies = str(image.tile[0][3]) if image.tile else ""
@@ -56,20 +65,15 @@ def read(file, name) -> Image.Image:
             f"{name}: not a readable image (Pillow does not know it); replace it or leave it out"
         ) from None
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}; shrink the picture to 20 megapixels") from None
+        pixels = re.search(r"\d+", str(error))[0]
+        raise InputError(
+            f"{name}: {pixels} pixels are more than 20 megapixels; shrink the picture"
+        ) from None
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{name}: not a readable image ({reason[0]}); replace it or leave it out"
         ) from None
-
-
-def _check_size(image, name):
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise InputError(
-            f"{name}: {width} x {height} pixels are more than 20 megapixels; shrink the picture"
-        )
 
 
 def _check_frames(image, name):

@@ -12,8 +12,9 @@ def facts(path) -> dict:
         return {}
     try:
         with safe_open(path, "np") as file:
-            return json.loads((file.metadata() or {}).get("engram", "{}"))
-    except SafetensorError:  # reading its tensors says what is wrong
+            found = json.loads((file.metadata() or {}).get("engram", "{}"))
+            return found if isinstance(found, dict) else {}
+    except (SafetensorError, ValueError, RecursionError):  # reading its tensors says what is wrong
         return {}
 
 

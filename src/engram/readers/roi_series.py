@@ -17,7 +17,7 @@ from scipy.io.matlab import MatReadError
 
 from engram import hdf5_files
 from engram.errors import InputError
-from engram.readers import array_pickles
+from engram.readers import array_pickles, arrays
 from engram.readers.atlases import same
 
 AXES = (["roi", "time"], ["time", "roi"])
@@ -221,7 +221,7 @@ def _table(path, entry, index):
         if suffix == ".pkl":
             return _pickled(path)
         if suffix == ".npy":
-            values = _scan(np.load(path, allow_pickle=False, mmap_mode="r"), index)
+            values = _scan(arrays.numbers(path), index)
         else:
             values = (_hdf5 if suffix in HDF5 else _matlab)(path, entry, index)
         return Table(np.asarray(values, np.float64))

@@ -262,17 +262,39 @@ def load_model(path) -> Model:
             facts = json.loads((file.metadata() or {})["engram"])
             names = [n for n in file.keys() if not n.endswith(vectors.LARGE)]  # noqa: SIM118
             state = {name: file.get_tensor(name) for name in names}
+        _refuse_other_facts(facts)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; a model is {{study}}/models/NAME.safetensors"
         ) from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: is no model that Engram wrote ({error})") from None
     if "kept" not in facts:
         kind = facts.get("head", {}).get("kind")
         how = "set `coefficients: true` of it" if kind == "ridge" else "use another head"
         raise InputError(f"{path}: head {kind} kept no model for use; {how} and train again")
     return Model(Path(path), facts, state)
+
+
+def _refuse_other_facts(facts):
+    """Refuse facts of another form than stage `train` writes.
+
+    Raises:
+        KeyError, TypeError, ValueError: which it is.
+    """
+    if not isinstance(facts, dict):
+        raise TypeError("its header is no JSON object")
+    kinds = {"head": dict, "task": str}
+    if "kept" in facts:
+        kinds |= {"kept": dict, "contract": dict, "folds": list, "runs": list, "chosen": dict}
+    for key, kind in kinds.items():
+        if not isinstance(facts[key], kind):
+            raise TypeError(f"`{key}` of its header is no {kind.__name__}")
+    if facts["head"].get("kind") not in components.kinds("heads"):
+        raise ValueError(f"there is no head {facts['head'].get('kind')!r}")
+    for source in facts.get("kept", {}).get("sources", []):
+        if not isinstance(facts["contract"][source], dict):
+            raise TypeError(f"`contract` of {source} is no dict")
 
 
 def _missing(header):
