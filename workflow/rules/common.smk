@@ -146,7 +146,9 @@ def refuse_what_never_starts():
 
 def asked(job):
     """What a job asks of a cluster, its memory before the profile's limit; in a batch all its time."""
-    memory = job.rule.resources.get("mem_mb").evaluate(job.wildcards, attempt=1).value
+    given = {"threads": job.threads, "rulename": job.rule.name}
+    given |= {"input": job.input, "attempt": 1, "async_run": workflow.async_run}
+    memory = job.rule.resources.get("mem_mb").evaluate(job.wildcards, **given).value
     batch = workflow.dag.get_job_group(job)
     minutes = (batch or job).resources.get("runtime", 0)
     return clusters.Ask(
