@@ -1,28 +1,35 @@
 """Do intervals hold the truth, and do tests reject it no more often than they say?
 
-    python benchmarks/inference.py [--studies 500] [--case classes] [--case retrieval]
+    python benchmarks/inference.py [--studies 500] [--case classes] [--case blocked]
 
-Studies are simulated from one population, a linear classifier is trained with subjects left out,
-and its predictions are scored by `engram.scores`. Truth is the mean over all studies. Prints one
-JSON object a line: case, engine (`engram`; `reference`, plain Student's t and the null as it is),
-coverage of 95 % intervals, rejected: shares of studies with p <= .05 and <= .01 where two equal
-heads are compared (`gain`) and where nothing is there (`chance`), seconds.
+Studies are simulated from one population, a linear classifier is trained with subjects left out or
+on time blocks of all of them, and its predictions are scored by `engram.scores`. Truth is the mean
+over all studies. Prints one JSON object a line: case, engine (`engram`, trained again on moved
+labels; `fixed`, as it scores heads that are not; `reference`, plain Student's t and the null of
+fixed predictions as it is), coverage of 95 % intervals, rejected: shares of studies with p <= .05
+and <= .01 where two equal heads are compared (`gain`) and where nothing is there (`chance`),
+control_alarms: shares in which the control there is said to be above chance, seconds.
 """
 
 import argparse
+import itertools
 import json
 import time
 
 import numpy as np
 import pandas as pd
 
+from engram import splits
 from engram.measures import inference, ranking
 from engram.scores import classification, summary
+from engram.scores.caveats import CONTROL
 from engram.scores.settings import Settings
 
 FEATURES = 6
 ROWS = 40  # of a subject
 LEVELS = (0.05, 0.01)
+REFITS = 99  # series of labels that are trained on again
+PERMUTATIONS = 199  # of labels under fixed predictions
 
 
 # ---- studies ----------------------------------------------------------------------------
@@ -54,83 +61,127 @@ def features(rng, y, effect, copies=1):
     return gain * np.tile(directions, copies)[y] + rng.standard_normal((n, 1, d)) + noise
 
 
-def predicted(x, y, groups):
-    """Probabilities (n, rows, classes) of linear discriminants that left out each group."""
-    n, classes = len(x), y.max() + 1
-    found = np.empty((*y.shape, classes))
-    for g in range(groups):
-        test = np.arange(n) % groups == g
-        rows, own = x[~test].reshape(-1, x.shape[2]), y[~test].ravel()
-        mean, sd = rows.mean(0), rows.std(0)
-        z = (rows - mean) / sd
-        means = np.stack([z[own == c].mean(0) for c in range(classes)])
-        rest = z - means[own]
-        weights = np.linalg.solve(rest.T @ rest / len(z) + 0.1 * np.eye(z.shape[1]), means.T)
-        scores = (x[test] - mean) / sd @ weights - 0.5 * (means * weights.T).sum(1)
+def left_out(n, groups):
+    """Folds that leave out groups of subjects: (known, test) rows of each."""
+    of_row = np.repeat(np.arange(n) % groups, ROWS)
+    return [(np.flatnonzero(of_row != g), np.flatnonzero(of_row == g)) for g in range(groups)]
+
+
+def blocked(n, blocks=5, gap=2):
+    """Folds of time blocks of every subject, without the windows next to them."""
+    at = np.tile(np.arange(ROWS), n)
+    folds = []
+    for first in range(0, ROWS, ROWS // blocks):
+        last = first + ROWS // blocks
+        test = (at >= first) & (at < last)
+        near = (at >= first - gap) & (at < last + gap)
+        folds.append((np.flatnonzero(~near), np.flatnonzero(test)))
+    return folds
+
+
+def predicted(x, series, folds, classes):
+    """Probabilities (rows, m, classes) of linear discriminants of m series of labels (m, rows)."""
+    x = x.reshape(-1, x.shape[-1])
+    found = np.empty((len(x), len(series), classes))
+    for known, test in folds:
+        mean, sd = x[known].mean(0), x[known].std(0)
+        z = (x[known] - mean) / sd
+        own = (series[:, None, known] == np.arange(classes)[:, None]).astype(float)
+        count = own.sum(2)
+        means = own @ z / np.maximum(count, 1)[..., None]
+        between = np.einsum("mk,mki,mkj->mij", count, means, means)
+        within = (z.T @ z - between) / len(z) + 0.1 * np.eye(z.shape[1])
+        weights = np.linalg.solve(within, means.transpose(0, 2, 1))
+        offset = 0.5 * (means.transpose(0, 2, 1) * weights).sum(1)
+        scores = ((x[test] - mean) / sd) @ weights - offset[:, None]
+        scores = np.where(count[:, None] > 0, scores, -np.inf)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
-        found[test] = scores / scores.sum(-1, keepdims=True)
+        found[test] = (scores / scores.sum(-1, keepdims=True)).swapaxes(0, 1)
     return found
 
 
-def predictions(probabilities, y, groups):
-    """As `engram.scores.classification.read` gives them."""
-    n = len(y)
+def table(n, folds):
+    """Facts of the rows, with the fold that tests each."""
+    fold = np.empty(n * ROWS, object)
+    for i, (_, test) in enumerate(folds):
+        fold[test] = f"fold-{i}"
     subject = np.repeat([f"sub-{s:02d}" for s in range(n)], ROWS)
-    fold = np.repeat([f"fold-{s % groups}" for s in range(n)], ROWS)
-    facts = {"subject": subject, "scan": "a", "window": np.tile(np.arange(ROWS), n), "fold": fold}
-    flat = probabilities.reshape(n * ROWS, 1, -1)
-    return classification.Predictions(
-        flat, y.ravel(), y.ravel(), pd.DataFrame(facts), {}, np.ones(1, bool)
-    )
+    window = np.tile(np.arange(ROWS), n)
+    return pd.DataFrame({"subject": subject, "scan": "a", "window": window, "fold": fold})
+
+
+def predictions(probabilities, y, facts, moved=None, null=None):
+    """As `engram.scores.classification.read` gives them; of two runs the second is the control."""
+    real = np.array([True, False])[: probabilities.shape[1]]
+    moved = y if moved is None else moved
+    return classification.Predictions(probabilities, y, moved, facts, {}, real, null)
 
 
 # ---- classes ----------------------------------------------------------------------------
 
 
 def classes(studies):
-    settings = Settings(permutations=400)
-    for k in (2, 4):
-        for n, groups in ((4, 4), (6, 6), (12, 12), (20, 20), (20, 5)):
-            for unbalanced in (False, True):
-                case = f"classes {k}, subjects {n}, folds {groups}"
-                case += ", unbalanced" if unbalanced else ""
-                yield case, *_classes(studies, k, n, groups, unbalanced, settings)
+    for n in (4, 6, 12, 20):
+        for k, unbalanced in itertools.product((2, 4), (False, True)):
+            case = f"classes {k}, subjects {n}" + ", unbalanced" * unbalanced
+            yield f"{case}, left out", _classes(studies, k, n, unbalanced, left_out(n, n))
+    yield "classes 2, subjects 20, 5 groups", _classes(studies, 2, 20, False, left_out(20, 5))
 
 
-def _classes(studies, k, n, groups, unbalanced, settings):
-    rng = np.random.default_rng(0)
-    rows, plain = [], []
+def blocks(studies):
+    for n in (4, 6, 12, 20):
+        for k, unbalanced in ((2, False), (4, True)):
+            case = f"classes {k}, subjects {n}" + ", unbalanced" * unbalanced
+            yield f"{case}, blocked", _classes(studies, k, n, unbalanced, blocked(n))
+
+
+def _classes(studies, k, n, unbalanced, folds):
+    rng, facts = np.random.default_rng(0), table(n, folds)
+    found = {"engram": [], "fixed": [], "reference": []}
     for _ in range(studies):
         y = labels(rng, n, k, unbalanced)
-        while len(np.unique(y)) < k:
+        while any(len(np.unique(y.ravel()[known])) < k for known, _ in folds):
             y = labels(rng, n, k, unbalanced)
         x = features(rng, y, 0.6, copies=2)
-        pair = [predictions(predicted(part, y, groups), y, groups)
-                for part in (x[..., :FEATURES], x[..., FEATURES:])]  # fmt: skip
-        nothing = predictions(predicted(features(rng, y, 0.0), y, groups), y, groups)
+        pair = [
+            predictions(predicted(part, y.reshape(1, -1), folds, k), y.ravel(), facts)
+            for part in (x[..., :FEATURES], x[..., FEATURES:])
+        ]
         row = _line(summary.summarise(pair[0], pair, Settings(permutations=1)))
-        chance = _line(summary.summarise(nothing, None, settings))
-        rows.append([row["value"], row["low"], row["high"], row["difference_p"], chance["p"]])
-        plain.append(_plain(pair, nothing, settings))
-    return np.array(rows, float), np.array(plain, float)
+        mine = [row["value"], row["low"], row["high"], row["difference_p"]]
+        refitted, widened, plain, control = _chance(rng, features(rng, y, 0.0), y, folds, k, facts)
+        found["engram"].append([*mine, refitted, control])
+        found["fixed"].append([*mine, widened, np.nan])
+        found["reference"].append([*_plain(pair), plain, np.nan])
+    return {engine: np.array(rows, float) for engine, rows in found.items()}
+
+
+def _chance(rng, x, y, folds, k, facts):
+    """p of features that know nothing: refitted, fixed and widened, fixed; and of the control."""
+    y = y.ravel()
+    moved = splits.control(y, facts, rng)
+    arranged = inference.arrangements(y, facts, REFITS, rng).astype(int)
+    said = predicted(x, np.stack([y, moved, *arranged]), folds, k)
+    null = classification.Null(said[:, 2:], arranged)
+    this = predictions(said[:, :2], y, facts, moved, null)
+    row = _line(summary.summarise(this, None, Settings(permutations=PERMUTATIONS)))
+    arranged = inference.arrangements(y, facts, PERMUTATIONS, rng)
+    _, codes = summary._groups(this, False)
+    fixed = classification.null_scores(arranged, said[:, :1], codes)["balanced_accuracy"].mean(1)
+    p = [inference.permutation_p(row["value"], fixed, by) for by in (inference.WIDENED, 1.0)]
+    return row["p"], *p, row["control_p"]
 
 
 def _line(found):
     return found["metrics"][0]
 
 
-def _plain(pair, nothing, settings):
-    """What Student's t and the null as it is would say."""
+def _plain(pair):
+    """What Student's t of independent subjects would say."""
     one, other = (summary._by_subject(these, False)["balanced_accuracy"] for these in pair)
+    one, other = (values[~np.isnan(values)] for values in (one, other))
     low, high = inference.t_interval(one)
-    of = summary._by_subject(nothing, False)["balanced_accuracy"].mean()
-    arranged = inference.arrangements(
-        nothing.y, nothing.table, settings.permutations, np.random.default_rng(1)
-    )
-    _, codes = summary._groups(nothing, False)
-    null = classification.null_scores(arranged, nothing.probabilities, codes)
-    p = inference.permutation_p(of, null["balanced_accuracy"].mean(1))
-    return [one.mean(), low, high, inference.t_test(one - other, False), p]
+    return [one.mean(), low, high, inference.t_test(one - other, False)]
 
 
 # ---- retrieval --------------------------------------------------------------------------
@@ -138,7 +189,7 @@ def _plain(pair, nothing, settings):
 
 def retrieval(studies):
     for n in (2, 3, 6, 10):
-        yield f"retrieval, subjects {n}", *_retrieval(studies, n)
+        yield f"retrieval, subjects {n}", _retrieval(studies, n)
 
 
 def _retrieval(studies, n, pictures=50):
@@ -154,11 +205,11 @@ def _retrieval(studies, n, pictures=50):
         found = np.concatenate([common + rng.normal(size=common.shape) for _ in range(n)])
         truth = np.tile(np.arange(pictures), n)
         p = ranking.permutation(found, truth, resamples=200)[2]
-        rows.append([hits[0].mean(), low, high, gain, p])
+        rows.append([hits[0].mean(), low, high, gain, p, np.nan])
         low, high = inference.t_interval(hits[0].mean(1))
         gain = inference.t_test(hits[0].mean(1) - hits[1].mean(1), False)
-        plain.append([hits[0].mean(), low, high, gain, _by_row(rng, found, truth)])
-    return np.array(rows, float), np.array(plain, float)
+        plain.append([hits[0].mean(), low, high, gain, _by_row(rng, found, truth), np.nan])
+    return {"engram": np.array(rows, float), "reference": np.array(plain, float)}
 
 
 def _by_row(rng, similarity, truth, resamples=200):
@@ -172,7 +223,7 @@ def _by_row(rng, similarity, truth, resamples=200):
 
 
 def said(case, engine, rows, seconds):
-    value, low, high, gain, chance = rows.T
+    value, low, high, gain, chance, control = rows.T
     truth = value.mean()
     return {
         "case": case,
@@ -182,6 +233,9 @@ def said(case, engine, rows, seconds):
         "coverage": round(float(((low <= truth) & (truth <= high)).mean()), 3),
         "gain_rejected": [round(float((gain <= level).mean()), 3) for level in LEVELS],
         "chance_rejected": [round(float((chance <= level).mean()), 3) for level in LEVELS],
+        "control_alarms": None
+        if np.isnan(control).all()
+        else round(float((control <= CONTROL).mean()), 3),
         "seconds": round(seconds, 1),
     }
 
@@ -190,15 +244,15 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cases = {"classes": classes, "retrieval": retrieval}
+    cases = {"classes": classes, "blocked": blocks, "retrieval": retrieval}
     parser.add_argument("--case", choices=cases, action="append")
     parser.add_argument("--studies", type=int, default=500)
     given = parser.parse_args()
     for name in given.case or cases:
         start = time.perf_counter()
-        for case, rows, plain in cases[name](given.studies):
+        for case, engines in cases[name](given.studies):
             seconds = time.perf_counter() - start
-            for engine, found in (("engram", rows), ("reference", plain)):
+            for engine, found in engines.items():
                 print(json.dumps(said(case, engine, found, seconds)), flush=True)
             start = time.perf_counter()
 

@@ -19,6 +19,7 @@ def member(backbone, value=0.7, *, state=1.0, subject=1.0, d=8, of=None, baselin
         "sources": [f"{view}/{backbone}" for view in views],
         "is_baseline": baseline,
         "control_of": f"vision-{of}" if of else None,
+        "role": facts.pop("role", "baseline" if baseline else "random" if of else "model"),
     }
     made = {"value": value, "state": state, "subject": subject, "d": d, "weights": "x.safetensors"}
     return spec, made | facts
@@ -49,10 +50,12 @@ def write(folder, members, subjects=6, windows=20):
                 paths["costs"][-1].write_text(json.dumps(cost(made, len(own))))
         spec["sources"] = [[source, subjects] for source in spec["sources"]]
         flags = ["simulated", *["random_weights"] * (made["weights"] == "random")]
+        flags += made.get("flags", [])
         baseline = None if spec["is_baseline"] else "bandpower"
         scored = study.scores(spec["experiment"], rows, made["value"], rng, baseline, flags)
         path = folder / f"scores/{spec['experiment']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        scored["settings"] |= {"margin": made.get("margin")}
         path.write_text(json.dumps(scored))
         paths["scores"].append(path)
     return paths | {"spec": {"comparison": "vision", "members": [spec for spec, _ in members]}}

@@ -85,6 +85,7 @@ def predictions(
         "chosen": {"epoch": {s: rng.integers(8, 20, len(RUNS)).tolist() for s in who}},
         "counts": COUNTS,
         "shared": folds != "within",
+        "near_copies": {"pairs": 0, "between": 0, "examples": []},
         "attainable": ATTAINABLE if folds == "within" else None,
         "made_by": study.MADE_BY,
     }

@@ -1,8 +1,6 @@
 """The layers of the package, enforced with the import walker that computes fingerprints."""
 
 import ast
-import importlib.metadata
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +8,7 @@ from pathlib import Path
 import forked
 import pytest
 
-from engram.planning import components, provenance
+from engram.planning import provenance
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/engram"
@@ -24,7 +22,8 @@ FLOORS = (
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "cards", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
-    {"flags", "precision", "progress", "scratch", "tables", "torchvision_compat"},
+    {"disk", "flags", "hdf5_files", "precision", "progress", "scratch", "tables"}
+    | {"torchvision_compat"},
     {"errors"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -251,48 +250,6 @@ def test_relative_imports_are_refused(package):
         words()
 
 
-def test_environments_pin_what_the_lock_pins():
-    lock = set((ROOT / "requirements.lock").read_text().split())
-    for environment in (ROOT / "envs").glob("*.yaml"):
-        pins = re.findall(r"- (\S+==\S+)", environment.read_text())
-        assert pins
-        assert set(pins) <= lock, environment
-
-
-def test_environments_hold_what_their_stage_imports():
-    distributions = importlib.metadata.packages_distributions()
-    made = [p.stem for p in PACKAGE.glob("datasets/*.py") if "\ndef make(" in p.read_text()]
-    families = {"listing": ["sources"], "download": ["sources", *(f"datasets/{s}" for s in made)]}
-    families |= {"render": ["datasets", "views"], "extract": ["backbones", "frozen"]}
-    kinds = components.kinds("objectives")
-    learnt = [components.constant(f"engram.objectives.{kind}", "BACKBONE") for kind in kinds]
-    learnt = [f"backbones/{kind}" for kind in learnt]
-    families |= {"pretrain": ["objectives", "frozen/contract", *learnt]}
-    families |= {"train": ["tasks", "heads", "backbones", "frozen"]}
-    families |= {"predict": ["datasets", "views", "backbones", "frozen", "heads"]}
-    families |= {"occlude": ["tasks", "heads"], "decode": ["decoders"]}
-    tasks = [path.stem for path in PACKAGE.glob("tasks/*.py") if "\ndef load(" in path.read_text()]
-    families |= {"evaluate": [f"scores/{task}" for task in tasks]}
-    families |= {"plot": [f"figures/{task}" for task in tasks]}
-    for script in (ROOT / "workflow/scripts").glob("*.py"):
-        todo = [
-            script,
-            *(p for f in families.get(script.stem, []) for p in PACKAGE.glob(f"{f}/*.py")),
-            *(PACKAGE / f"{f}.py" for f in families.get(script.stem, []) if "/" in f),
-        ]
-        reached = set()
-        while todo:
-            path = todo.pop()
-            if path not in reached:
-                reached.add(path)
-                todo += provenance.imports(path)
-        names = {n for path in reached for n in third_party(path)} - {"engram"}
-        needed = {normal(distributions[name][0]) for name in names}
-        text = (ROOT / "envs" / f"{script.stem}.yaml").read_text()
-        pinned = {normal(name) for name in re.findall(r"- (\S+)==", text)}
-        assert needed <= pinned, script.stem
-
-
 def third_party(path):
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
@@ -301,7 +258,3 @@ def third_party(path):
         elif isinstance(node, ast.ImportFrom):
             names = [node.module]
         yield from {n.partition(".")[0] for n in names} - set(sys.stdlib_module_names)
-
-
-def normal(name):
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -18,7 +18,7 @@ from engram.figures.compare import draw
 from engram.figures.comparison_figure import comparison_figure, places
 from engram.measures.inference import holm
 from engram.measures.similarity import centred_gram, linear_cka, stratified
-from engram.scores import comparison
+from engram.scores import comparison, gains
 from engram.scores.comparison import compare as measure
 from engram.store import Rows
 
@@ -293,16 +293,60 @@ def test_published_minus_random_weights_is_paired_by_subject(tmp_path, members, 
     assert [gain["p_holm"] for gain in gains.values()] == pytest.approx(holm(raw))
 
 
+def test_models_are_held_to_the_best_baseline_that_is_not_inflated(tmp_path):
+    """By hand: Student's t with the variance of Nadeau and Bengio, noncentral t, and two tests."""
+    members = [
+        comparing.member("clip", 0.80, margin=0.05),
+        comparing.member("clip_random", 0.95, weights="random", of="clip"),
+        comparing.member("dino", 0.70),
+        comparing.member("seen", 0.70, flags=["seen"]),
+        comparing.member("covariance", 0.78, role="baseline"),
+        comparing.member("leaky", 0.99, role="baseline", flags=["leaks"]),
+        comparing.member("bandpower", 0.60, baseline=True),
+    ]
+    compare(**comparing.write(tmp_path, members), **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    assert found["best_baseline"] == "vision-covariance"
+    over = {m["experiment"]: m["over_best"] for m in found["members"] if m["over_best"]}
+    assert set(over) == {"vision-clip", "vision-dino"}
+    raw = []
+    for name, gain in over.items():
+        gained = differences(found, name, "vision-covariance")
+        n, difference = len(gained), gained.mean()
+        error = gained.std(ddof=1) * np.sqrt(1 / n + 1 / (n - 1))
+        raw.append(2 * scipy.stats.t.sf(abs(difference) / error, n - 1))
+        assert gain["baseline"] == "vision-covariance"
+        assert gain["difference"] == pytest.approx(difference)
+        whole = scipy.stats.t.interval(0.95, n - 1, difference, error)
+        assert (gain["low"], gain["high"], gain["p"]) == pytest.approx((*whole, raw[-1]))
+        beyond = scipy.stats.t.isf(0.025, n - 1)
+        power = scipy.stats.nct.sf(beyond, n - 1, gain["detectable"] / error)
+        assert power == pytest.approx(0.8, abs=1e-6)
+        sides = (scipy.stats.t.sf((difference + 0.05) / error, n - 1),
+                 scipy.stats.t.cdf((difference - 0.05) / error, n - 1))  # fmt: skip
+        assert gain["equivalence_p"] == pytest.approx(max(sides))
+        assert list(gain["subjects"].values()) == pytest.approx(gained)
+    assert [gain["p_holm"] for gain in over.values()] == pytest.approx(holm(raw))
+
+
+def test_without_a_baseline_nothing_is_held_to_one(tmp_path):
+    members = [comparing.member("clip"), comparing.member("dino", role="baseline", flags=["leaks"])]
+    compare(**comparing.write(tmp_path, members), **(paths := comparing.outputs(tmp_path)))
+    found = json.loads(paths["comparison"].read_text())
+    assert found["best_baseline"] is None
+    assert [m["over_best"] for m in found["members"]] == [None, None]
+
+
 def test_a_subject_without_a_score_is_in_no_pair():
     settings = {"confidence": 0.95}
     mine, theirs = {"a": 0.9, "b": None, "c": 0.5, "d": 0.7}, {"c": 0.6, "a": 0.6, "b": 0.1}
-    found = comparison.paired_gain(mine, theirs, settings)
+    found = gains.paired_gain(mine, theirs, settings)
     assert found["subjects"] == pytest.approx({"a": 0.3, "c": -0.1})
     assert found["difference"] == pytest.approx(0.1)
-    alone = comparison.paired_gain({"a": 0.9}, {"a": 0.6}, settings)
+    alone = gains.paired_gain({"a": 0.9}, {"a": 0.6}, settings)
     assert alone["difference"] == pytest.approx(0.3)
     assert np.isnan([alone["low"], alone["high"], alone["p"]]).all()
-    assert np.isnan(comparison.paired_gain({"a": 0.9}, {"b": 0.6}, settings)["difference"])
+    assert np.isnan(gains.paired_gain({"a": 0.9}, {"b": 0.6}, settings)["difference"])
 
 
 @pytest.mark.parametrize("format_", ["bf16", "fp32"])
@@ -360,7 +404,7 @@ def test_a_guest_stands_in_the_table_by_its_scores_alone(tmp_path, members):
     assert len(found["cka"]["values"]) == 4
     assert "CNN end to end" in paths["figure"].read_text()
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
-    line = page.render({}, {}, {}, spec, {"vision": found}).partition("CNN end to end")[2]
+    line = page.render({}, {}, {}, spec, {"vision": found}).partition(">CNN end to end")[2]
     assert "0.900" in line.partition("</tr>")[0]
 
 
@@ -433,9 +477,11 @@ def test_members_that_predict_numbers_are_paired_by_the_error_of_each_subject(tm
     assert "same state" not in paths["figure"].read_text()
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
     text = page.render({}, {}, {}, spec, {"vision": found})
-    assert "error less than by random weights +1.00." in text
+    assert "trained weights gain over random ones (clip, +1.00 of error" in text
     line = text.partition('<th scope="row">clip')[2].partition("</tr>")[0]
-    assert [w for w in ("r 0.660", "MAE 2.000", "MAE −0.400", "+1.000") if w not in line] == []
+    over = {m["title"]: m["over_best"] for m in found["members"]}["clip"]
+    gained = f"{over['difference']:+.3f} of error".replace("-", "−")
+    assert [w for w in ("r 0.660", "MAE 2.000", gained, "+1.000") if w not in line] == []
 
 
 def of_subjects(files, left=("accuracy",)):
@@ -465,7 +511,7 @@ def test_where_a_class_is_of_the_subject_twins_are_paired_by_accuracy(tmp_path, 
         assert gain["difference"] == pytest.approx(np.mean(by_hand))
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
     text = page.render({}, {}, {}, spec, {"vision": found})
-    assert "trained minus random weights, in accuracy, " in text
+    assert " in accuracy" in text.partition("trained weights ")[2].partition("</p>")[0]
     assert text.count("<small>in accuracy</small>") == 2
     for gain in gains.values():  # each subject a whole win: what would hide the interval
         gain["subjects"] = dict.fromkeys(gain["subjects"], 1.0)
@@ -479,7 +525,7 @@ def test_a_gain_that_is_of_no_subject_is_left_out(tmp_path, members):
     found = json.loads(paths["comparison"].read_text())
     assert [m["gain"]["difference"] for m in found["members"] if m["gain"]] == [None, None]
     spec = {"title": "Study", "experiments": {}, "comparisons": {"vision": comparing.CONFIG}}
-    assert "trained minus random" not in page.render({}, {}, {}, spec, {"vision": found})
+    assert "gain over random ones (" not in page.render({}, {}, {}, spec, {"vision": found})
 
 
 # ---- the report -------------------------------------------------------------------------
@@ -506,12 +552,14 @@ def test_the_report_has_a_line_for_every_member(shown):
     text = page.render(*shown)
     (gain,) = [m["gain"] for m in shown[-1]["vision"]["members"] if m["gain"]]
     gained = f"{gain['difference']:+.3f}<small>{gain['low']:+.3f} to {gain['high']:+.3f}</small>"
+    over = {m["title"]: m["over_best"] for m in shown[-1]["vision"]["members"]}["DINO"]
+    over = f"{over['difference']:+.3f}<small>{over['low']:+.3f} to".replace("-", "−")
     lines = text.partition('class="compared"')[2].partition("</table>")[0].split("<tr")[2:]
     assert len(lines) == 4
     for line, words in zip(
         lines,
         (
-            ("DINO", "0.800", "0.740 to 0.860", "+0.090", "p 0.094", "48 B", "12 values"),
+            ("DINO", "0.800", "0.740 to 0.860", over, "48 B", "12 values"),
             ("clip", "0.780", "random 0.600", "x.safetensors", "40", gained),
             ("bandpower", "baseline", "0.710", "20 B"),
             ("clip_random", "control of clip", "random weights", "20", "cpu, fp32"),
@@ -520,8 +568,8 @@ def test_the_report_has_a_line_for_every_member(shown):
     ):
         assert [word for word in words if word not in line] == []
     assert "random weights" not in lines[0]
-    assert "3 backbones on Simulated vigilance: balanced accuracy 0.60 to 0.80; trained" in text
-    assert f"trained minus random weights {gain['difference']:+.2f}." in text
+    assert "In simulated data, DINO scores highest (balanced accuracy 0.80, 0.74 to 0.86)" in text
+    assert f"trained weights gain over random ones (clip, {gain['difference']:+.2f}" in text
     assert text.count("data:image/svg+xml;base64,") == 2
 
 

@@ -11,6 +11,7 @@ import retrieving
 import sklearn.metrics as sk
 import yaml
 from scipy import stats
+from scipy.special import expit, logit
 from scoring import experiment, inputs, reference, switching, table
 
 from engram import store
@@ -129,7 +130,7 @@ def test_values_are_means_over_subjects_of_means_over_seeds(tmp_path):
     rng = np.random.default_rng(20)
     facts = table(subjects=11)
     y = switching(rng, facts)
-    path = experiment(tmp_path, rng, facts, y)
+    path = experiment(tmp_path, rng, facts, y, gain=1)
     result = scored(tmp_path, path)
     p = store.open(path)[:].astype(float)
     each = {
@@ -144,7 +145,7 @@ def test_values_are_means_over_subjects_of_means_over_seeds(tmp_path):
     assert auc["interval"] == "corrected t"
     assert auc["low"] < auc["value"] < auc["high"]
     assert auc["p"] == pytest.approx(1 / 201)
-    assert auc["chance"] == pytest.approx(0.5, abs=0.03)
+    assert auc["chance"] == pytest.approx(0.5, abs=0.05)
     assert auc["subject_sd"] == pytest.approx(runs.mean(1).std(ddof=1), abs=1e-6)
     precision = [
         sk.precision_score(y[at], p[at, run].argmax(1), average="macro", zero_division=0)
@@ -245,6 +246,10 @@ def test_baseline_is_compared_on_shared_rows_by_subject(tmp_path):
     error = differences.std(ddof=1) * np.sqrt(1 / 8 + 1 / 7)  # they train each other's models
     p = 2 * stats.t.sf(abs(differences.mean()) / error, 7)
     assert row["difference_p"] == pytest.approx(p, rel=1e-4)
+    least = differences.std(ddof=1) * np.sqrt(1 / 8 + 1 / 7)
+    power = stats.nct.sf(stats.t.isf(0.025, 7), 7, row["detectable"] / least)
+    assert power == pytest.approx(0.8, abs=1e-4)
+    assert all(row["equivalence_p"] is None for row in result["metrics"])
     assert result["baseline"] == "eeg_bandpower"
     assert result["baseline_rows"] == kept.sum()
     assert any("both predict" in warning for warning in result["warnings"])
@@ -258,7 +263,7 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
     y = np.where(facts["subject"] == "sub-03", 1, switching(rng, facts))
     worse = experiment(tmp_path, rng, facts, y, gain=0.2)
     better = experiment(tmp_path, rng, facts, y, gain=1.0, name="baseline")
-    settings = {"confidence": confidence, "permutations": 99}
+    settings = {"confidence": confidence, "permutations": 99, "margin": 0.4}
     result = scored(tmp_path, worse, beside=[better], baseline="b", evaluation=settings)
     row = metric(result, "balanced_accuracy")
     values = []
@@ -269,12 +274,18 @@ def test_a_loss_against_the_baseline_has_an_interval_that_shows_it(tmp_path, con
             for subject, at in facts.groupby("subject").indices.items() if subject != "sub-03"
         ])  # fmt: skip
     own, gained = np.array(values[0]), np.subtract(*values)
-    for name, one in (("difference", gained), ("value", own)):
+    for name, one in (("value", own), ("difference", gained)):
         assert row[name] == pytest.approx(one.mean())
         n, error = len(one), one.std(ddof=1) * np.sqrt(1 / len(one) + 1 / (len(one) - 1))
         low, high = stats.t.interval(confidence, n - 1, one.mean(), error)
+        if name == "value":  # by the delta method on the scale of the logit
+            slope = one.mean() * (1 - one.mean())
+            low, high = expit(logit(one.mean()) + (np.array([low, high]) - one.mean()) / slope)
         keys = ("difference_low", "difference_high") if name == "difference" else ("low", "high")
         assert [row[key] for key in keys] == pytest.approx([low, high])
+    away = (0.4 - abs(gained.mean())) / error
+    assert row["equivalence_p"] == pytest.approx(stats.t.sf(away, n - 1))
+    assert metric(result, "accuracy")["equivalence_p"] is None
     assert row["difference_low"] < row["difference"] < 0
     assert row["interval"] == "corrected t"
     assert row["seed_sd"] > 0
@@ -336,11 +347,18 @@ def plain():
         "sample": {"subjects": 10, "scans": 20, "windows": 100, "excluded": {"a": 60, "b": 40},
                    "constant_scans": []},
         "metrics": [{"control": 0.6, "control_p": 0.026}],
-        "pooled": False, "undefined": [], "p_min": 0.05,
+        "pooled": False, "undefined": [], "p_min": 0.05, "rivals": [],
         "baseline": "power", "baseline_rows": 100,
         "probes": {"duplicate_windows": 0, "time_in_scan": {"r2": 0.1},
+                   "near_copies": {"pairs": 0, "between": 0, "examples": []},
                    "subject_identity": {"balanced_accuracy": 0.2, "chance": 0.1}},
     }  # fmt: skip
+
+
+RIVAL = {
+    "name": "confounds, clock", "of": ["clock", "age"], "value": 0.6, "empty": {},
+    "difference": 0.05, "difference_low": -0.01, "difference_high": 0.11,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -362,8 +380,15 @@ def plain():
         ({"baseline_rows": 99}, "with power rests on the 99 of 100 windows"),
         ({"baseline_rows": None}, None),
         ({"probes": {"duplicate_windows": 1}}, "1 windows are exact copies"),
+        ({"probes": {"near_copies": {"between": 2, "examples": [["a", "b"], ["c", "d"]]}}},
+         "are nearly the same, such as a and b"),
         ({"probes": {"time_in_scan": {"r2": 0.11}}}, "tell the time within the scan (R² 0.11)"),
         ({"probes": {"time_in_scan": {"r2": None}}}, None),
+        ({"rivals": [RIVAL]}, "Clock, age alone, without the inputs, scores 0.60: that the "
+         "experiment has more is not shown (+0.05, -0.01 to +0.11)."),
+        ({"rivals": [RIVAL | {"difference_low": 0.01}]}, None),
+        ({"rivals": [RIVAL | {"difference_low": None}]}, None),
+        ({"rivals": [RIVAL | {"difference_low": 0.01, "empty": {"age": 3}}]}, "3 rows lack age: "),
         ({"probes": {"subject_identity": {"balanced_accuracy": 0.21, "chance": 0.1}}},
          "tell subjects apart (0.21 balanced accuracy, chance 0.10)"),
         ({"probes": {"subject_identity": {"balanced_accuracy": 0.21, "chance": 0.1}},
@@ -486,7 +511,7 @@ def test_warnings_of_flags_exclusions_and_controls(tmp_path):
     rng = np.random.default_rng(26)
     facts = table(subjects=12)
     y = switching(rng, facts)
-    plain = scored(tmp_path, experiment(tmp_path, rng, facts, y))
+    plain = scored(tmp_path, experiment(tmp_path, rng, facts, y, gain=1))
     assert plain["warnings"] == []
     flagged = experiment(
         tmp_path, rng, facts, y, flags=["leaks", "circular"], excluded={"artefact": 10 * len(y)}
@@ -563,6 +588,8 @@ def test_mistakes_are_named(tmp_path):
     facts = table()
     y = switching(rng, facts)
     path = experiment(tmp_path, rng, facts, y)
+    with pytest.raises(InputError, match=r"evaluation\.margin: -0\.1 is no margin"):
+        scored(tmp_path, path, evaluation={"margin": -0.1})
     with pytest.raises(InputError, match=r"evaluation\.bootstraps: unknown key"):
         scored(tmp_path, path, evaluation={"bootstraps": 100})
     other = experiment(tmp_path, rng, facts, 1 - y, name="other")

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
@@ -15,7 +16,7 @@ from toy import CLASSES, IMAGES, QUICK, SUBJECTS, features, images, labels, tabl
 
 from engram import splits, training
 from engram.errors import InputError
-from engram.heads import adapter, cnn, forest, linear
+from engram.heads import _newton, adapter, cnn, forest, linear
 from engram.planning.components import constant, defaults, fields, hyperparameters, kinds, options
 from engram.training import Run, Task, stacked
 
@@ -79,6 +80,7 @@ def test_hyperparameters_are_what_was_given_and_every_default():
         "head": {
             "kind": "forest", "n_estimators": 200, "min_samples_leaf": 3, "max_depth": 3,
             "max_features": None, "class_weights": True, "space": "features", "components": None,
+            "without_subject": False,
         },
         "sources": [["a/b", 2]],
     }  # fmt: skip
@@ -150,10 +152,12 @@ def test_ninety_windows_are_learnt_by_heart(kind):
 # ---- linear, forest ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("products", [linear.MOST_PRODUCTS, 0])  # all at once, one by one
 @pytest.mark.parametrize(("classes", "weighted"), [(2, True), (3, True), (3, False)])
 def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows_then_fitted_on_both(
-    classes, weighted
+    monkeypatch, classes, weighted, products
 ):
+    monkeypatch.setattr(linear, "MOST_PRODUCTS", products)
     this = task("linear", seeds=1, effect=1.0)
     rng = np.random.default_rng(0)
     y = rng.choice(classes, len(this.y), p=[0.65, 0.35] if classes == 2 else [0.6, 0.25, 0.15])
@@ -187,18 +191,19 @@ def test_linear_is_scikit_learn_with_the_best_c_of_the_validation_rows_then_fitt
         assert found.validation[f, 0] == pytest.approx(score)
         known = np.union1d(fold.train, fold.validation)
         z = (x - x[known].mean(0)) / x[known].std(0)
-        both = LogisticRegression(C=c[best], class_weight=rule, max_iter=1000)
+        both = LogisticRegression(C=c[best], class_weight=rule, max_iter=1000, tol=1e-9)
         np.testing.assert_allclose(
             found.outputs[fold.test, 0],
-            both.fit(z[known], y[known]).predict_proba(z[fold.test]),
-            atol=1e-3,
+            both.fit(z[known].astype(float), y[known]).predict_proba(z[fold.test]),
+            atol=1e-5 if products else 1e-3,
         )
     known = np.union1d(this.folds[0].train, this.folds[0].validation)
     z = (x - x[known].mean(0)) / x[known].std(0)
     np.testing.assert_allclose(found.latent, z, rtol=1e-4, atol=1e-5)
 
 
-def test_as_many_steps_as_max_iter_allows():
+def test_as_many_steps_as_max_iter_allows(monkeypatch):
+    monkeypatch.setattr(linear, "MOST_PRODUCTS", 0)
     this = task("linear", seeds=1)
     found = linear.fit(this, linear.Options(c=[10.0], max_iter=1), "cpu")
     fold = this.folds[1]
@@ -209,6 +214,32 @@ def test_as_many_steps_as_max_iter_allows():
     np.testing.assert_allclose(
         found.outputs[fold.test, 0], model.predict_proba(z[fold.test]), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("case", ["separable", "a class less", "one class", "hardly any penalty"])
+def test_series_that_are_solved_together_are_those_of_scikit_learn(case):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((120, 4))
+    y = rng.integers(3, size=(5, 120))
+    y[1] = {
+        "separable": np.digitize(x[:, 0], [-0.5, 0.5]),
+        "a class less": y[1] // 2 * 2,
+        "one class": 2,
+        "hardly any penalty": y[1],
+    }[case]
+    c = np.full(5, 1e4 if case == "hardly any penalty" else 1.0)
+    weights = np.stack([training.class_weights(one, 3) for one in y])
+    weight, bias = _newton.coefficients(x, y, weights, c)
+    said = softmax(x @ weight.transpose(0, 2, 1) + bias[:, None], axis=2)
+    for one, of_class, strength, found in zip(y, weights, c, said, strict=True):
+        expected, present = np.zeros((120, 3)), np.unique(one)
+        if len(present) > 1:
+            model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000)
+            model.fit(x, one, sample_weight=of_class[one])
+            expected[:, present] = model.predict_proba(x)
+        else:
+            expected[:, present] = 1
+        np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("c", [[], [1.0, 0.0]])

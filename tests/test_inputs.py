@@ -137,14 +137,17 @@ def test_each_source_has_components_of_its_own():
 
 
 @pytest.mark.parametrize("kind", ["linear", "forest"])
-@pytest.mark.parametrize("step", [{"space": "tangent"}, {"components": 3}])
+@pytest.mark.parametrize(
+    "step", [{"space": "tangent"}, {"components": 3}, {"without_subject": True}]
+)
 def test_no_step_of_a_head_feels_the_test_rows(kind, step):
     this = covariances()
     this = replace(this, folds=this.folds[:1])
     x = this.x[0].copy()
     x[this.folds[0].test] = packed(matrices(len(this.folds[0].test)))
     one, two = (fit(kind, these, **step) for these in (this, replace(this, x=[x])))
-    assert set(one.state) > {"reference.0" if "space" in step else "axes.0"}
+    fitted = {"space": "reference.0", "components": "axes.0", "without_subject": "take.0"}
+    assert set(one.state) > {fitted[name] for name in step}
     for name, values in one.state.items():
         np.testing.assert_array_equal(values, two.state[name])
     assert (one.outputs != two.outputs).any()
@@ -161,6 +164,33 @@ def test_heads_learn_in_the_tangent_space_and_are_read_again_to_predict(kind):
         kept = {name: values[f, :1] for name, values in found.state.items()}
         said = head.predict(kept, [this.x[0][fold.test]], this, None, "cpu")[0]
         np.testing.assert_allclose(said, found.outputs[fold.test, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "forest"])
+def test_heads_learn_without_the_subject_and_are_read_again_to_predict(kind):
+    this = task("linear", seeds=1, d=30)
+    subjects = this.table["subject"].to_numpy(str)
+    own = np.random.default_rng(0).standard_normal((len(subjects), 30))
+    own = own[np.unique(subjects, return_inverse=True)[1]]
+    this = replace(this, x=[(this.x[0] + 5 * own).astype(np.float32)])
+    source, rows = inputs.Inputs(this, inputs.Options(without_subject=True)), this.folds[0].known
+    left, _ = source.fitted(rows)
+    for name in np.unique(subjects[rows]):
+        means = left[rows][subjects[rows] == name].mean(0)
+        np.testing.assert_allclose(means, left[rows][subjects[rows] != name].mean(0), atol=2e-2)
+    found = fit(kind, this, without_subject=True, components=5)
+    head = components.module("heads", kind)
+    for f, fold in enumerate(this.folds):
+        kept = {name: values[f, :1] for name, values in found.state.items()}
+        said = head.predict(kept, [this.x[0][fold.test]], this, None, "cpu")[0]
+        np.testing.assert_allclose(said, found.outputs[fold.test, 0], atol=1e-5)
+
+
+def test_a_label_that_is_the_subject_has_nothing_left_without_the_subject():
+    this = task("linear", seeds=1)
+    whole = np.unique(this.table["subject"], return_inverse=True)[1] % 2
+    with pytest.raises(InputError, match="every subject has one class or number"):
+        fit("linear", replace(this, y=whole), without_subject=True)
 
 
 def test_what_has_no_tangent_space_is_refused_by_name():

@@ -37,7 +37,7 @@ with job(snakemake) as run:
 def run(tmp_path):
     """Run a job body in a process of its own; gives exit code, console and log."""
 
-    def runs(inside):
+    def runs(inside, read=True):
         (tmp_path / "input").write_text("hello")
         command = [sys.executable, "-c", BODY.format(inside=inside)]
         done = subprocess.run(
@@ -48,7 +48,7 @@ def run(tmp_path):
         return SimpleNamespace(
             code=done.returncode,
             console=done.stdout + done.stderr,
-            log=(tmp_path / "log").read_text(),
+            log=(tmp_path / "log").read_text() if read else None,
         )
 
     return runs
@@ -73,6 +73,32 @@ def test_any_other_error_leaves_its_traceback_in_the_log(run):
     assert done.code == 1
     assert "Traceback" in done.log
     assert "ZeroDivisionError" in done.log
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        ("raise InputError('view.h5: no room')", "error: view.h5: no room\n"),
+        ("open('/dev/full', 'w').write('x' * 99999)", ": No space left on device; "),
+        ("print('x' * 99999); print('later')", ": No space left on device; "),
+    ],
+)
+def test_a_log_without_room_has_its_last_line_on_the_console(run, tmp_path, inside, said):
+    """As when results and logs lie on one disk, which is full."""
+    (tmp_path / "log").symlink_to("/dev/full")
+    done = run(inside, read=False)
+    assert done.code == 1
+    assert said in done.console
+    assert "Traceback" not in done.console
+
+
+def test_a_full_disk_is_one_line_whatever_finds_it(run):
+    done = run("open('/dev/full', 'w').write('x' * 99999)")
+    assert done.code == 1
+    (line,) = done.log.splitlines()
+    assert line.startswith("error: ")
+    assert "No space left on device; " in line
+    assert line.endswith(" are free; make room and run again")
 
 
 def test_a_job_knows_what_made_it(run):

@@ -109,9 +109,9 @@ class World:
         return store.open(made[1]).load()
 
 
-def scored(folder, baseline=()):
+def scored(folder, baseline=(), **evaluation):
     spec = {"task": "pairs", "experiment": "e", "baseline": "b" if baseline else None,
-            "generalises_to": "new", "evaluation": {}}  # fmt: skip
+            "generalises_to": "new", "evaluation": evaluation}  # fmt: skip
     evaluate(folder / "p.h5", baseline, {}, folder / "s.json", spec)
     return json.loads((folder / "s.json").read_text())
 
@@ -124,6 +124,21 @@ def metric(result, name="top1"):
 def within(tmp_path_factory):
     folder = tmp_path_factory.mktemp("within")
     return folder, World(folder).run()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_picture_under_two_names_is_named(tmp_path, copied):
+    world = World(tmp_path)
+    test = int(np.flatnonzero(world.pictures["split"] == "test")[4])
+    if copied:
+        own = world.features[test]
+        world.features[17] = own + 0.01 * world.rng.normal(size=len(own)).astype(np.float32)
+    world.run(epochs=1)
+    result = scored(tmp_path)
+    names = sorted(world.pictures.index[[17, test]])
+    assert result["near_copies"]["between"] == int(copied)
+    assert [sorted(pair) for pair in result["near_copies"]["examples"]] == [names] * copied
+    assert sum("one picture under two names" in said for said in result["warnings"]) == copied
 
 
 def test_pictures_are_found_and_the_control_finds_none(within):
@@ -288,6 +303,9 @@ def test_a_gain_is_paired_over_the_same_rows(tmp_path, within):
     assert top1["difference"] == pytest.approx(alone[0] - alone[1])
     assert top1["baseline"] == pytest.approx(alone[1])
     assert (top1["difference_p"] < 0.05) == (top1["difference_low"] > 0)
+    assert top1["detectable"] > (top1["difference_high"] - top1["difference_low"]) / 2
+    assert top1["equivalence_p"] is None
+    assert metric(scored(folder, [tmp_path / "p.h5"], margin=1.0))["equivalence_p"] < 0.05
 
 
 def test_the_model_file_gives_the_model_back(tmp_path, within):

@@ -120,7 +120,8 @@ def test_a_real_experiment_reaches_the_page(real):
     assert sum(link.startswith("data:image/svg+xml;base64") for link in read.links) == 8
     assert sum(link.startswith("data:image/png;base64") for link in read.links) == 2
     text = " ".join(read.words)
-    assert f"top-1 among 20 pictures {float(top1['things_plain']):.2f}, by chance 0.05" in text
+    assert f"top-1 {float(top1['things_plain']):.3f}" in text
+    assert "chance 0.050" in text
     assert "Epochs chosen on held-out concepts" in text
     assert "Epochs chosen on the test pictures" in text
     for fold in ("sub-01", "sub-02"):
@@ -142,7 +143,7 @@ def test_three_candidates_reach_the_page(tmp_path):
 def test_the_tables_hold_the_scores(whole):
     scored = whole[0]["things_nice"]
     read = Reader(page.render(*whole))
-    summary, pairs, _, _, every, subjects = read.tables
+    summary, pairs, every, subjects, *_ = read.tables
     by_name = retrieving.metrics(scored)
     value = {name: f"{row['value']:.3f}" for name, row in by_name.items()}
     assert [row[0].split()[0] for row in summary[1:]] == ["NICE", "Linear"]  # best first
@@ -151,7 +152,9 @@ def test_the_tables_hold_the_scores(whole):
     assert best[2].startswith(value["top5"])
     assert best[3].startswith(value["mrr"])
     p = min(2 * max(whole[0][name]["metrics"][0]["p"] for name in whole[0]), 1)
-    assert best[4:7] == ["0.025", f"{by_name['top1']['control']:.3f}", f"{p:.3f}"]
+    band = "{null_low:.3f} to {null_high:.3f}".format(**by_name["top1"])
+    assert best[4:6] == [f"0.025 {band}", f"{by_name['top1']['control']:.3f}"]
+    assert best[6].startswith(f"{p:.3f}")
     assert best[7] == "0.200 to 0.800 ✓ inside"
     paired, row = scored["paired"], by_name["top1"]
     gain = [row[f"difference{end}"] for end in ("", "_low", "_high")]
@@ -206,12 +209,9 @@ def test_a_published_experiment_stands_below_its_clean_one_and_is_not_counted(of
     assert "protocol: published, epoch chosen on test data" in summary[2][0]
     order = [row[0].split(" over")[0].split(" new")[0] for row in pairs[1:]]
     assert order == ["Linear", "NICE", "NICE, as published", "NICE, unseen people"]
-    line = (
-        f"3 experiments on THINGS-EEG2, 4 subjects: top-1 among 40 pictures "
-        f"{value['things_new']:.2f} to {value['things_nice']:.2f}, by chance 0.025; 1 more under "
-        "the published protocol."
-    )
-    assert line in read.words
+    found = " ".join(read.words).partition("Which of 40 pictures was seen? THINGS")[0]
+    assert "1 more experiment, marked, says nothing of new data." in found
+    assert f"{value['things_published']:.3f}" not in found
     marks = [row[7].split()[-1] for row in summary[1:]]
     assert marks == ["inside", "0.800", "below", "–"]  # none where nothing is predicted
 
@@ -222,7 +222,7 @@ def test_a_published_experiment_without_a_clean_one_comes_last(whole):
     read = Reader(page.render(*whole))
     assert [row[0].split()[0] for row in read.tables[0][1:]] == ["NICE", "Linear"]
     whole[0]["things_nice"]["flags"].append("published_protocol")
-    line = "0 experiments on THINGS-EEG2, 4 subjects; 2 more under the published protocol."
+    line = "Nothing is said of new data: protocol: published, epoch chosen on test data."
     assert line in Reader(page.render(*whole)).words
 
 
@@ -233,8 +233,8 @@ def test_gains_are_adjusted_over_their_table(of_all_kinds):
         scored[name]["metrics"][0]["difference_p"] = p
         scored[name]["paired"]["wilcoxon"] = p / 2
     rows = Reader(page.render(scored, *others)).tables[1][2:]
-    assert [row[3:5] for row in rows] == [
-        ["0.030", "0.015"], ["0.040", "0.020"], ["0.040", "0.020"],
+    assert [row[3:5] for row in rows] == [  # each is of a question of its own
+        ["0.010", "0.005"], ["0.040", "0.020"], ["0.020", "0.010"],
     ]  # fmt: skip
 
 
@@ -273,10 +273,13 @@ def test_dots_of_the_baseline_lie_where_its_own_are(of_all_kinds):
 
 
 def test_the_page_says_in_one_line_what_was_found(whole):
-    low, high = (whole[0][n]["metrics"][0]["value"] for n in ("things_plain", "things_nice"))
+    plain, nice = (whole[0][n]["metrics"][0] for n in ("things_plain", "things_nice"))
+    plain |= {"p": 0.01, "low": 0.05}
+    nice |= {"p": 0.01, "low": 0.05, "difference_low": 0.01, "difference_p": 0.04}
     line = (
-        f"2 experiments on THINGS-EEG2, 4 subjects: top-1 among 40 pictures {low:.2f} to "
-        f"{high:.2f}, by chance 0.025."
+        "In simulated data, Linear tells which of 40 pictures was seen for known subjects and new "
+        f"pictures (top-1 {plain['value']:.3f}, 0.050 to {plain['high']:.3f}; chance 0.025); NICE "
+        f"adds to it (+{nice['difference']:.3f}, +0.010 to +{nice['difference_high']:.3f})."
     )
     assert line in Reader(page.render(*whole)).words
 
@@ -324,8 +327,8 @@ def test_a_study_may_hold_both_kinds_in_tables_of_their_own(whole, tmp_path):
     assert len(read.ids) == len(set(read.ids))
     assert {link[1:] for link in read.links if link.startswith("#")} <= set(read.ids)
     text = " ".join(read.words)
-    assert "2 experiments on Simulated vigilance: 6 subjects" in text
-    assert "2 experiments on THINGS-EEG2, 4 subjects" in text
+    assert "Drowsy or alert, in new subjects? Simulated vigilance" in text
+    assert "Which of 40 pictures was seen, for known subjects and new pictures? THINGS-EEG2" in text
     titles = {name: this["title"] for name, this in spec["experiments"].items()}
     found, told = ({titles[n] for n in one} for one in (wanted[:2], wanted[2:]))
     for table in read.tables:

@@ -136,6 +136,8 @@ def test_the_null_is_that_of_shuffling_the_similarity_matrix(study, scores):
     assert values.array[:, 0, 3].mean() == pytest.approx(observed["value"], abs=1e-6)
     expected = (1 + (np.array(null) >= observed["value"]).sum()) / 401
     assert observed["p"] == pytest.approx(expected, abs=0.12)
+    band = np.quantile(null, [0.025, 0.975])
+    assert [observed["null_low"], observed["null_high"]] == pytest.approx(band, abs=np.std(null))
 
 
 def test_dialects_and_sizes_have_names_of_their_own_and_never_meet(study):
@@ -164,7 +166,8 @@ def test_the_page_shows_every_score_and_pictures_to_look_at(study, tmp_path):
         for row in found["metrics"]:
             for value in (row["value"], row["chance"], *row["subjects"].values()):
                 assert f"{value:.3f}".replace("-", "−") in text
-    assert "2 decoders on Simulated NSD, 2 subjects: told from another image by quarters" in text
+    assert "Are decoded pictures like what was seen, in new pictures?" in text
+    assert "quarters 2-way" in text.partition('class="found"')[2].partition("</ul>")[0]
     assert "simulated data" in text
     assert "over Decoder poor" in text
     assert text.count('class="card"') == 2 * 16

@@ -73,20 +73,39 @@ def test_what_a_study_leaves_out_is_what_the_schema_says(study):
     validate(this, str(ROOT / "workflow/schemas/config.schema.yaml"))  # by jsonschema, in place
     assert found == this != given
     assert found["evaluation"] == {
-        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True
+        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True,
+        "confounds": [], "margin": None,
     }  # fmt: skip
 
 
 #: Studies of models of series, which get baselines and twins that they do not name.
 OF_SERIES = [name for name in STUDIES if name == "semantoks" or name.startswith("brain_jepa")]
+#: Studies of models of EEG spectrograms.
+OF_EEG = ["backbones", "backbones_random", "fatwake", "neurobolt", "null"]
 #: Those, and a study that applies models, whose baselines are applied with them.
-EXTENDED = [*OF_SERIES, "apply_simulated"]
+EXTENDED = [*OF_SERIES, *OF_EEG, "apply_simulated"]
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name not in EXTENDED])
-def test_a_study_without_a_model_of_series_gets_no_rows_that_it_does_not_name(study, name):
+def test_a_study_without_a_model_of_series_or_eeg_gets_no_rows_that_it_does_not_name(study, name):
     given = study(name)
     assert completed(given) == given
+
+
+@pytest.mark.parametrize("name", OF_EEG)
+def test_models_of_eeg_spectrograms_stand_beside_band_power_a_network_and_covariances(study, name):
+    given = study(name)
+    found = completed(given)
+    added = [one for one in found["experiments"] if one not in given["experiments"]]
+    heads = {found["experiments"][one]["head"] for one in added}
+    assert ("linear_tangent" in heads) == (name != "fatwake")  # it has one channel
+    written = copy.deepcopy(found)
+    for experiment in written["experiments"].values():
+        experiment.pop("automatic", None)
+    for comparison in written.get("comparisons", {}).values():
+        comparison.pop("automatic", None)
+    configuration.check(written, SCHEMA)
+    assert completed(found) == found
 
 
 def test_a_backbone_is_compared_with_the_weights_that_its_pretraining_began_with():
@@ -372,6 +391,28 @@ def test_training_is_told_every_input_that_it_may_choose(config):
     units = len(config["datasets"]["simulated"]["units"])
     assert spec["sources"] == [[source, units] for one in expected for source in one]
     assert len(this.x("eeg_clip")) == 4 * units
+
+
+def test_training_with_fewer_subjects_is_a_setting_of_training(config):
+    before = plan.Plan(config).spec("train", experiment="eeg_clip")
+    config["experiments"]["eeg_clip"]["train_subjects"] = [2, 3]
+    configuration.check(config, SCHEMA)
+    this = plan.Plan(config)
+    after = this.spec("train", experiment="eeg_clip")
+    assert after["experiment"] == before["experiment"] | {"train_subjects": [2, 3]}
+    other = this.spec("train", experiment="eeg_cnn")
+    assert "train_subjects" not in other["experiment"]
+    config["experiments"]["eeg_clip"]["folds"] = "blocked"
+    with pytest.raises(InputError, match="eeg_clip.train_subjects: folds blocked leave out no sub"):
+        configuration.check(config, SCHEMA)
+
+
+def test_pictures_are_not_found_with_fewer_subjects(study):
+    this = study("things_eeg2_simulated")
+    name = next(iter(plan.Plan(this).tasks()["pairs"]))
+    this["experiments"][name]["train_subjects"] = [2]
+    with pytest.raises(InputError, match="train_subjects: its task is pairs, so that fewer"):
+        configuration.check(this, SCHEMA)
 
 
 def test_what_an_evaluation_is_told(config):
@@ -1252,3 +1293,17 @@ def test_what_rows_have_to_be_is_an_input_of_extraction_alone(config):
 def test_a_mistake_in_what_a_backbone_takes_is_named(config, takes, message):
     config["backbones"][next(iter(config["backbones"]))]["takes"] = takes
     refuse(config, message)
+
+
+def test_a_confound_is_carried_by_every_dataset_that_runs_and_is_not_what_is_predicted(study):
+    this = study("connectome_simulated")
+    configuration.check(this, SCHEMA)
+    asked = [
+        plan.Plan(this).spec("evaluate", experiment=name)["evaluation"]["confounds"]
+        for name in ("sex_network", "age_network")
+    ]
+    assert asked == [["age"], ["sex"]]
+    this["evaluation"]["confounds"] = ["age", "site"]
+    refuse(
+        this, "evaluation.confounds: dataset 'traits' does not carry 'site'; it carries sex, age"
+    )

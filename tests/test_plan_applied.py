@@ -68,7 +68,8 @@ def test_what_is_asked_is_what_the_model_was_asked(config):
 
 def test_the_baseline_of_the_model_is_applied_too(config):
     this = planned(config)
-    assert this.shown() == ["eeg_bandpower", "here", "there-eeg_bandpower", "there"]
+    shown = ["eeg_bandpower", "here", "there-eeg_bandpower", "there"]
+    assert this.shown() == [*shown, "here-cnn", "here-covariance"]  # of a model of EEG
     added = this.known["there-eeg_bandpower"]
     assert (added["model"], added["dataset"]) == ("eeg_bandpower", "second")
     assert added["automatic"]

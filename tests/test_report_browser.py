@@ -74,7 +74,7 @@ def visited(page, html):
     )
     page.on("request", lambda request: requests.append(request.url))
     page.goto(html.as_uri())
-    page.locator(".map").scroll_into_view_if_needed()
+    page.locator("#clip > details > summary").click()  # nobody scrolls to the map
     page.wait_for_selector(".panels .plot canvas")
     page.wait_for_timeout(300)
     return page, problems, requests
@@ -137,12 +137,57 @@ def point_somewhere(page, panel):
     raise AssertionError("no tooltip anywhere in the panel")
 
 
-def test_narrow_screens_do_not_scroll_sideways(visited):
-    page, _, _ = visited
-    page.set_viewport_size({"width": 390, "height": 800})
-    width = page.evaluate("document.documentElement.scrollWidth")
-    page.set_viewport_size({"width": 1280, "height": 900})
-    assert width <= 390
+def test_two_screens_show_what_was_found_and_every_row(page, html):
+    """The comparison stands above it: its place is taken off."""
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 900})
+    other.goto(html.as_uri())
+    top = other.locator("article").first.bounding_box()["y"]
+    assert top - other.locator("section.comparison").bounding_box()["height"] < 1800
+    assert not other.locator("article .pair").first.is_visible()  # until it is opened
+    other.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_narrow_screens_show_numbers_and_scroll_nothing_sideways(page, html, scheme):
+    other = page.context.browser.new_page(color_scheme=scheme)
+    other.set_viewport_size({"width": 390, "height": 800})
+    other.goto(html.as_uri())
+    line = other.locator(".headline tbody tr", has_text="CLIP + adapter")
+    for said in ("0.780", "0.720 to 0.840", "+0.070"):
+        box = line.locator("td.n", has_text=said).first.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    for fold in other.locator("details").all():
+        fold.evaluate("fold => fold.open = true")
+    other.wait_for_selector(".panels .plot canvas")
+    assert other.evaluate("document.documentElement.scrollWidth") <= 390
+    sideways = """all => all.filter(e => e.scrollWidth > e.clientWidth + 1)
+        .map(e => e.getAttribute('aria-label'))"""
+    assert other.eval_on_selector_all(".scroll", sideways) == []
+    other.close()
+
+
+def test_a_link_opens_what_it_leads_to(page, html):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 900})
+    other.goto(html.as_uri())
+    fold = other.locator("#clip > details")
+    other.locator(".headline tbody a", has_text="CLIP + adapter").first.click()
+    other.wait_for_function("document.querySelector('#clip > details').open")
+    assert fold.locator(".pair").is_visible()
+    other.close()
+
+
+def test_print_shows_every_fold(page, html):
+    other = page.context.browser.new_page(viewport={"width": 1280, "height": 900})
+    other.goto(html.as_uri())
+    other.evaluate("dispatchEvent(new Event('beforeprint'))")
+    other.emulate_media(media="print")
+    other.wait_for_selector(".panels .plot canvas")
+    assert other.locator("details:not([open])").count() == 0
+    assert other.locator("#clip .provenance pre").first.is_visible()
+    other.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert other.locator("details[open]").count() == 0
+    other.close()
 
 
 def test_nothing_complains_and_nothing_leaves_the_page(visited, html):
@@ -195,6 +240,7 @@ def test_pictures_to_look_at_fit_and_tell_their_scores(page, looked, scheme):
     other.on("pageerror", lambda error: problems.append(str(error)))
     other.set_viewport_size({"width": 1280, "height": 900})
     other.goto(looked.as_uri())
+    other.locator("#final > details > summary").click()
     card = other.locator("#final .card").first
     for width in (1280, 400):
         other.set_viewport_size({"width": width, "height": 900})

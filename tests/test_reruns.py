@@ -115,14 +115,22 @@ def jobs():
         yield from ((stage, {"experiment": experiment}) for stage in of_task)
 
 
-def felt_by():
-    """Stages that reach each module, by their script or by a component that a job loads by name."""
-    table, plan = {name(path): set() for path in provenance.ROOT.rglob("*.py")}, every_component()
-    loaded = {script.stem: set() for script in SCRIPTS.glob("*.py")}
+def reached():
+    """Files that the jobs of each stage can run, by their script or a component loaded by name."""
+    plan, loaded = every_component(), {script.stem: set() for script in SCRIPTS.glob("*.py")}
     for stage, names in jobs():
         loaded[stage] |= set(plan.modules(stage, **names))
-    for stage, modules in loaded.items():
-        for path in provenance.reached(SCRIPTS / f"{stage}.py", modules):
+    return {
+        stage: provenance.reached(SCRIPTS / f"{stage}.py", modules)
+        for stage, modules in loaded.items()
+    }
+
+
+def felt_by():
+    """Stages that reach each module."""
+    table = {name(path): set() for path in provenance.ROOT.rglob("*.py")}
+    for stage, paths in reached().items():
+        for path in paths:
             if path.is_relative_to(provenance.ROOT):
                 table[name(path)].add(stage)
     return table

@@ -148,6 +148,21 @@ def test_an_interval_stays_in_the_range_of_the_score():
     assert inference.t_test(np.full(5, 0.1), True) == 0
 
 
+def test_the_interval_of_a_score_near_its_limit_bends_away_from_it():
+    """By hand, from Student's t and the derivative of the logit."""
+    values = np.array([0.84, 1.0, 0.97, 0.9])
+    mean, sem = values.mean(), scipy.stats.sem(values)
+    half = scipy.stats.t.ppf(0.975, 3) * sem / (mean * (1 - mean))
+    expected = [1 / (1 + np.exp(-(np.log(mean / (1 - mean)) + side * half))) for side in (-1, 1)]
+    found = inference.bounded_interval(values, (0, 1), 0.95, False)
+    assert found == pytest.approx(expected)
+    assert mean - found[0] > found[1] - mean > 0
+    twice = inference.bounded_interval(2 * values - 1, (-1, 1), 0.95, False)  # as kappa
+    assert twice == pytest.approx(2 * np.array(found) - 1)
+    assert inference.bounded_interval(np.ones(4), (0, 1), 0.95, True) == (1, 1)
+    assert np.isnan(inference.bounded_interval(np.array([0.7]), (0, 1), 0.95, True)).all()
+
+
 def test_intervals_of_subjects_that_train_each_other_hold_the_truth():
     """Means that share a part: correlation 1/n between subjects, which Student's t ignores."""
     rng, hits = np.random.default_rng(0), np.zeros(2)

@@ -4,7 +4,7 @@ import ast
 import json
 
 import pytest
-from server import PAGE, Osf, Server, sums
+from server import MODIFIED, PAGE, Osf, Server, sums
 
 from engram.errors import InputError
 from engram.planning import provenance
@@ -62,7 +62,7 @@ def contents(folder):
 
 
 def test_sources_stand_on_transfer_alone():
-    allowed = {"transfer", "web", "safe_files", "errors", "progress", "sources", "__init__"}
+    allowed = {"transfer", "web", "safe_files", "disk", "errors", "progress", "sources", "__init__"}
     for path in (provenance.ROOT / "sources").glob("*.py"):
         reached = {p.relative_to(provenance.ROOT).parts[0] for p in provenance.imports(path)}
         assert {name.removesuffix(".py") for name in reached} <= allowed
@@ -552,10 +552,11 @@ def drive(api):
         start = int(headers.get("Range", "bytes=0-")[6:-1])
         size = len(data[name])
         about = {"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
+        about |= {"Last-Modified": MODIFIED}
         length = {"Content-Length": str(size - start)}
         body = data[name][start:]
         if name == "cut" and not start:
-            return 200, length | {"Connection": "close"}, body[:1000]
+            return 200, about | length | {"Connection": "close"}, body[:1000]
         return 206 if start else 200, about | length, body
 
     api.routes["/download"] = download

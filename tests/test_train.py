@@ -10,6 +10,7 @@ from toy import CLASSES, QUICK, SUBJECTS, features, labels, table
 
 from engram import flags, splits, store
 from engram.errors import InputError
+from engram.heads import linear
 from engram.store import Rows
 from engram.tasks import classes, train
 
@@ -168,6 +169,32 @@ def test_no_second_of_any_source_is_trained_on_and_tested(tmp_path, wide):
         same = others[(others["subject"] == row["subject"]) & (others["scan"] == row["scan"])]
         overlaps = (same["start"] < row["stop"]) & (same["stop"] > row["start"])
         assert not overlaps.any()
+
+
+def test_no_fold_shares_the_148_seconds_that_a_view_of_fmri_needs(tmp_path, monkeypatch):
+    """Labels are of 30 s, an image of fMRI of these and the 118 s before, in every fold."""
+    study, folds = Study(tmp_path, ["spectrogram/clip", "fmri/clip"]), []
+    study.table = table(SUBJECTS[:2], windows=96)
+    study.y, study.order = labels(study.table), np.arange(len(study.table))
+    study.x = {source: features(study.table, study.y) for source in study.sources}
+    before = study.table["start"] - 118
+    study.tables = {
+        "spectrogram/clip": study.table,
+        "fmri/clip": study.table.assign(start=before),
+    }
+    fit = linear.fit
+    monkeypatch.setattr(linear, "fit", lambda t, *rest: folds.extend(t.folds) or fit(t, *rest))
+    names = study.train("blocks", folds={"kind": "blocked", "n": 4})[1].table.index
+    facts = study.table.assign(start=before).loc[names]
+    subject, start, stop = (facts[c].to_numpy() for c in ("subject", "start", "stop"))
+    blocks = [fold for fold in folds if len(fold.test)]  # without that of the model that is kept
+    assert len(blocks) == 4
+    for fold in blocks:
+        assert len(fold.train)
+        for one, other in ((fold.known, fold.test), (fold.train, fold.validation)):
+            one, other = one[:, None], other[None]
+            together = (start[one] < stop[other]) & (stop[one] > start[other])
+            assert not (together & (subject[one] == subject[other])).any()
 
 
 def test_the_model_file_is_safetensors_that_explain_themselves(study):

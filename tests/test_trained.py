@@ -51,7 +51,8 @@ def test_the_kept_model_is_fitted_on_all_subjects_with_the_median_choice(study, 
     x = rows.array.astype(np.float64)
     z = (x - x.mean(0)) / x.std(0)
     y = study.y[study.table.index.get_indexer(rows.table.index)]
-    reference = LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(z, y)
+    reference = LogisticRegression(C=c, class_weight="balanced", max_iter=1000, tol=1e-9)
+    reference.fit(z, y)
     table = model.predict(stores(study))
     assert list(table.index) == list(rows.table.index)
     expected = reference.predict_proba(z)[:, 1]

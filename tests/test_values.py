@@ -447,14 +447,40 @@ def test_the_gain_over_a_baseline_is_paired_by_subject(tmp_path):
     low, high = stats.t.interval(0.95, 14, (errors - others).mean(), stats.sem(errors - others))
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
     assert row["difference_p"] == pytest.approx(inference.t_test(errors - others, shared=True))
+    assert row["detectable"] == inference.claims(errors - others, shared=True)["detectable"] > 0
     row = metric(result, "pearson_r")
     r, s = stats.pearsonr(y, p[:, 0])[0], stats.pearsonr(y, q[:, 0])[0]
     assert (row["baseline"], row["difference"]) == pytest.approx((s, r - s))
     assert row["difference_low"] < row["difference"] < row["difference_high"]
     assert row["difference_p"] < 0.05
+    error = (row["difference_high"] - row["difference_low"]) / 2 / stats.t.isf(0.025, 14)
+    power = stats.nct.sf(stats.t.isf(0.025, 14), 14, row["detectable"] / error)
+    assert power == pytest.approx(0.8, abs=1e-6)
     itself = scored(tmp_path, one, beside=[one], baseline="itself")
     for row in itself["metrics"]:
         assert (row["difference"], row["difference_p"]) == (0, 1)
+
+
+def test_the_curve_of_numbers_is_their_r2_by_the_number_of_subjects(tmp_path):
+    study = Study(tmp_path, subjects=20)
+    path = study.train(train_subjects=[4, 9])
+    few, more, whole = scored(tmp_path, path)["learning_curve"]
+    assert [one["subjects"] for one in (few, more, whole)] == [4, 9, 12]
+    first = metric(scored(tmp_path, study.train()), "r2")
+    assert whole == {"subjects": 12, "validation": 4} | {
+        key: first[key] for key in ("value", "low", "high", "seed_sd")
+    }
+    store_path = study.train(train_subjects=[4, 9])
+    _, facts = study.opened(store_path)
+    header = store.open(store_path).header["fewer"]
+    for one, columns in zip((few, more), header["columns"], strict=True):
+        of_seeds = by_subject(facts, facts[[name for (name,) in columns]].to_numpy())
+        y, expected = (by_subject(facts, facts[k].to_numpy())[:, 0] for k in ("y", "expected"))
+        around = ((y - expected) ** 2).sum()
+        each = [1 - ((y - seed) ** 2).sum() / around for seed in of_seeds.T]
+        assert one["value"] == pytest.approx(np.mean(each))
+        assert one["seed_sd"] == pytest.approx(np.std(each, ddof=1))
+        assert one["seed_sd"] > 0
 
 
 def test_a_baseline_of_other_numbers_is_refused(tmp_path):

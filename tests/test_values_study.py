@@ -146,7 +146,7 @@ def test_the_page_shows_every_subject_and_every_score(study):
     assert text.count('<circle class="mean"') >= 2 * len(UNITS)
     for name in ("r2", "pearson_r", "spearman_r", "mae"):
         assert f"{metric(scores, name)['value']:.2f}" in text
-    assert "2 experiments on Simulated people: 24 subjects, of whose trait R² is" in text
+    assert "Can trait be predicted, in new subjects?" in text
     assert "simulated data" in text
     assert "is a baseline itself" in text
 
@@ -173,6 +173,7 @@ def test_the_page_fits_its_window_and_names_a_subject_on_its_dot(study, page, wi
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(study.html.as_uri())
+    page.locator("#power > details > summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     dots = page.locator("#power .scatter circle")
     assert dots.count() == len(UNITS)

@@ -579,6 +579,9 @@ def test_the_null_exchanges_images(drawn):
         assert row["p"] == pytest.approx((1 + better.sum()) / 121, abs=0.1)
         if row["metric"] != "r2":  # of which chance is the training mean
             assert row["chance"] == pytest.approx(values.mean(), abs=4 * values.std() / 120**0.5)
+            band = np.quantile(values, [0.025, 0.975])
+            assert [row["null_low"], row["null_high"]] == pytest.approx(band, abs=values.std())
+    assert found["null"] == {"kind": "fixed", "n": 400, "floor": 1 / 401}
 
 
 def test_intervals_are_no_narrower_than_those_of_drawing_subjects_and_images_anew(drawn):
@@ -716,7 +719,7 @@ def test_the_page_shows_every_score_of_every_subject(drawn, decoded, tmp_path):
         for row in found["metrics"]:
             for value in (row["value"], *row["subjects"].values()):
                 assert f"{value:.3f}".replace("-", "−") in text
-    assert "1 experiment on Simulated NSD, 2 subjects: R² of photograph/decoded" in text
+    assert "Can photograph/decoded be predicted, for known subjects and new pictures?" in text
     assert "Protocol <code>nsd40</code>: scores of another one do not compare" in text
     assert "1 never change" in text
     assert text.count("predicted 0.") == 1

@@ -192,6 +192,20 @@ def test_comments_and_a_branch_switch_rerun_nothing(checkout):
     assert stale(checkout) == set()
 
 
+def test_touched_files_moved_clocks_and_another_folder_rerun_nothing(checkout, tmp_path):
+    moved = checkout.rename(tmp_path / "un dossier déplacé [1]")
+    assert stale(moved) == set()
+    files = [path for top in ("resources", "results") for path in moved.glob(f"{top}/**/*.*")]
+    for path in files:
+        os.utime(path, times=(978_307_200,) * 2)  # of 2001, on a disk that was restored
+    assert stale(moved) == set()
+    for path in moved.glob("resources/raw/**/*.npz"):
+        assert path.stat().st_size > 1_000_000
+        path.touch()
+    os.utime(moved / "results/views/tiny/sub-01/spectrogram.h5", times=(4_102_444_800,) * 2)
+    assert stale(moved) == set()
+
+
 def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):
     with (checkout / "src/engram/backbones/timm.py").open("a") as file:
         file.write("\nCHANGED = True\n")

@@ -14,6 +14,7 @@ from engram import store
 from engram.errors import InputError
 from engram.planning import components
 from engram.sources import File, read_lock, write_lock
+from engram.web.addresses import filled, refuse_secrets
 from engram.web.client import Limits
 from engram.web.safe_files import safe_name, unzip
 from engram.web.transfer import fetch
@@ -106,11 +107,14 @@ def download(path, spec, lock=None):
 def _fetch_weights(path, checkpoint, lock):
     name = f"{path.parent.name}/{path.name}"
     sums = {"sha256": checkpoint["sha256"]} if "sha256" in checkpoint else {}
+    refuse_secrets(checkpoint["url"])
     file = File(name, checkpoint["url"], checkpoint.get("bytes"), sums)
     known = {one.path: one for one in _read_any(lock)}
     if not sums and name in known:
         file = known[name]
-    fetch(file.url, path, size=file.size, checksums=file.checksums, limits=limits())
+    stated = file.stated or f"checkpoint {path.parent.name} of the configuration"
+    facts = {"size": file.size, "checksums": file.checksums, "stated": stated}
+    fetch(file.url, path, **facts, filled=filled, limits=limits())
     if not file.checksums:
         record(lock, file, path)
 
@@ -146,8 +150,8 @@ def _take_member(archive, name, path):
 
 def _fetch_from(source, file, path):
     """Fetch one file of a publisher, with the token or confirmation that it wants."""
-    sums = file.checksums
-    fetch(file.url, path, size=file.size, checksums=sums, **access(source), limits=limits())
+    facts = {"size": file.size, "checksums": file.checksums, "stated": file.stated}
+    fetch(file.url, path, **facts, **access(source), limits=limits())
 
 
 def access(source) -> dict:

@@ -8,3 +8,8 @@ class InputError(ValueError):
 
     A job that raises it logs the message alone, without a traceback.
     """
+
+    def __str__(self):
+        # Names and answers of others may hold newlines and escapes, which forge lines of a log.
+        text = super().__str__()
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -31,6 +31,7 @@ FLAGS = {
     "simulated": Flag("simulated data", "note"),
     "published_probe": Flag("protocol: published probe", "note"),
     "random_weights": Flag("random weights", "warn"),
+    "control": Flag("the control scores as high", "warn"),
     "incomplete": Flag("channels missing", "warn"),
     "circular": Flag("labels from the same EEG", "warn"),
     "transductive": Flag("scaled by the whole scan", "note"),

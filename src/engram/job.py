@@ -14,6 +14,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from engram import disk
 from engram.errors import InputError
 
 CODE_VERSION = 1  # raise when what jobs compute changes with this file
@@ -85,19 +86,35 @@ def _logged(log):
         file = os.open(str(log[0]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, 1), os.dup2(file, 2)
         os.close(file)
+    said = ""
     try:
         yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except BaseException:
-        traceback.print_exc()
-        raise SystemExit(1) from None
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        for number, original in enumerate(saved, start=1):
-            os.dup2(original, number)
-            os.close(original)
+    except BaseException as error:
+        said = _said(error)
+    logged = _printed(said)
+    for number, original in enumerate(saved, start=1):
+        os.dup2(original, number)
+        os.close(original)
+    if said:
+        if not logged:
+            print(said, file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _said(error):
+    """What a job says of the error that ends it: a line, or a traceback."""
+    line = error if isinstance(error, InputError) else disk.refusal(error)
+    return f"error: {line}" if line else "".join(traceback.format_exception(error)).rstrip()
+
+
+def _printed(text):
+    """Print to the log, after all before; whether there was room for it on the disk."""
+    try:
+        sys.stdout.flush()
+        print(text, end="\n" if text else "", file=sys.stderr, flush=True)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

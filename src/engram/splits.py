@@ -264,9 +264,9 @@ def _blocked(table, n):
     for i in range(n):
         inner = (i + n // 2) % n  # far from the test block: purging costs the fewest rows
         test = np.flatnonzero(block == i)
-        validation = _purged(table, np.flatnonzero(block == inner), test)
+        validation = purged(table, np.flatnonzero(block == inner), test)
         train = np.flatnonzero((block != i) & (block != inner))
-        train = _purged(table, _purged(table, train, test), validation)
+        train = purged(table, purged(table, train, test), validation)
         folds.append(Fold(f"block-{i + 1}", train, validation, test))
     return folds
 
@@ -321,7 +321,8 @@ def _overlapping(table, rows, others):
     return shares
 
 
-def _purged(table, rows, others):
+def purged(table, rows, others) -> np.ndarray:
+    """Those of `rows` that share no second of a scan with any of `others`."""
     return rows[~_overlapping(table, rows, others)]
 
 

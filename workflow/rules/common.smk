@@ -123,13 +123,16 @@ def gpu(stage):
     return of_job
 
 
-def batch(stage):
+def batch(stage, gpus=False):
     """Group of a job: those of one rule that ask the same, which a cluster takes several at a time."""
 
     @signed
     def of_job(wildcards):
-        device = "gpu" if plan.gpus(stage, **wildcards) else "cpu"
-        return f"{stage}_{device}"
+        if workflow.local_exec and not workflow.remote_exec:
+            return None
+        if not gpus:
+            return stage
+        return f"{stage}_{'gpu' if plan.gpus(stage, **wildcards) else 'cpu'}"
 
     return of_job
 
@@ -307,6 +310,11 @@ def page_templates():
 @signed
 def baseline_predictions(wildcards):
     return plan.baseline_predictions(wildcards.experiment)
+
+
+@signed
+def null_stores(wildcards):
+    return plan.null(wildcards.experiment)
 
 
 def compared_scores(wildcards):

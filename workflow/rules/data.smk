@@ -46,7 +46,7 @@ rule render:
     benchmark:
         "results/benchmarks/render/{dataset}/{unit}/{view}.tsv"
     group:
-        "render"
+        batch("render")
     conda:
         "../../envs/render.yaml"
     threads: 1

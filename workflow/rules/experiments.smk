@@ -7,6 +7,7 @@ rule train:
         model="results/<study>/models/{experiment}.safetensors",
         predictions="results/<study>/predictions/{experiment}.<store>",
         latents="results/<study>/latents/{experiment}.<store>",
+        null="results/<study>/nulls/{experiment}.<store>",
     log:
         "results/<study>/logs/train/{experiment}.log",
     benchmark:
@@ -105,6 +106,7 @@ rule evaluate:
     input:
         predictions="results/<study>/predictions/{experiment}.<store>",
         baseline=baseline_predictions,
+        null=null_stores,
         x=probed_stores,
     output:
         scores=report(

@@ -47,7 +47,7 @@ rule extract:
         "results/logs/extract/{dataset}/{unit}/{view}/{backbone}.log",
     cache: True
     group:
-        batch("extract")
+        batch("extract", gpus=True)
     conda:
         "../../envs/extract.yaml"
     threads: 8

@@ -10,4 +10,5 @@ with job(snakemake) as run:
         x=run.grouped(snakemake.input.x),
         scores=snakemake.output.scores,
         spec=run.spec,
+        null=next(iter(snakemake.input.null), None),
     )

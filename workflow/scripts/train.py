@@ -13,4 +13,5 @@ with job(snakemake) as run:
         spec=run.spec,
         made_by=run.made_by,
         device=run.device,
+        null=snakemake.output.null,
     )

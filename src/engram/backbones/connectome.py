@@ -16,7 +16,7 @@ from engram.readers.atlases import network
 
 DEVICE = "cpu"
 
-TAKES = {"what": {"timeseries": ["channels"]}}
+TAKES = {"what": {"timeseries": ["channels", "unit"]}}
 
 BATCH_BYTES = 32 << 20  # of matrices in memory at once, about
 LIMIT = 0.999999  # correlations are cut there, as Fisher's z of 1 is infinite
@@ -29,12 +29,16 @@ class Options:
     Attributes:
         measure: `correlation` of two regions; `partial`, that of what all others do not
             explain, from a covariance shrunk as Ledoit and Wolf (2004) prescribe; or that
-            `covariance` itself, of standardised series, for heads with `space: tangent`.
+            `covariance` itself, for heads with `space: tangent`.
+        standardized: of covariances: give each series variance 1 first. Otherwise they keep their
+            variances, which of EEG are its power, and one that is 0 throughout a row stands there
+            with the mean variance of the others, alike to none.
         level: of each two `region`, or of each two `network`, whose regions are averaged first;
             networks are read off the names of Schaefer, Tian and Buckner.
     """
 
     measure: Literal["correlation", "partial", "covariance"] = "correlation"
+    standardized: bool = True
     level: Literal["region", "network"] = "region"
 
 
@@ -48,13 +52,20 @@ def load(options, weights, view, device) -> "Connectome":
         device: not used.
 
     Raises:
-        InputError: the view holds fewer than two regions or networks.
+        InputError: the view holds fewer than two regions or networks, or variances are to be kept
+            in what has none.
     """
+    if not options.standardized and options.measure != "covariance":
+        raise InputError(
+            f"backbone connectome: a {options.measure} has no variances to keep; set `measure: "
+            "covariance`, or leave `standardized` out"
+        )
     present = regions(view)
     groups, names = _groups(view, present, options)
     if len(names) < 2:
         raise InputError(f"backbone connectome: needs 2 regions, the view holds {len(names)}")
-    return Connectome(options, present, groups, names)
+    unit = "z" if options.standardized else f"{view['unit']}^2"
+    return Connectome(options, present, groups, names, unit)
 
 
 def _groups(view, present, options):
@@ -84,9 +95,10 @@ class Connectome:
             of `numpy.triu_indices(n, 1)`; of covariances i <= j in that of `triu_indices(n)`.
     """
 
-    def __init__(self, options, present, groups, names):
+    def __init__(self, options, present, groups, names, unit):
         n = len(names)
         self.measure, self.present, self.groups = options.measure, present, groups
+        self.kept = not options.standardized
         whole = options.measure == "covariance"
         self.edges = np.flatnonzero(np.triu(np.ones((n, n), bool), 0 if whole else 1))
         self.shape, self.dtype = (len(self.edges),), "float32"
@@ -96,7 +108,7 @@ class Connectome:
             "measure": options.measure,
             "level": options.level,
             "nodes": names,
-            "unit": "shrunk covariance, z" if whole else "Fisher z",
+            "unit": f"shrunk covariance, {unit}" if whole else "Fisher z",
         }
 
     def __call__(self, rows):
@@ -105,7 +117,8 @@ class Connectome:
         data = data - data.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
         if self.groups is not None:
             data = self.groups @ data
-        chosen = MEASURES[self.measure](data).reshape(len(rows), -1)[:, self.edges]
+        measure = with_variances if self.kept else MEASURES[self.measure]
+        chosen = measure(data).reshape(len(rows), -1)[:, self.edges]
         if self.measure == "covariance":
             return chosen
         return np.arctanh(np.clip(chosen, -LIMIT, LIMIT, out=chosen), out=chosen)
@@ -132,16 +145,39 @@ def covariances(data) -> np.ndarray:
     return _shrunk(data).astype(np.float32)
 
 
+def with_variances(data) -> np.ndarray:
+    """Shrunk covariances (b, roi, roi) of centred series (b, roi, time), as they are.
+
+    Each row is divided by the root of its mean variance, shrunk, and multiplied again. A series
+    that is 0 has no place there.
+    """
+    found = np.empty((len(data), data.shape[1], data.shape[1]), np.float32)
+    for one, series in zip(found, data, strict=True):
+        there = np.flatnonzero((series != 0).any(-1))
+        one[:] = np.eye(len(one))
+        if len(there):
+            series = series[there].astype(np.float64)
+            scale = (series**2).mean()
+            one[np.ix_(there, there)] = _shrunk_one(series / np.sqrt(scale))
+            one *= scale
+    return found
+
+
 def _shrunk(data):
     """(1 - s) C + s I, where C, of standardised series, has the mean variance 1; float64."""
     found = np.empty((len(data), data.shape[1], data.shape[1]))
     for one, series in zip(found, data, strict=True):
         series = series.astype(np.float64)
-        series /= np.sqrt((series**2).mean(-1, keepdims=True))
-        one[:] = series @ series.T / data.shape[-1]
-        share = shrinkage(series, one)
-        one *= 1 - share
-        one[np.diag_indices_from(one)] += share
+        one[:] = _shrunk_one(series / np.sqrt((series**2).mean(-1, keepdims=True)))
+    return found
+
+
+def _shrunk_one(series):
+    """Of one row, centred float64 (roi, time) with mean variance 1."""
+    found = series @ series.T / series.shape[-1]
+    share = shrinkage(series, found)
+    found *= 1 - share
+    found[np.diag_indices_from(found)] += share
     return found
 
 

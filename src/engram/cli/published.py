@@ -72,7 +72,8 @@ def verify(config, name) -> int:
             continue
         there += 1
         try:
-            fetch(file.url, path, size=file.size, checksums=file.checksums, limits=OFFLINE)
+            facts = {"size": file.size, "checksums": file.checksums, "stated": file.stated}
+            fetch(file.url, path, **facts, limits=OFFLINE)
         except InputError as error:
             wrong += 1
             print(f"NOT SOUND: {error}")

@@ -12,9 +12,9 @@ part of its subjects each, so that memory holds no more than that at a time.
 import re
 from dataclasses import dataclass, field
 
-import h5py
 import numpy as np
 
+from engram import hdf5_files
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
 from engram.readers import region_names, roi_series
@@ -67,9 +67,11 @@ def read(unit, rows, options):
     (row,) = rows
     path = row["path"]
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with hdf5_files.opened(path) as file:
             return list(_scans(path, file, unit, options))
-    except (OSError, KeyError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a readable cohort ({error}); correct the file") from None
 
 
@@ -81,7 +83,7 @@ def _scans(path, file, unit, options):
             "`atlases`, `conditions` or `facts` of the dataset, or the file"
         )
     subjects = _texts(file[SUBJECTS])
-    arrays = {name: file[name] for name in options.atlases}
+    arrays = {name: hdf5_files.whole(file[name]) for name in options.atlases}
     names = _names(path, arrays, options)
     for name, array in arrays.items():
         if array.ndim != 3 or len(array) != len(subjects):

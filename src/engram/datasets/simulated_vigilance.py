@@ -57,6 +57,7 @@ CHANNELS = {
     "O1": (1.0, 0.5, 0.0),
     "O2": (1.0, 0.5, 0.0),
 }
+EEG_CHANNELS = 7  # of them, for the plan
 BLINK_FREE = tuple(name for name, weights in CHANNELS.items() if not weights[2])
 
 #: Regions (DiFuMo-64 names): weight of the 0.05-Hz oscillation.

@@ -5,10 +5,9 @@ import math
 from pathlib import Path
 
 from engram.figures import map_panels
-from engram.figures.groups import adjust, by_target
+from engram.figures.groups import adjust, asked, by_target
 from engram.figures.style import colours
-from engram.figures.subjects import heights, number, title
-from engram.flags import inflated
+from engram.figures.subjects import heights, number
 
 TEMPLATE = "classes_page.html"
 
@@ -61,15 +60,15 @@ def _group(anchor, dataset, target, members):
     """Adjusts p over the members and finds the axis that all their dots share."""
     for key in ("p", "difference_p"):
         adjust(members, f"{key}_holm", [m["first"][key] for m in members])
-    seen = {}
-    for member in members:  # experiments on one view show the same examples: once is enough
+    group, seen = asked(members), {}
+    for member in group["experiments"]:  # those on one view show the same examples: once is enough
         member["examples_of"] = seen.setdefault(member["images"].get("examples"), member)
     return {
         "template": TEMPLATE,
         "anchor": anchor,
         "dataset": dataset,
         "target": target,
-        "experiments": members,
+        **group,
         "metrics": [row["metric"] for row in members[0]["scores"]["metrics"]],
         "colours": colours(members[0]["scores"]["classes"]),
         "axis": _axis([m["first"] for m in members]),
@@ -78,28 +77,9 @@ def _group(anchor, dataset, target, members):
 
 
 def _axis(rows):
-    """Lowest and highest tenth that the dots, intervals and controls of `rows` need."""
-    keys = ("value", "low", "high", "chance", "control")
-    values = [row[key] for row in rows for key in keys]
+    """Lowest and highest tenth that the dots, intervals, nulls and controls of `rows` need."""
+    keys = ("value", "low", "high", "chance", "null_low", "null_high", "control")
+    values = [row.get(key) for row in rows for key in keys]
     values += [value for row in rows for value in row["subjects"].values()]
     values = [value for value in values if number(value)] or [0, 1]
     return math.floor(10 * min(values) - 0.2) / 10, math.ceil(10 * max(values) + 0.2) / 10
-
-
-def summary(group) -> str:
-    """One sentence: how many experiments on how much, and what those that do not leak found."""
-    experiments = group["experiments"]
-    fair = [e for e in experiments if not inflated(e["scores"]["flags"])]
-    sample = experiments[0]["scores"]["sample"]
-    text = (
-        f"{len(experiments)} experiment{'s' * (len(experiments) != 1)} on {group['dataset']}: "
-        f"{sample['subjects']} subjects, {sample['scans']} scans, {sample['windows']} windows"
-    )
-    rows = [e["first"] for e in fair if number(e["first"]["value"])]
-    if rows:
-        values = sorted(f"{row['value']:.2f}" for row in rows)
-        span = f" from {values[0]} to {values[-1]}" if len(values) > 1 else f" {values[0]}"
-        text += f". {title(rows[0]['metric'])}{span}"
-        text += f", by chance {rows[0]['chance']:.2f}" if number(rows[0]["chance"]) else ""
-    more = len(experiments) - len(fair)
-    return f"{text}{f'; {more} more with a split that leaks' * bool(more)}."

@@ -57,7 +57,8 @@ def examples_figure(chosen, rows, header):
         made.supylabel("frequency (Hz)", fontsize=9)
     if header["what"] == "timeseries":
         made.supxlabel("seconds from the onset of the window", fontsize=9)
-        made.supylabel("regions, in standard deviations from black to white", fontsize=9)
+        what = "channels" if header.get("modality") == "eeg" else "regions"
+        made.supylabel(f"{what}, in standard deviations from black to white", fontsize=9)
     return made
 
 

@@ -31,9 +31,9 @@ STATISTICS = {
 }
 INTERVALS = {
     "classes": (
-        "Intervals are Student's t over subjects and, where subjects train each other's models, "
-        "use the variance of Nadeau and Bengio [1], as do the tests of gains, which are paired by "
-        "subject."
+        "Intervals are Student's t over subjects, carried to the logit scale of the score's range, "
+        "and, where subjects train each other's models, use the variance of Nadeau and Bengio [1], "
+        "as do the tests of gains, which are paired by subject."
     ),
     "values": (
         "Intervals are jackknives over subjects, on the scale of Fisher's z for correlations and "

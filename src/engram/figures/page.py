@@ -7,9 +7,17 @@ import jinja2
 
 import engram
 from engram.errors import InputError
-from engram.figures import classes_page, pairs_page, pictures_page, values_page, vectors_page
+from engram.figures import (
+    classes_page,
+    comparison_page,
+    findings,
+    pairs_page,
+    pictures_page,
+    values_page,
+    vectors_page,
+)
 from engram.figures.subjects import number, title
-from engram.flags import FLAGS, inflated, ordered
+from engram.flags import FLAGS, ordered
 
 POINTS = 3000  # most points of all maps together, so that the page stays small
 
@@ -53,11 +61,9 @@ def render(scored, headers, figures, spec, compared=None, cards=None) -> str:
         for name in scored
         if (config := spec["experiments"].get(name))
     ]
-    groups, told = [], []
+    groups = []
     for task, shown in PAGES.items():
-        found = shown.groups([this for this in experiments if this["task"] == task])
-        groups += found
-        told += map(shown.summary, found)
+        groups += shown.groups([this for this in experiments if this["task"] == task])
     comparisons = [
         _comparison(name, config, compared[name], figures.get(name, {}))
         for name, config in spec.get("comparisons", {}).items()
@@ -68,7 +74,7 @@ def render(scored, headers, figures, spec, compared=None, cards=None) -> str:
         .get_template("report.html")
         .render(
             title=spec["title"],
-            summary=" ".join([*map(_compared, comparisons), *told]),
+            found=_found(groups, comparisons),
             badges=_badges(flag for one in named for flag in one["flags"]),
             comparisons=comparisons,
             groups=groups,
@@ -141,30 +147,18 @@ def _joined(source):
     return source if isinstance(source, str) else " + ".join(source)
 
 
-#: What twins are compared by where it is not the score itself.
-GAINS = {
-    "mae": "error less than by random weights",
-    "accuracy": "trained minus random weights, in accuracy,",
-}
-
-
-def _compared(comparison):
-    members = [m for m in comparison["members"] if not m["is_baseline"]]
-    values = [m["value"] for m in members if number(m["value"]) and not inflated(m["flags"])]
-    backbones = sum(m["cost"] is not None for m in members)
-    text = f"{backbones} backbones on {comparison['config']['dataset_title']}"
-    if values:
-        of = title(members[0]["metric"])
-        of = of if of == "R²" else of.lower()
-        text += f": {of} {' to '.join(f'{v:.2f}' for v in (min(values), max(values)))}".replace(
-            " -", " −"
-        )
-    gains = [m["gain"] for m in members if m["gain"] and number(m["gain"]["difference"])]
-    if gains:
-        words = GAINS.get(gains[0]["metric"], "trained minus random weights")
-        each = sorted(gain["difference"] for gain in gains)
-        text += f"; {words} {' to '.join(dict.fromkeys(map(_signed, (each[0], each[-1]))))}"
-    return f"{text}."
+def _found(groups, comparisons):
+    """What was found, and where its numbers stand; the data set where there are several."""
+    sections = [
+        *((c, c["config"]["dataset_title"], [comparison_page.found(c)]) for c in comparisons),
+        *((this, this["dataset"], this["found"]) for this in groups),
+    ]
+    several = len({data for _, data, _ in sections}) > 1
+    return [
+        one | {"anchor": this["anchor"], "data": data if several else None}
+        for this, data, told in sections
+        for one in told
+    ]
 
 
 def environment() -> jinja2.Environment:
@@ -180,7 +174,11 @@ def environment() -> jinja2.Environment:
         "metric": title,
         "bytes": _bytes,
     }
-    made.globals["defined"] = number
+    made.globals |= {
+        "defined": number,
+        "control_as_high": findings.control_as_high,
+        "scope": findings.scope,
+    }
     made.globals["text"] = _text
     return made
 
@@ -195,7 +193,7 @@ def _number(value, digits=2):
 
 
 def _signed(value, digits=2):
-    return f"{value:+.{digits}f}".replace("-", "−") if number(value) else "–"
+    return f"{value:+z.{digits}f}".replace("-", "−") if number(value) else "–"
 
 
 def _p(value):

@@ -2,7 +2,7 @@
 
 import math
 
-from engram.figures.groups import adjust
+from engram.figures.groups import adjust, asked
 from engram.figures.retrieval_figure import metrics
 from engram.figures.subjects import heights, number
 from engram.flags import inflated
@@ -78,7 +78,7 @@ def _group(anchor, key, members):
         "dataset": key[0],
         "target": "pictures",
         "candidates": key[1],
-        "experiments": members,
+        **asked(members),
         "ranked": ranked(members),
         "paired": _below(members, None),
         "predicted": any(m["by_name"]["top1"]["predicted"] for m in members),
@@ -134,26 +134,3 @@ def _axis(members):
         "ticks": [tick * step for tick in range(first, last + 1)],
         "digits": 1 if step >= 0.1 else 2,
     }
-
-
-def summary(group) -> str:
-    """One sentence: how many experiments on what, and what those of the clean protocol found."""
-    clean = [m for m in group["experiments"] if m["clean"]]
-    more = len(group["experiments"]) - len(clean)
-    text = f"{_count(len(clean), 'experiment')} on {group['dataset']}, "
-    text += _count(
-        max(len(m["by_name"]["top1"]["subjects"]) for m in group["experiments"]), "subject"
-    )
-    rows = [m["by_name"]["top1"] for m in clean if number(m["by_name"]["top1"]["value"])]
-    if rows:
-        values = sorted(f"{row['value']:.2f}" for row in rows)
-        span = f"{values[0]} to {values[-1]}" if len(values) > 1 else values[0]
-        text += f": top-1 among {group['candidates']} pictures {span}"
-        text += f", by chance {rows[0]['chance']:.3g}"
-    if more:
-        text += f"; {more} more under the published protocol"
-    return f"{text}."
-
-
-def _count(number, what):
-    return f"{number} {what}{'s' * (number != 1)}"

@@ -3,9 +3,9 @@
 import json
 from itertools import groupby
 
-from engram.figures.groups import adjust, by_metric
+from engram.figures.findings import words
+from engram.figures.groups import adjust, asked, by_metric
 from engram.figures.subjects import number
-from engram.flags import inflated
 
 TEMPLATE = "pictures_page.html"
 
@@ -49,29 +49,15 @@ def _group(anchor, dataset, target, members):
     for name in names:
         rows = [m["by_name"].get(name) for m in members]
         for p in ("p", "difference_p"):
-            adjust([row or {} for row in rows], f"{p}_holm", [row and row[p] for row in rows])
+            ps = [row and row[p] for row in rows]
+            adjust(members, f"{p}_holm", ps, [row or {} for row in rows])
     return {
         "template": TEMPLATE,
         "anchor": anchor,
         "dataset": dataset,
         "target": target,
-        "experiments": members,
+        **asked(members),
         "metrics": names,
+        "told": words(members[0]).metric,
         "paired": [m for m in members if any(number(r["baseline"]) for r in m["by_name"].values())],
     }
-
-
-def summary(group) -> str:
-    """One sentence: how many decoders on how many subjects, how far images are told apart."""
-    members = group["experiments"]
-    n = members[0]["scores"]["sample"]["subjects"]
-    text = f"{len(members)} decoder{'s' * (len(members) != 1)} on {group['dataset']}, "
-    text += f"{n} subject{'s' * (n != 1)}"
-    told = [name for name in group["metrics"] if name.endswith("_two_way")]
-    clean = [m for m in members if not inflated(m["scores"]["flags"])]
-    if told and clean:
-        values = sorted(m["by_name"][told[-1]]["value"] for m in clean if told[-1] in m["by_name"])
-        span = dict.fromkeys(f"{value:.2f}" for value in (values[0], values[-1]))
-        name = told[-1].removesuffix("_two_way")
-        text += f": told from another image by {name} in {' to '.join(span)} of cases"
-    return f"{text}."

@@ -2,9 +2,7 @@
 
 import math
 
-from engram.figures.groups import adjust, by_metric, by_target
-from engram.figures.subjects import number
-from engram.flags import inflated
+from engram.figures.groups import adjust, asked, by_metric, by_target
 
 TEMPLATE = "values_page.html"
 
@@ -62,23 +60,7 @@ def _group(anchor, dataset, target, members):
         "anchor": anchor,
         "dataset": dataset,
         "target": target,
-        "experiments": members,
+        **asked(members),
         "unit": members[0]["scores"]["unit"],
         "within": members[0]["scores"]["level"] == "within",
     }
-
-
-def summary(group) -> str:
-    """One sentence: how many experiments on how many subjects, and what they explain."""
-    members = group["experiments"]
-    sample = members[0]["scores"]["sample"]
-    text = (
-        f"{len(members)} experiment{'s' * (len(members) != 1)} on {group['dataset']}: "
-        f"{sample['subjects']} subjects"
-    )
-    rows = [m["by_name"]["r2"] for m in members if not inflated(m["scores"]["flags"])]
-    values = sorted(row["value"] for row in rows if number(row["value"]))
-    if values:
-        span = dict.fromkeys(f"{value:z.2f}".replace("-", "−") for value in (values[0], values[-1]))
-        text += f", of whose {group['target']} R² is {' to '.join(span)}"
-    return f"{text}."

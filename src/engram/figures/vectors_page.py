@@ -1,8 +1,7 @@
 """The part of the report on experiments whose y is vectors, for `vectors_page.html`."""
 
-from engram.figures.groups import adjust, by_metric
-from engram.figures.subjects import number, title
-from engram.flags import inflated
+from engram.figures.groups import adjust, asked, by_metric
+from engram.figures.subjects import title
 
 TEMPLATE = "vectors_page.html"
 
@@ -39,20 +38,6 @@ def _group(anchor, dataset, target, members):
         "anchor": anchor,
         "dataset": dataset,
         "target": target,
-        "experiments": members,
+        **asked(members),
         "metrics": [(name, title(name)) for name in dict.fromkeys(every) if name != "r2"],
     }
-
-
-def summary(group) -> str:
-    """One sentence: how many experiments on how many subjects, and what they explain."""
-    members = group["experiments"]
-    n = members[0]["scores"]["sample"]["subjects"]
-    text = f"{len(members)} experiment{'s' * (len(members) != 1)} on {group['dataset']}, "
-    text += f"{n} subject{'s' * (n != 1)}"
-    rows = [m["by_name"]["r2"] for m in members if not inflated(m["scores"]["flags"])]
-    values = sorted(row["value"] for row in rows if number(row["value"]))
-    if values:
-        span = dict.fromkeys(f"{value:z.3f}".replace("-", "−") for value in (values[0], values[-1]))
-        text += f": R² of {group['target']} {' to '.join(span)}"
-    return f"{text}."

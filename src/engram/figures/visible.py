@@ -86,6 +86,7 @@ def legend(header) -> str:
     if header["what"] == "picture":
         return f"picture as published, time from left to right{where}"
     if header["what"] == "timeseries":
-        return f"{len(header['channels'])} regions, a line each, time from left to right"
+        what = "channels" if header.get("modality") == "eeg" else "regions"
+        return f"{len(header['channels'])} {what}, a line each, time from left to right"
     lowest, highest = sorted((header["frequencies"][0], header["frequencies"][-1]))
     return f"{lowest:.2g} to {highest:.2g} Hz, low at the bottom{where}"

@@ -5,6 +5,7 @@ that rebuild tensors and ordered dictionaries; all else that it names is one cla
 the state it is given and does nothing.
 """
 
+import itertools
 import pickle
 import types
 import warnings
@@ -26,6 +27,9 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+#: Modules of a model at most; a pickle of a few bytes can put one into itself.
+MOST_MODULES = 100_000
 
 #: Facts that OpenAI's archives of CLIP keep among the weights.
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
@@ -135,22 +139,31 @@ ADMITTED = {
 }
 
 
-def _plain(content):
-    """Tensors by name of a stand-in, or of dictionaries that hold tensors and stand-ins."""
+def _plain(content, known=None):
+    """Tensors by name of a stand-in, or of dictionaries that hold tensors and stand-ins.
+
+    A dictionary that stands in many places, as a pickle of a few bytes can say, is looked at once.
+    """
     if isinstance(content, StandIn):
-        return dict(_named(content.state))
+        return dict(_named(content.state, "", itertools.count()))
     if not isinstance(content, dict):
         return {}
-    found = {k: v if torch.is_tensor(v) else _plain(v) for k, v in content.items()}
-    return {k: v for k, v in found.items() if torch.is_tensor(v) or v}
+    known = {} if known is None else known
+    if id(content) not in known:
+        known[id(content)] = {}
+        found = {k: v if torch.is_tensor(v) else _plain(v, known) for k, v in content.items()}
+        known[id(content)] |= {k: v for k, v in found.items() if torch.is_tensor(v) or v}
+    return known[id(content)]
 
 
-def _named(state, prefix=""):
+def _named(state, prefix, count):
     """(name, tensor) of all tensors in the state of a module and of those in it."""
+    if next(count) > MOST_MODULES:
+        raise pickle.UnpicklingError("modules in modules without end")
     if "_modules" in state:
         state = {**state["_parameters"], **state["_buffers"], **state["_modules"]}
     for name, value in state.items():
         if torch.is_tensor(value):
             yield prefix + name, value
         elif isinstance(value, StandIn):
-            yield from _named(value.state, f"{prefix}{name}.")
+            yield from _named(value.state, f"{prefix}{name}.", count)

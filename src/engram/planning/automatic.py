@@ -1,11 +1,13 @@
-"""Rows that a study gets without naming them: what a model of series of regions has to beat.
+"""Rows that a study gets without naming them: what a model has to beat.
 
 No published model of fMRI clearly beats functional connectivity, and one that does not beat its own
 architecture with random weights has learnt nothing.  Whoever runs such a model sees both beside it.
+Likewise beside models of EEG spectrograms, see `engram.planning.automatic_eeg`.
 Standard library only, like `engram.planning.plan`.
 """
 
-from engram.planning import components
+from engram.planning import automatic_eeg, components
+from engram.planning.automatic_eeg import free
 from engram.planning.plan import Plan
 
 #: By the kind of the view, the kinds of backbones that stand beside each model of its rows.
@@ -45,8 +47,10 @@ def completed(config) -> dict:
         _apply_baseline(config, name)
     for comparison in config.get("compare", []):
         _complete_comparison(config, comparison)
+        _complete_eeg_comparison(config, comparison)
     for experiment in Plan(config).shown():
         _complete_experiment(config, experiment)
+        _complete_eeg_experiment(config, experiment)
     return config
 
 
@@ -63,7 +67,7 @@ def _apply_baseline(config, name):
     row = {key: this[key] for key in ("dataset", "i_know_this_leaks") if key in this}
     row |= {"model": baseline}
     there = (one for one, its in experiments.items() if row.items() <= its.items())
-    added = next(there, None) or _free(f"{name}-{baseline}", Plan(config).known)
+    added = next(there, None) or free(f"{name}-{baseline}", Plan(config).known)
     experiments.setdefault(added, row | {"baseline": "none", "automatic": True})
     experiments[name] = this | {"baseline": added}
 
@@ -72,7 +76,7 @@ def _complete_comparison(config, name):
     plan, this = Plan(config), config["comparisons"][name]
     first = next(iter(plan.members(name)))
     views = [source.partition("/")[0] for source in plan.sources(first)]
-    models = [one for one in this["backbones"] if _is_model(plan, one)]
+    models = [one for one in this["backbones"] if plan.has_weights(one)]
     if not models or plan.task(first) not in TASKS or not _of_series(plan, views):
         return
     there = [s.partition("/")[2] for one in plan.compared_sources(name) for s in plan.sources(one)]
@@ -84,7 +88,7 @@ def _complete_comparison(config, name):
     this = {**this, "backbones": [*this["backbones"], *dict.fromkeys(added)]}
     if WIDE in missing:
         keys = ("dataset", "y", "baseline", "folds", "seeds")
-        guest = _free(f"{name}-{WIDE}", plan.known)
+        guest = free(f"{name}-{WIDE}", plan.known)
         config["experiments"][guest] = _reduced(
             config,
             {key: this[key] for key in keys if key in this}
@@ -101,7 +105,7 @@ def _complete_experiment(config, name):
     if this is None or "model" in this or plan.task(name) not in TASKS:
         return
     for view, _, model in (source.partition("/") for source in plan.sources(name)):
-        if not model or not _is_model(plan, model) or not _of_series(plan, [view]):
+        if not model or not plan.has_weights(model) or not _of_series(plan, [view]):
             continue
         there = _beside(plan, this, view)
         rows = [_backbone(config, kind) for kind in _missing(plan, view, there)]
@@ -110,9 +114,63 @@ def _complete_experiment(config, name):
             title = Plan(config).backbone_title(backbone)
             row = {**this, "x": f"{view}/{backbone}", "title": title, "automatic": True}
             wide = config["backbones"][backbone].get("kind") == WIDE
-            added = _free(f"{name}-{backbone}", Plan(config).known)
+            added = free(f"{name}-{backbone}", Plan(config).known)
             config["experiments"][added] = _reduced(config, row) if wide else row
             config["run"] = [*config["run"], added]
+
+
+def _complete_eeg_comparison(config, name):
+    plan, this = Plan(config), config["comparisons"][name]
+    first, shared = next(iter(plan.members(name).items()))
+    view, models = automatic_eeg.view_of(plan, first), _models(plan, this["backbones"])
+    if not (view and models):
+        return
+    there = [s.partition("/")[2] for one in plan.compared_sources(name) for s in plan.sources(one)]
+    twins = dict.fromkeys(_twin(config, one) for one in models if _lacks_twin(plan, one, there))
+    shared = {key: shared[key] for key in shared if key not in ("title", "x", "head")}
+    own = {automatic_eeg.stands_for(plan, one, view) for one in plan.compared_sources(name)}
+    guests, added = [], [f"{name}-{twin}" for twin in twins]
+    for row in [one for one in automatic_eeg.HEADS if one not in own]:
+        plan = Plan(config)
+        if guest := automatic_eeg.joined(plan, shared, view, row):
+            guests.append(guest)
+        elif row in automatic_eeg.rows(plan, shared, view, plan.task(first)):
+            guests.append(automatic_eeg.added(config, name, shared, view, row))
+            added.append(guests[-1])
+    this = {**this, "backbones": [*this["backbones"], *twins]}
+    if guests:
+        this["experiments"] = [*this.get("experiments", []), *guests]
+    if added:
+        this["automatic"] = [*this.get("automatic", []), *added]
+    config["comparisons"][name] = this
+
+
+def _complete_eeg_experiment(config, name):
+    plan, this = Plan(config), config["experiments"].get(name)
+    if this is None or "model" in this or this.get("automatic"):
+        return
+    view = automatic_eeg.view_of(plan, name)
+    models = _models(plan, (source.partition("/")[2] for source in plan.sources(name)))
+    if not (view and models):
+        return
+    alike = [s for one in automatic_eeg.beside(plan, this) for s in plan.sources(one)]
+    there = [s.partition("/")[2] for s in alike if s.startswith(f"{view}/")]
+    added = [
+        automatic_eeg.added(config, name, this, view, row)
+        for row in automatic_eeg.rows(plan, this, view, plan.task(name))
+    ]
+    for model in models:
+        if _lacks_twin(plan, model, there):
+            twin = _twin(config, model)
+            title = Plan(config).backbone_title(twin)
+            row = {**this, "x": f"{view}/{twin}", "title": title, "automatic": True}
+            added.append(free(f"{name}-{twin}", Plan(config).known))
+            config["experiments"][added[-1]] = row
+    config["run"] = [*config["run"], *added]
+
+
+def _models(plan, backbones):
+    return [one for one in backbones if one and plan.has_weights(one)]
 
 
 def _reduced(config, experiment):
@@ -144,10 +202,6 @@ def _missing(plan, view, there):
     return [kind for kind in BASELINES[plan.kind_of_view(view)] if kind not in kinds]
 
 
-def _is_model(plan, backbone):
-    return "weights" in components.fields("backbones", plan.backbone(backbone)["kind"])
-
-
 def _lacks_twin(plan, backbone, there):
     """Whether it has published weights and none of `there` is the same with random ones."""
     if plan.draws(backbone):
@@ -172,7 +226,7 @@ def _backbone(config, kind):
         if {key: spec[key] for key in spec if key != "title"} == {"kind": kind}:
             config["backbones"][name] = {"title": TITLES[kind], **spec}
             return name
-    name = _free(kind, config["backbones"])
+    name = free(kind, config["backbones"])
     config["backbones"][name] = {"kind": kind, "title": TITLES[kind]}
     return name
 
@@ -182,13 +236,7 @@ def _twin(config, backbone):
     for name in config["backbones"]:
         if plan.draws(name) and _alike(plan, name, backbone):
             return name
-    name = _free(f"{backbone}_random", config["backbones"])
+    name = free(f"{backbone}_random", config["backbones"])
     title = f"{plan.backbone_title(backbone)}, random weights"
     config["backbones"][name] = {"like": backbone, "weights": "random", "title": title}
-    return name
-
-
-def _free(name, taken):
-    while name in taken:
-        name += "_"
     return name

@@ -103,6 +103,24 @@ class Comparisons:
             found |= {name: others[asked[name]] for name in drawn if asked[name] in others}
         return found
 
+    def role(self, experiment) -> str:
+        """What an experiment stands for in a comparison.
+
+        "random" if weights behind its x are drawn, "model" if it has others, which its head may
+        train, "baseline" if it has none.
+        """
+        if self.drawn(experiment):
+            return "random"
+        seen = [source.partition("/")[2] for source in self.sources(experiment)]
+        trained = self._trained(experiment)
+        return (
+            "model" if trained or any(self.has_weights(one) for one in seen if one) else "baseline"
+        )
+
+    def has_weights(self, backbone) -> bool:
+        """Whether a backbone is a model: its kind has weights, whichever these are."""
+        return "weights" in components.fields("backbones", self.backbone(backbone)["kind"])
+
     def drawn(self, experiment) -> list[str]:
         """The backbones of an experiment, and of what decoders read for it, with random weights."""
         behind = [one for name in self.decoders_of(experiment) for one in self.behind(name)[1]]

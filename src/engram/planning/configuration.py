@@ -6,7 +6,7 @@ Standard library only, like `engram.planning.plan`.
 import re
 
 from engram.errors import InputError
-from engram.planning import names, plan, shape
+from engram.planning import facts, names, plan, shape
 from engram.planning.applied_checks import check_applied, check_model
 from engram.planning.component_checks import check_component, checked_backbone
 from engram.planning.dataset_checks import check_dataset
@@ -79,6 +79,7 @@ def check(config, schema):
     if not config["run"] and not config.get("compare"):
         raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
     _check_weights(config)
+    facts.check_confounds(plan.Plan(config))
 
 
 def _check_complete(where, this, schema):

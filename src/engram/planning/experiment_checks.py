@@ -47,6 +47,13 @@ def check_experiment(config, where, this):
             f"{where}.folds: random windows of one scan stand on both sides of the split; "
             "use leave_one_subject_out, or set `i_know_this_leaks: true` to see by how much"
         )
+    learning = components.constant(f"engram.tasks.{task}", "LEARNING") or ()
+    if "train_subjects" in this and kind not in learning:
+        said = f"folds {kind} leave out no subjects" if learning else f"its task is {task}"
+        raise InputError(
+            f"{where}.train_subjects: {said}, so that fewer of them cannot be trained on; leave it "
+            "out"
+        )
     if backbone := config["heads"][this["head"]].get("backbone"):
         check_name(f"heads.{this['head']}.backbone", backbone, config["backbones"], "backbone")
     _check_protocol(config, where, this)

@@ -163,6 +163,28 @@ def check_carried(plan, dataset):
                     raise InputError(f"{_place(path, row, column)}: {error}") from None
 
 
+def check_confounds(plan):
+    """Refuse a confound that the dataset of an experiment that runs does not carry.
+
+    Args:
+        plan: the Plan.
+
+    Raises:
+        InputError: names the confound and the dataset.
+    """
+    asked = plan.config.get("evaluation", {}).get("confounds", [])
+    names = [name for name in plan.experiments() if asked and not plan.model(name)]
+    for dataset in {plan.known[n]["dataset"]: 0 for n in names if plan.of_task(n, "PROBED") == "x"}:
+        carried = plan.config["datasets"][dataset].get("carry") or {}
+        for name in asked:
+            if name not in carried:
+                there = f"it carries {', '.join(carried)}" if carried else "it carries nothing"
+                raise InputError(
+                    f"evaluation.confounds: dataset {dataset!r} does not carry {name!r}; {there}; "
+                    f"name it in `carry` of datasets.{dataset} with its type, or take it out"
+                )
+
+
 class _Options:
     """Options of a view as its configuration and the defaults of its kind say."""
 

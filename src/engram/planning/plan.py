@@ -288,6 +288,11 @@ class Plan(RawFiles, Comparisons, Pretraining, Decoding, Applied, Predicting, Sp
             wanted += [*first, *(name for name in (self.baseline(experiment), experiment) if name)]
         return list(dict.fromkeys(wanted))
 
+    def null(self, experiment) -> list[str]:
+        """What models of moved labels say; none where a model is applied."""
+        trained = experiment in self.trained()
+        return [self.own(f"nulls/{experiment}.{self.suffix}")] if trained else []
+
     def baseline_predictions(self, experiment) -> list[str]:
         """Predictions of the baseline of an experiment, if it has one."""
         baseline = self.baseline(experiment)

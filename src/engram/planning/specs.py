@@ -24,6 +24,9 @@ KEYS = {"datasets": DATASET_KEYS, "views": ("unit",), "backbones": BACKBONE_KEYS
 #: Keys of an experiment that are no setting of it.
 TOLD = ("baseline", "title", "automatic")
 
+#: Keys of an experiment that its task is told.
+TRAINED_BY = ("folds", "seeds", "train_subjects")
+
 #: Keys of a dataset that say what it is and whose.
 TOLD_OF_DATA = ("title", "licence", "terms", "published_as")
 
@@ -108,7 +111,7 @@ class Specs:
         this = self.known[experiment]
         return {
             "task": self.task(experiment),
-            "experiment": {key: this[key] for key in ("folds", "seeds") if key in this},
+            "experiment": {key: this[key] for key in TRAINED_BY if key in this},
             "sources": self._counted(experiment, self.sources(experiment)),
             "targets": self._counted(experiment, self.targets(experiment)),
             "candidates": self.candidates(experiment),
@@ -162,15 +165,21 @@ class Specs:
 
     def _evaluate_spec(self, experiment):
         probed = self._probed(experiment)
-        settings = {"evaluation": self.config.get("evaluation", {})} if probed else {}
         return {
             "task": self.task(experiment),
             "experiment": experiment,
             "baseline": self.baseline(experiment),
             "generalises_to": self._generalises_to(experiment),
             "sources": self._counted(experiment, probed),
-            **settings,
+            "evaluation": self._evaluation(experiment),
         }
+
+    def _evaluation(self, experiment):
+        """How scores are made, without confounds that are what the experiment predicts."""
+        settings, views = self.config.get("evaluation", {}), self.config["views"]
+        asked = {views.get(target, {}).get("column") for target in self.targets(experiment)}
+        kept = [name for name in settings.get("confounds", []) if name not in asked]
+        return settings | ({"confounds": kept} if "confounds" in settings else {})
 
     def _card_spec(self, experiment):
         """What is said of a model and of what it was made from, but changes nothing in it."""
@@ -224,6 +233,7 @@ class Specs:
                     "sources": [[s, len(self.stores(name, s))] for s in sources],
                     "is_baseline": name == self.config["comparisons"][comparison]["baseline"],
                     "control_of": controls.get(name),
+                    "role": self.role(name),
                 }
                 for name, sources in self.compared_sources(comparison).items()
             ],

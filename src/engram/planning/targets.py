@@ -11,7 +11,8 @@ from engram.planning.shape import check_name
 #: The report of a study, or a file that is called after one of its experiments or comparisons.
 OF_STUDY = (
     r"results/([^/]+)/(?:report\.html$|"
-    "(?:models|predictions|latents|scores|importance|figures|comparisons|tracking|applied)/([^/.]+))"
+    "(?:models|predictions|latents|nulls|scores|importance|figures|comparisons|tracking|applied)"
+    "/([^/.]+))"
 )
 
 

@@ -260,15 +260,29 @@ class _Unpickler(pickle._Unpickler):
         return _unwrapped(super().load())
 
 
-def _unwrapped(value):
-    """What stood for arrays replaced by them; arrays of objects become the objects."""
+def _unwrapped(value, known=None):
+    """What stood for arrays replaced by them; arrays of objects become the objects.
+
+    What stands in many places, as a pickle of a few bytes can say, is looked at once.
+    """
+    known = {} if known is None else known
     if isinstance(value, _Array) and value.value.dtype.hasobject:
         objects = value.value
-        return _unwrapped(objects.item() if objects.ndim == 0 else objects.tolist())
+        value = objects.item() if objects.ndim == 0 else objects.tolist()
+        return _unwrapped(value, known)
     if isinstance(value, _Array | _Scalar | _Frame):
         return value.value
-    if isinstance(value, dict):
-        return {key: _unwrapped(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_unwrapped, value))
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in known:
+        known[id(value)] = (
+            None,
+            value,
+        )  # what holds itself ends here; kept, so that its id is its own
+        made = (
+            {key: _unwrapped(item, known) for key, item in value.items()}
+            if isinstance(value, dict)
+            else type(value)(_unwrapped(item, known) for item in value)
+        )
+        known[id(value)] = made, value
+    return known[id(value)][0]

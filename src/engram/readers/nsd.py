@@ -16,6 +16,7 @@ import numpy as np
 from nibabel import Nifti1Header
 from scipy.io import loadmat
 
+from engram import hdf5_files
 from engram.errors import InputError
 
 #: Trials in a session.
@@ -216,7 +217,7 @@ def read_stimuli(path, ids, shape=PICTURES) -> np.ndarray:
         InputError: the file is missing, damaged or of another shape, or has no such id.
     """
     path = Path(path)
-    with _reading(path), h5py.File(path, "r", locking=False) as file:
+    with _reading(path), hdf5_files.opened(path) as file:
         pictures = _dataset(path, file, "imgBrick", shape, np.uint8)
         ids = _known(path, ids, len(pictures))
         found = np.empty((len(ids), *shape[1:]), np.uint8)
@@ -286,7 +287,7 @@ def _nifti_betas(path, mask, values, block):
 def _hdf5_betas(path, mask, values):
     """One voxel at a time: as published, a chunk is one voxel in all trials."""
     shape = (len(values), *mask.volume.shape[::-1])
-    with _reading(path), h5py.File(path, "r", locking=False) as file:
+    with _reading(path), hdf5_files.opened(path) as file:
         betas = _dataset(path, file, "betas", shape, np.int16)
         for column, (x, y, z) in enumerate(np.argwhere(mask.volume)):
             values[:, column] = betas[:, z, y, x]
@@ -351,7 +352,7 @@ def _dataset(path, file, name, shape, dtype):
     if not isinstance(found, h5py.Dataset):
         raise _other(path, f"it has no dataset `{name}`")
     _require(path, found.shape, found.dtype, shape, dtype)
-    return found
+    return hdf5_files.whole(found)
 
 
 def _require(path, shape, dtype, wanted, wanted_dtype):

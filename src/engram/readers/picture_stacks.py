@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from engram import hdf5_files
 from engram.errors import InputError
+from engram.readers import images
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -19,17 +21,18 @@ class Stack:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path, self.checked = Path(path), {}
 
     def __enter__(self):
+        self.opened = hdf5_files.opened(self.path)
         try:
-            self.file = h5py.File(self.path, "r", locking=False)
-        except OSError as error:
+            self.file = self.opened.__enter__()
+        except (OSError, ValueError) as error:
             raise self._unreadable("the file", error) from None
         return self
 
     def __exit__(self, *_):
-        self.file.close()
+        self.opened.__exit__(None, None, None)
 
     def picture(self, member, name) -> Image.Image:
         """A picture, RGB.
@@ -44,8 +47,10 @@ class Stack:
         """
         dataset, _, row = member.rpartition("/")
         try:
-            pixels = self.file[dataset][int(row)]
-        except (OSError, KeyError, ValueError, IndexError) as error:
+            if dataset not in self.checked:
+                self.checked[dataset] = _checked(self.file[dataset])
+            pixels = self.checked[dataset][int(row)]
+        except Exception as error:  # h5py raises what a broken file makes it
             raise self._unreadable(f"{name} ({member})", error) from None
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise InputError(
@@ -57,3 +62,11 @@ class Stack:
     def _unreadable(self, what, error):
         told = " ".join(str(error).split())
         return InputError(f"{self.path}: {what} cannot be read ({told}); fetch the file again")
+
+
+def _checked(stack):
+    if not isinstance(stack, h5py.Dataset):
+        raise ValueError("a group where pictures are expected")
+    if stack.nbytes // max(len(stack), 1) > images.MOST_BYTES:
+        raise ValueError("a picture of it is larger than 20 megapixels")
+    return hdf5_files.whole(stack)

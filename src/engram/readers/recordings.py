@@ -8,8 +8,10 @@ import re
 import warnings
 from pathlib import Path
 
+import h5py
 import mne
 
+from engram import hdf5_files
 from engram.errors import InputError
 
 #: Formats that say of each channel what it is; the others call every channel EEG.
@@ -71,6 +73,7 @@ def opened(path, encoding=None, **how):
     """
     suffix, noticed = Path(path).suffix.lower(), []
     _refuse_other_ending(path, suffix)
+    _refuse_elsewhere(path)
     try:
         with heard(noticed):
             raw = _read_raw(path, suffix, **_arguments(suffix, encoding), **how)
@@ -87,6 +90,16 @@ def _refuse_other_ending(path, suffix):
         for other in EDF:
             if other != suffix and start == MAGIC[other]:
                 raise InputError(f"{path}: holds {other[1:].upper()}; let its name end in {other}")
+
+
+def _refuse_elsewhere(path):
+    """MNE's readers of HDF5 would read the files that links in it name."""
+    if Path(path).is_file() and h5py.is_hdf5(path):
+        try:
+            with hdf5_files.opened(path):
+                pass
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: {_line(error)}; export the recording again") from None
 
 
 def _read_raw(path, suffix, **how):

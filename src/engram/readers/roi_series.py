@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from engram import hdf5_files
 from engram.errors import InputError
 from engram.readers import array_pickles
 from engram.readers.atlases import same
@@ -310,7 +311,7 @@ def _matlab(path, entry, index):
 
 
 def _hdf5(path, entry, index, turned=False):
-    with h5py.File(path, "r", locking=False) as file:
+    with hdf5_files.opened(path) as file:
         known = {}
 
         def visit(name, item):
@@ -318,7 +319,7 @@ def _hdf5(path, entry, index, turned=False):
                 known[name] = item
 
         file.visititems(visit)
-        found = _chosen(path, known, entry)
+        found = hdf5_files.whole(_chosen(path, known, entry))
         return _scan(np.asarray(found).T if turned else found, index)
 
 

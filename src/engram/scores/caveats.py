@@ -1,9 +1,24 @@
 """What a reader has to know before believing a score, one sentence each."""
 
 MANY = 0.5  # share of excluded windows worth a warning
+LEVEL = 0.05  # p up to which a score is called better than chance
 CONTROL = 0.025  # p below which the control trained on moved labels is not at chance
 UNLIKE = 0.05  # share of rows unlike those of training that is worth a warning
 TIME = 0.1  # R^2 above which the time in the scan is readable
+
+
+def control_as_high(result) -> bool:
+    """Whether the control scores as high as the experiment, although p says yes.
+
+    As high: what the score is above it may be nothing, its interval paired by subject holds 0; and
+    of what the score is above chance, the control has half or more. A control is one draw from the
+    null: with p at 0.05 one in six has half by luck, almost none all of it.
+    """
+    first, above = result["metrics"][0], result.get("over_control")
+    if not above or above["low"] is None or first["p"] is None or first["p"] > LEVEL:
+        return False
+    half = (first["value"] + first["chance"]) / 2
+    return above["low"] <= 0 and first["control"] >= half
 
 
 def caveats(result) -> list[str]:
@@ -12,7 +27,8 @@ def caveats(result) -> list[str]:
     Args:
         result: as `engram.scores.evaluation` writes it, before "warnings" is filled.
     """
-    return [*of_split(result), *_labels(result), *_statistics(result), *of_inputs(result)]
+    told = [*of_split(result), *_labels(result), *_statistics(result)]
+    return [*told, *of_inputs(result), *of_rivals(result)]
 
 
 def of_split(result):
@@ -106,6 +122,12 @@ def _statistics(result):
             f"The control trained on moved labels scores {first['control']:.2f} balanced accuracy "
             f"(p = {control:.2g}), above chance: something other than the labels leaks."
         )
+    if "control" in result["flags"]:
+        yield (
+            f"The control trained on moved labels scores {first['control']:.2f}, the labels as "
+            f"they are {first['value']:.2f}: paired by subject the difference may be none, so that "
+            f"p = {first['p']:.2g} is no reason to believe the score."
+        )
     yield from of_baseline(result)
 
 
@@ -135,6 +157,8 @@ def of_inputs(result):
         return
     if probes["duplicate_windows"]:
         yield f"{probes['duplicate_windows']} windows are exact copies of other windows."
+    between = "different subjects or sides of a fold"
+    yield from of_near_copies(probes["near_copies"], "rows", between, "recording")
     identity, time = probes["subject_identity"], probes["time_in_scan"]
     known = "applied" not in result and not result["generalises_to"].startswith("new subjects")
     if known and (identity["balanced_accuracy"] or 0) > 2 * (identity["chance"] or 1):
@@ -146,6 +170,30 @@ def of_inputs(result):
         yield (
             f"The features tell the time within the scan (R² {time['r2']:.2f}): drift can stand in "
             "for the label where labels follow time."
+        )
+
+
+def of_rivals(result):
+    """Of what scores as well without the inputs."""
+    for rival in result["rivals"]:
+        low, high = rival["difference_low"], rival["difference_high"]
+        if low is not None and low <= 0:
+            yield (
+                f"{listed(rival['of']).capitalize()} alone, without the inputs, scores "
+                f"{rival['value']:.2f}: that the experiment has more is not shown "
+                f"({rival['difference']:+.2f}, {low:+.2f} to {high:+.2f})."
+            )
+        for name, rows in rival["empty"].items():
+            yield f"{rows} rows lack {name}: the rival {rival['name']} takes the mean for them."
+
+
+def of_near_copies(copies, what, between, thing):
+    """Of what stands on two sides under two names, see `engram.measures.copies`."""
+    if copies and copies["between"]:
+        one, other = copies["examples"][0]
+        yield (
+            f"{copies['between']} pairs of {what} of {between} are nearly the same, such as {one} "
+            f"and {other}: one {thing} under two names?"
         )
 
 

@@ -38,6 +38,19 @@ BLOCK = 1 << 24  # values of the one-hot labels held in memory at once
 
 
 @dataclass(frozen=True)
+class Null:
+    """What models say that were trained on moved labels; see `engram.tasks.null`.
+
+    Attributes:
+        probabilities: float64 (n, series, classes).
+        labels: int (series, n), what each was trained on and is scored against.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Out-of-fold predictions of one experiment.
 
@@ -48,6 +61,7 @@ class Predictions:
         table: n rows of facts, indexed by row name.
         header: of the store.
         real: bool (runs,), False for the control trained on moved labels.
+        null: Null of the same rows, or None where the head was not trained again.
     """
 
     probabilities: np.ndarray
@@ -56,6 +70,7 @@ class Predictions:
     table: pd.DataFrame
     header: dict
     real: np.ndarray
+    null: Null | None = None
 
     def rows(self, positions) -> "Predictions":
         """Some rows of these predictions."""
@@ -66,6 +81,7 @@ class Predictions:
             self.table.iloc[positions],
             self.header,
             self.real,
+            self.null and Null(self.null.probabilities[positions], self.null.labels[:, positions]),
         )
 
     @property
@@ -82,17 +98,25 @@ class Predictions:
         """One row a subject, whose probabilities are the means over its rows."""
         subjects = self.table["subject"].to_numpy(str)
         _, first, of_row = np.unique(subjects, return_index=True, return_inverse=True)
-        sums = np.zeros((len(first), *self.probabilities.shape[1:]))
-        np.add.at(sums, of_row, self.probabilities)
-        means = sums / np.bincount(of_row)[:, None, None]
-        return replace(self.rows(first), probabilities=means)
+
+        def mean(values):
+            sums = np.zeros((len(first), *values.shape[1:]))
+            np.add.at(sums, of_row, values)
+            return sums / np.bincount(of_row)[:, None, None]
+
+        found = replace(self.rows(first), probabilities=mean(self.probabilities))
+        if self.null:
+            null = replace(found.null, probabilities=mean(self.null.probabilities))
+            found = replace(found, null=null)
+        return found
 
 
-def read(path) -> Predictions:
-    """The predictions store at `path`.
+def read(path, null=None) -> Predictions:
+    """The predictions store at `path`, and the null at `null`, if there is one.
 
     Raises:
-        InputError: a row was not predicted, its label is no class, or every run is a control.
+        InputError: a row was not predicted, its label is no class, every run is a control, or the
+            null is of other rows.
     """
     rows = store.open(path).load()
     y = rows.table["y"].to_numpy().astype(int)
@@ -104,7 +128,27 @@ def read(path) -> Predictions:
     if not real.any():
         raise InputError(f"{path}: every run was trained on shuffled labels, none to score")
     moved = y if real.all() else rows.table["y_shuffled"].to_numpy().astype(int)
-    return Predictions(rows.array.astype(float), y, moved, rows.table, rows.header, real)
+    series = _null(null, rows) if null else None
+    return Predictions(rows.array.astype(float), y, moved, rows.table, rows.header, real, series)
+
+
+def _null(path, predictions):
+    array = refitted(path, predictions)
+    return Null(array[..., :-1].astype(float), array[..., -1].T.astype(int))
+
+
+def refitted(path, predictions) -> np.ndarray:
+    """What models of moved labels say of the rows of predictions, (n, series, k).
+
+    Raises:
+        InputError: it is of other rows, or not finite.
+    """
+    rows = store.open(path).load()
+    if list(rows.table.index) != list(predictions.table.index):
+        raise InputError(f"{path}: of other rows than the predictions; delete it, to train again")
+    if not np.isfinite(rows.array).all():
+        raise InputError(f"{path}: rows without a prediction; delete it so that it is made again")
+    return rows.array
 
 
 def scores(labels, probabilities) -> dict[str, np.ndarray]:
@@ -124,17 +168,47 @@ def scores(labels, probabilities) -> dict[str, np.ndarray]:
         float (m, runs) by name; NaN for `NEED_TWO_CLASSES` where an arrangement has one class.
     """
     n, runs, k = probabilities.shape
-    truth = (labels[:, None] == np.arange(k)[:, None]).astype(float)
-    predicted = probabilities.argmax(2)[..., None] == np.arange(k)
-    columns = np.stack([predicted, rankdata(probabilities, axis=0), probabilities], axis=1)
-    sums = truth.reshape(-1, n) @ columns.reshape(n, -1)
-    sums = sums.reshape(len(labels), k, 3, runs, k)
+    truth = _one_hot(labels, k)
+    sums = truth.reshape(-1, n) @ _columns(probabilities).reshape(n, -1)
+    squares = (probabilities**2).sum((0, 2))
+    return _of_sums(sums.reshape(len(labels), k, 3, runs, k), truth.sum(2)[:, None], squares, n)
+
+
+def own_scores(labels, probabilities) -> dict[str, np.ndarray]:
+    """`scores` of each run under labels of its own.
+
+    Args:
+        labels: int (m, n).
+        probabilities: float (n, m, classes).
+
+    Returns:
+        float (m, 1) by name.
+    """
+    n, m, k = probabilities.shape
+    truth = _one_hot(labels, k)
+    columns = _columns(probabilities).transpose(2, 0, 1, 3).reshape(m, n, -1)
+    squares = (probabilities**2).sum((0, 2))[:, None]
+    return _of_sums((truth @ columns).reshape(m, k, 3, 1, k), truth.sum(2)[:, None], squares, n)
+
+
+def _one_hot(labels, k):
+    return (labels[:, None] == np.arange(k)[:, None]).astype(float)
+
+
+def _columns(probabilities):
+    """What is summed over the rows of a class: calls, ranks and probabilities, (n, 3, runs, k)."""
+    predicted = probabilities.argmax(2)[..., None] == np.arange(probabilities.shape[2])
+    return np.stack([predicted, rankdata(probabilities, axis=0), probabilities], axis=1)
+
+
+def _of_sums(sums, count, squares, n):
+    """Scores (m, runs) of sums (m, k, 3, runs, k) over the rows of each class, (m, 1, k) rows."""
     confusion = sums[:, :, 0].transpose(0, 2, 1, 3)
-    count = truth.sum(2)[:, None]
     hits = np.einsum("mrkk->mrk", confusion)
     calls = confusion.sum(2)
     accuracy = hits.sum(2) / n
     agreement = (count * calls).sum(2) / n**2
+    own = np.einsum("mkrk->mr", sums[:, :, 2])
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {
             "balanced_accuracy": mean_defined(hits / count, 2),
@@ -142,7 +216,8 @@ def scores(labels, probabilities) -> dict[str, np.ndarray]:
             "macro_f1": mean_defined(2 * hits / (count + calls), 2),
             "kappa": (accuracy - agreement) / (1 - agreement),
             "accuracy": accuracy,
-            "brier": _brier(np.einsum("mkrk->mr", sums[:, :, 2]), probabilities),
+            # half the mean squared distance to the one-hot label: sum p^2 - 2 p[y] + 1
+            "brier": (squares - 2 * own + n) / (2 * n),
         }
     one_class = (count > 0).sum(2) < 2
     for name in NEED_TWO_CLASSES:
@@ -153,12 +228,6 @@ def scores(labels, probabilities) -> dict[str, np.ndarray]:
 def _auc(rank_sums, count, n):
     each = (rank_sums - count * (count + 1) / 2) / (count * (n - count))
     return each[..., 1] if each.shape[2] == 2 else mean_defined(each, 2)
-
-
-def _brier(own, probabilities):
-    """Half the mean squared distance to the one-hot label: sum p^2 - 2 p[y] + 1."""
-    n = len(probabilities)
-    return ((probabilities**2).sum((0, 2)) - 2 * own + n) / (2 * n)
 
 
 def scores_by_group(labels, probabilities, groups) -> dict[str, np.ndarray]:
@@ -272,6 +341,18 @@ def null_scores(labels, probabilities, groups) -> dict[str, np.ndarray]:
     """
     found = scores_by_group(labels, probabilities, groups)
     return {name: mean_defined(values, 0) for name, values in found.items()}
+
+
+def refitted_scores(null, groups) -> dict[str, np.ndarray]:
+    """Mean over groups of the scores of each series by its own models, float (series, 1) by name.
+
+    Args:
+        null: Null.
+        groups: int (n,), 0 to the number of groups - 1.
+    """
+    rows = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    each = [own_scores(null.labels[:, at], null.probabilities[at]) for at in rows]
+    return {name: mean_defined(np.stack([one[name] for one in each]), 0) for name in each[0]}
 
 
 def permutation_p(name, value, null, shared) -> float:

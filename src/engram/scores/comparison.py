@@ -10,9 +10,10 @@ import pandas as pd
 from engram import store
 from engram.errors import InputError
 from engram.measures.fingerprint import identification
-from engram.measures.inference import holm, interval, t_test
+from engram.measures.inference import holm
 from engram.measures.neighbours import purity, silhouette
 from engram.measures.similarity import linear_cka, stratified
+from engram.scores import gains
 from engram.store import json_file
 
 ROWS = 2000  # most rows that spaces are measured on
@@ -40,8 +41,8 @@ def compare(scores, features, costs, y, comparison, spec):
         y: label stores.
         comparison: JSON file to write; what it holds says `build`.
         spec: dict with `members`, each with experiment, title, sources (name and number of
-            stores of each; none if it is compared by its scores alone), is_baseline and
-            control_of.
+            stores of each; none if it is compared by its scores alone), is_baseline, control_of
+            and role ("model", "random" weights or "baseline", which has none).
 
     Raises:
         InputError: the stores share too few usable rows, or a model and its control ran at
@@ -73,7 +74,7 @@ def build(members, scores, features, costs, y) -> dict:
     """Everything that table and figures of a comparison show.
 
     Args:
-        members: dicts with experiment, title, sources, is_baseline and control_of; a member
+        members: dicts with experiment, title, sources, is_baseline, control_of and role; a member
             without sources has scores and nothing else.
         scores: for each member, its scores as `evaluate` writes them.
         features: for each member and each of its sources, the paths of the feature stores.
@@ -81,8 +82,9 @@ def build(members, scores, features, costs, y) -> dict:
         y: paths of the label stores.
 
     Returns:
-        dict with `rows` (how many were measured, and of what), `members` (best score first)
-        and `cka` (experiments in the order given, and the matrix).
+        dict with `rows` (how many were measured, and of what), `members` (best score first),
+        `best_baseline` (see `gains.weigh_best`) and `cka` (experiments in the order given, and the
+        matrix).
 
     Raises:
         InputError: the stores share fewer than 4 rows that are usable in all of them, or a
@@ -109,8 +111,10 @@ def build(members, scores, features, costs, y) -> dict:
     raw = [np.nan if m["difference_p"] is None else m["difference_p"] for m in rivals]
     for member, p in zip(rivals, holm(raw), strict=True):
         member["difference_p_holm"] = p
-    paired = {m["experiment"]: _paired(s) for m, s in zip(members, scores, strict=True)}
-    _weigh_weights(described, paired, scores[0]["settings"])
+    paired = {m["experiment"]: gains.paired(s) for m, s in zip(members, scores, strict=True)}
+    settings = scores[0]["settings"]
+    gains.weigh_weights(described, paired, settings)
+    best = gains.weigh_best(described, paired, settings, scores[0]["metrics"][0]["metric"])
     spaced = [i for i, space in enumerate(spaces) if space is not None]
     return {
         "rows": {
@@ -119,7 +123,8 @@ def build(members, scores, features, costs, y) -> dict:
             "scans": len(table.groupby(["subject", "scan"])),
             "neighbours": NEIGHBOURS,
         },
-        "members": sorted(described, key=_rank),
+        "members": sorted(described, key=gains.rank),
+        "best_baseline": best,
         "cka": {
             "experiments": [members[i]["experiment"] for i in spaced],
             "titles": [members[i]["title"] for i in spaced],
@@ -139,71 +144,6 @@ def _refuse_unlike_twins(members, facts):
                 f"{control['experiment']} in {' and '.join(ran)}: their difference would not be "
                 "that of their weights; set the same `precision`, fp32 or bf16, for both backbones"
             )
-
-
-def _weigh_weights(described, paired, settings):
-    """Give each member that has a control what its weights gain over random ones, as `gain`."""
-    by_name = {member["experiment"]: member for member in described}
-    pairs = [(by_name[c["control_of"]], c) for c in described if c["control_of"] in by_name]
-    for member in described:
-        member["gain"] = None
-    for member, control in pairs:
-        mine, theirs = (paired[one["experiment"]] for one in (member, control))
-        member["gain"] = paired_gain(mine["subjects"], theirs["subjects"], settings)
-        member["gain"]["metric"] = mine["metric"]
-        if mine["metric"] == "mae":  # errors: what is gained is what they are smaller by
-            member["gain"] |= _turned(member["gain"])
-    raw = [member["gain"]["p"] for member, _ in pairs]
-    for (member, _), p in zip(pairs, holm(raw), strict=True):
-        member["gain"]["p_holm"] = p
-
-
-def _turned(gain):
-    return {
-        "difference": -gain["difference"],
-        "low": -gain["high"],
-        "high": -gain["low"],
-        "subjects": {subject: -value for subject, value in gain["subjects"].items()},
-    }
-
-
-def _paired(scores):
-    """The metric by which subjects are paired: the first, or what a subject of one row has.
-
-    That is the error of a number, and where a class is of the subject, accuracy.
-    """
-    rows = {row["metric"]: row for row in scores["metrics"]}
-    first = scores["metrics"][0]
-    return rows.get("mae") or (first if first["subjects"] else rows.get("accuracy", first))
-
-
-def paired_gain(mine, theirs, settings) -> dict:
-    """What one experiment gains over another, paired by subject.
-
-    Args:
-        mine, theirs: score by subject, averaged over seeds; None where it is undefined.
-        settings: of the evaluation, with `confidence`.
-
-    Returns:
-        difference, the mean over the subjects that both have; low, high, its interval, as
-        `inference.interval` makes it; p, of `inference.t_test`, both for models of subjects that
-        were trained on each other's data; subjects,
-        {subject: difference}.  NaN where fewer than two subjects (interval, p) or none are left.
-    """
-    both = [s for s in mine if s in theirs and None not in (mine[s], theirs[s])]
-    gained = np.array([mine[subject] - theirs[subject] for subject in both])
-    low, high = interval(gained, (-np.inf, np.inf), settings["confidence"], shared=True)
-    return {
-        "difference": gained.mean() if both else np.nan,
-        "low": low,
-        "high": high,
-        "p": t_test(gained, shared=True),
-        "subjects": dict(zip(both, gained.tolist(), strict=True)),
-    }
-
-
-def _rank(member):
-    return -np.inf if member["value"] is None else -member["value"], member["title"]
 
 
 def _scored(scores):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from engram import store
+from engram import flags, store
 from engram.planning import components
+from engram.scores import caveats
 
 MOST_GROUPS = 8  # of one fact; nor may there be more than half as many as subjects
 
@@ -19,10 +20,10 @@ COLUMNS = (
 )
 
 #: What is known beside the scores; empty where a task does not measure it.
-BESIDE = {"null": None, "rivals": [], "sensitivity": None}
+BESIDE = {"null": None, "rivals": [], "sensitivity": None, "learning_curve": []}
 
 
-def evaluate(predictions, baseline, x, scores, spec):
+def evaluate(predictions, baseline, x, scores, spec, null=None):
     """Score the predictions of one experiment and write the scores file, JSON without NaN.
 
     The module of the task in `engram.scores` does it: `score(predictions, baseline, x, spec)`
@@ -53,35 +54,45 @@ def evaluate(predictions, baseline, x, scores, spec):
 
             rivals: what could explain the first metric without the inputs, one dict a rival, such
             as the clock: name, of (the columns that it knows), metric, value, low, high, subjects,
-            and difference, what the experiment has more, with interval and p.
+            difference, what the experiment has more, with interval and p, and empty, rows that
+            lack a fact, by column.
 
             sensitivity: of the first metric, what is left to a linear model of the inputs: model
             (in words), metric, value, subject_share (of the variance of the inputs, what is between
             subjects), and without, one dict for each thing that is taken out of the inputs, fitted
-            on the training rows of every fold: of ("subject", or columns), value, low, high and
-            difference with interval and p.
+            on the training rows of every fold: of (["subject"], or columns), value, low, high and
+            difference, what the inputs as they are have more, with interval and p.
+
+            learning_curve: the first metric by the number of training subjects, of experiments with
+            `train_subjects`, see `engram.scores.learning.curve`.
         spec: dict with task, experiment, baseline (its name or None), generalises_to and
             evaluation.
+        null: path of what models of moved labels say, see `engram.tasks.null`, or None.
 
     Raises:
         InputError: the predictions are incomplete or do not suit the baseline or `x`.
     """
     task = components.module("scores", spec["task"])
     header = store.open(predictions).header
+    again = {"null": null} if null and len(store.open(null)) else {}
     result = {
         **{key: spec[key] for key in ("experiment", "task", "generalises_to", "baseline")},
         **{key: header[key] for key in ("flags", "sources", "inputs", "targets", "runs")},
         **{key: header[key] for key in ("applied",) if key in header},
         **BESIDE,
-        **task.score(predictions, baseline, x, spec),
+        **task.score(predictions, baseline, x, spec, **again),
     }
     result["metrics"] = [_row(row) for row in result["metrics"]]
+    for row in result["metrics"][1:]:  # the margin is in units of the first
+        row["equivalence_p"] = None
     if "recording" in result["flags"]:
         nothing = {"low": None, "high": None, "interval": None}
         result["metrics"] = [row | nothing for row in result["metrics"]]
     table = store.open(predictions).table
     result["groups"] = groups(table, header.get("facts", {}), result["metrics"])
     result = plain(result)
+    if caveats.control_as_high(result):
+        result["flags"] = flags.ordered([*result["flags"], "control"])
     result["warnings"] = list(task.warnings(result))
     with store.replaced(scores) as temporary:
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)

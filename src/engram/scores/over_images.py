@@ -60,6 +60,7 @@ def metrics(subjects, others, chosen, chance, less=()) -> list[dict]:
             "high": high,
             "interval": "crossed t" if low is not None else None,
             "chance": chance(name, subjects, null[name]),
+            **_band(name, null[name], chosen),
             "p": inference.permutation_p(sign * value, sign * null[name]),
             "control": np.mean(control) if np.size(control) else None,
             "seed_sd": seeds.std(ddof=1) if len(seeds) > 1 else None,
@@ -70,6 +71,11 @@ def metrics(subjects, others, chosen, chance, less=()) -> list[dict]:
             line |= _gained(matrix, _matrix(others, name), chosen)
         found.append(line)
     return found
+
+
+def fixed(permutations) -> dict:
+    """What scores say of a null that exchanges images under predictions as they are."""
+    return {"kind": "fixed", "n": permutations, "floor": 1 / (1 + permutations)}
 
 
 def refuse_other_rows(table, other, path):
@@ -94,6 +100,14 @@ def _null(subjects, permutations):
         for name, values in one.null(rng, permutations).items():
             parts.setdefault(name, []).append(values)
     return {name: np.mean(of_subjects, 0) for name, of_subjects in parts.items()}
+
+
+def _band(name, null, chosen):
+    """The middle of the null; of R², whose chance is the training mean, it lies far below that."""
+    if name.startswith("r2"):
+        return {}
+    low, high = inference.percentile_interval(null, chosen.confidence)
+    return {"null_low": low, "null_high": high}
 
 
 def _matrix(subjects, name):
@@ -121,4 +135,5 @@ def _gained(matrix, other, chosen):
         "difference_low": low,
         "difference_high": high,
         "difference_p": p,
+        **(inference.claims(gain.to_numpy(), chosen.margin) if p is not None else {}),
     }

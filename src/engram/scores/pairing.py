@@ -9,19 +9,21 @@ DIGITS = 12  # shares of pictures are compared to; what rounding makes differ is
 LEVEL = 0.05
 
 
-def pairing(this, other, shared) -> dict:
+def pairing(this, other, shared, margin=None) -> dict:
     """The gain in top-1 over another experiment, by subject, and three tests of it.
 
     Args:
         this, other: float frames (subjects, pictures) of the share of seeds that found a
             picture, with the same index and columns.
         shared: whether models of subjects were trained on each other's data.
+        margin: see `inference.claims`.
 
     Returns:
         gain: mean over subjects; interval and p: of it, subjects and pictures being random
-        (`inference.crossed`); subjects: {subject: gain}; wilcoxon: of the signed-rank test over
-        subjects; mcnemar: p, {subject: p} of the pictures that one alone finds, and the number
-        of subjects that are better and worse at 0.05 after Holm.
+        (`inference.crossed`); claims: of `inference.claims`; subjects: {subject: gain};
+        wilcoxon: of the signed-rank test over subjects; mcnemar: p, {subject: p} of the pictures
+        that one alone finds, and the number of subjects that are better and worse at 0.05 after
+        Holm.
     """
     gain = this - other
     of_subject = gain.mean(axis=1)
@@ -30,6 +32,7 @@ def pairing(this, other, shared) -> dict:
         "gain": float(of_subject.mean()),
         "interval": [low, high],
         "p": p,
+        "claims": inference.claims(gain.to_numpy(), margin, shared),
         "wilcoxon": wilcoxon(of_subject.to_numpy()),
         "subjects": {str(subject): float(value) for subject, value in of_subject.items()},
         "mcnemar": _mcnemar_of_subjects(this > 0.5, other > 0.5),

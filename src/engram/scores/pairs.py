@@ -6,9 +6,12 @@ import pandas as pd
 from engram import store
 from engram.errors import InputError
 from engram.measures import inference, ranking
+from engram.scores import caveats, over_images
 from engram.scores.pairing import pairing
+from engram.scores.settings import settings
 
 INTERVALS = ("top1", "top3", "top5", "mrr", "mean_rank")
+PAIRINGS = 1000  # of pictures with what was seen, for p
 
 
 def score(predictions, baseline, x, spec) -> dict:
@@ -21,7 +24,8 @@ def score(predictions, baseline, x, spec) -> dict:
     Args:
         predictions: path of a store float32 (n, runs, m), see `engram.tasks.pairs`.
         baseline: paths of the predictions to compare with: one or none.
-        x, spec: not needed.
+        x: not needed.
+        spec: its `evaluation` holds fields of `Settings`, of which `margin` is used.
 
     Returns:
         dict with metrics; candidates, how many pictures there were; sample; paired, further
@@ -33,12 +37,13 @@ def score(predictions, baseline, x, spec) -> dict:
     """
     every = _read(predictions)
     this = every.some(every.table["fewer"].to_numpy() == 0)
-    paired = _paired(this, baseline)
+    paired = _paired(this, baseline, settings(spec["evaluation"]).margin)
     attainable = this.header.get("attainable")
     metrics = _metrics(this, paired)
     predicted = {row["metric"]: _predicted(attainable, row["metric"]) for row in metrics}
     return {
         "metrics": metrics,
+        "null": over_images.fixed(PAIRINGS),
         "candidates": len(this.header["candidates"]),
         "sample": {
             "subjects": int(this.table["subject"].nunique()),
@@ -48,6 +53,7 @@ def score(predictions, baseline, x, spec) -> dict:
         "paired": paired and {key: paired[key] for key in ("subjects", "wilcoxon", "mcnemar")},
         "repetitions": _repetitions(every),
         "attainable": attainable,
+        "near_copies": this.header.get("near_copies"),
         "predicted": {name: interval for name, interval in predicted.items() if interval},
     }
 
@@ -120,17 +126,21 @@ def _metrics(this, paired):
 
 def _tested(this, paired, value):
     """What is known of top-1 alone: its p, and the gain over the baseline."""
-    p = ranking.permutation(this.similarity[:, this.real].swapaxes(0, 1), this.truth)[2]
+    similarity = this.similarity[:, this.real].swapaxes(0, 1)
+    _, null, p = ranking.permutation(similarity, this.truth, resamples=PAIRINGS)
+    null_low, null_high = inference.percentile_interval(null, 0.95)
+    tested = {"p": p, "null_low": null_low, "null_high": null_high}
     if not paired:
-        return {"p": p}
+        return tested
     low, high = paired["interval"]
     return {
-        "p": p,
+        **tested,
         "baseline": value - paired["gain"],
         "difference": paired["gain"],
         "difference_low": low,
         "difference_high": high,
         "difference_p": paired["p"],
+        **paired["claims"],
     }
 
 
@@ -214,7 +224,7 @@ def _repetitions(every):
     return found
 
 
-def _paired(this, baseline):
+def _paired(this, baseline, margin):
     """Top-1 beside that of another image encoder, on the same test rows of the same subjects."""
     if not baseline:
         return None
@@ -223,7 +233,7 @@ def _paired(this, baseline):
     own, others = (one.matrix(_values(one, "top1")) for one in (this, other))
     if (own - others).isna().to_numpy().any():
         raise InputError(f"{baseline[0]}: has other test rows; give a baseline on the same data")
-    return pairing(own, others, this.shared)
+    return pairing(own, others, this.shared, margin)
 
 
 def warnings(result) -> list[str]:
@@ -235,6 +245,9 @@ def warnings(result) -> list[str]:
             "The epoch of every model was chosen on the test pictures, as published; the scores "
             "are optimistic. See the clean protocol beside it."
         )
+    found += caveats.of_near_copies(
+        result["near_copies"], "pictures", "training and test", "picture"
+    )
     top1 = result["metrics"][0]
     control, chance, rows = top1["control"], top1["chance"], result["sample"]["rows"]
     if control > chance + 4 * np.sqrt(chance * (1 - chance) / rows):

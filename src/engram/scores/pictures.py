@@ -13,7 +13,7 @@ import numpy as np
 from engram import store
 from engram.errors import InputError
 from engram.scores import over_images
-from engram.scores.settings import Settings
+from engram.scores.settings import settings
 
 
 def score(predictions, baseline, x, spec) -> dict:
@@ -22,7 +22,8 @@ def score(predictions, baseline, x, spec) -> dict:
     Args:
         predictions: path of a store, see `engram.tasks.pictures`.
         baseline: paths of the predictions to compare with: one or none.
-        x, spec: not needed.
+        x: not needed.
+        spec: its `evaluation` holds fields of `Settings`.
 
     Returns:
         dict with metrics; candidates, how many images there are to tell apart, of the subject with
@@ -32,7 +33,7 @@ def score(predictions, baseline, x, spec) -> dict:
     Raises:
         InputError: the baseline has other test rows, measures or another dialect.
     """
-    chosen, this = Settings(), _Read(predictions)
+    chosen, this = settings(spec["evaluation"]), _Read(predictions)
     other = _Read(baseline[0]) if baseline else None
     if other:
         _refuse_other(this, other, baseline[0])
@@ -42,6 +43,7 @@ def score(predictions, baseline, x, spec) -> dict:
         "metrics": over_images.metrics(
             subjects, other.measured() if other else None, chosen, _chance, less
         ),
+        "null": over_images.fixed(chosen.permutations),
         "candidates": max(len(one.images) for one in subjects.values()),
         **{key: this.header[key] for key in ("protocol", "zscore", "decoder", "comparison")},
         "sample": {

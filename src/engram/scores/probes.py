@@ -9,6 +9,7 @@ from sklearn.model_selection import GroupKFold
 
 from engram import store
 from engram.errors import InputError
+from engram.measures.copies import near_copies
 from engram.scores.sample import autocorrelation
 
 DIMS = 512  # of one source
@@ -17,7 +18,7 @@ BLOCK = 1024  # rows read at once
 PENALTIES = np.logspace(0, 5, 6)
 
 
-def probe(x, table, rng) -> dict:
+def probe(x, table, rng) -> tuple[dict, np.ndarray]:
     """All probes of the inputs of an experiment.
 
     Args:
@@ -26,8 +27,9 @@ def probe(x, table, rng) -> dict:
         rng: Generator, draws the rows of the probes and projects wide features.
 
     Returns:
-        JSON-able dict: subject_identity, time_in_scan, duplicate_windows and
-        feature_autocorrelation, of all sources side by side.
+        JSON-able dict: subject_identity, time_in_scan, duplicate_windows, near_copies
+        and feature_autocorrelation, of all sources side by side; and these reduced inputs,
+        float32 (n, d).
 
     Raises:
         InputError: a scored row is in no store of a source.
@@ -39,12 +41,14 @@ def probe(x, table, rng) -> dict:
         features = features @ random / np.sqrt(np.float32(features.shape[1]))
     digests = list(zip(*(digests for _, digests in sources), strict=True))
     some = np.sort(rng.permutation(len(table))[:ROWS])
-    return {
+    found = {
         "subject_identity": subject_identity(features[some], table.iloc[some]),
         "time_in_scan": time_in_scan(features[some], table.iloc[some]),
         "duplicate_windows": len(digests) - len(set(digests)),
+        "near_copies": near_copies(features, table, rng),
         "feature_autocorrelation": autocorrelation(features, table),
     }
+    return found, features
 
 
 def subject_identity(features, table) -> dict:

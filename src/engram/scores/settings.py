@@ -1,7 +1,7 @@
 """The `evaluation` part of the configuration."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engram.errors import InputError
 
@@ -16,23 +16,34 @@ class Settings:
         bootstrap: resamples of subjects for an interval.
         permutations: shifted label series for a p.
         confidence: of the intervals.
-        probes: whether to ask what else the inputs know (subject, time, copies).
+        margin: gains over a baseline that are no larger count as none, in units of the first
+            metric, e.g. 0.05: what is gained is then tested for lying within; null claims nothing.
+        probes: whether to ask what else the inputs know (subject, time, copies), and what is left
+            of them without.
+        confounds: columns that the dataset carries which could explain the label.
     """
 
     bootstrap: int = 2000
     permutations: int = 1000
     confidence: float = 0.95
     probes: bool = True
+    margin: float | None = None
+    confounds: list[str] = field(default_factory=list)
 
 
 def settings(given) -> Settings:
     """Settings of a dict.
 
     Raises:
-        InputError: a key is unknown.
+        InputError: a key is unknown, or the margin is not above 0.
     """
     known = [field.name for field in dataclasses.fields(Settings)]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise InputError(f"evaluation.{unknown[0]}: unknown key; there is {', '.join(known)}")
-    return Settings(**given)
+    found = Settings(**given)
+    if found.margin is not None and not found.margin > 0:
+        raise InputError(
+            f"evaluation.margin: {found.margin:g} is no margin; it is above 0, or null"
+        )
+    return found

@@ -4,6 +4,9 @@ import numpy as np
 
 from engram.measures.inference import (
     arrangements,
+    bounded_interval,
+    claims,
+    detectable,
     interval,
     kind,
     mean_defined,
@@ -18,6 +21,7 @@ from engram.scores.classification import (
     observed,
     permutation_p,
     prior,
+    refitted_scores,
     scores,
 )
 from engram.scores.settings import SEED
@@ -40,12 +44,15 @@ def summarise(this, shared, settings) -> dict:
 
     Returns:
         dict with metrics (columns of `engram.scores.evaluation`; NaN stands for what does not
-        exist); pooled, whether balanced accuracy had to be; undefined, subjects that it leaves
-        out; p_min, the smallest p possible; majority, by metric the score of always naming the
-        class most frequent in training.
+        exist); over_control, difference, low and high of what balanced accuracy is above that of
+        the control, paired by subject, or None; pooled, whether balanced accuracy had to be;
+        undefined, subjects that it leaves out; p_min, the smallest p possible; null, see
+        `engram.scores.evaluation`; majority, by metric the score of always naming the class most
+        frequent in training.
     """
     rng = np.random.default_rng(SEED)
     labels = arrangements(this.y, this.table, settings.permutations, rng)
+    known = this.null.labels if this.null else labels
     lines = _lines(this, shared, labels, settings, pooled=False)
     majority = _majority(this, pooled=False)
     first = lines["balanced_accuracy"]
@@ -60,7 +67,13 @@ def summarise(this, shared, settings) -> dict:
         "metrics": [{"metric": name, **line} for name, line in lines.items()],
         "pooled": pooled,
         "undefined": undefined,
-        "p_min": smallest_p(this.y, labels),
+        "over_control": None if pooled else _over_control(this, settings),
+        "p_min": smallest_p(this.y, known),
+        "null": {
+            "kind": "refitted" if this.null else "fixed",
+            "n": len(known),
+            "floor": smallest_p(this.y, known),
+        },
         "majority": majority,
     }
 
@@ -69,7 +82,7 @@ def _lines(this, shared, labels, settings, pooled):
     """The line of every score; `pooled` takes all rows as those of one subject."""
     names, groups = _groups(this, pooled)
     found = observed(this.y, this.probabilities[:, this.real], groups)
-    null = null_scores(labels, this.probabilities[:, this.real], groups)
+    null = _null_scores(this, labels, groups)
     control, control_null = _control(this, groups, settings)
     resampled = _resampled(this, settings) if pooled else {}
     gains = _gains(shared, settings) if pooled and shared else {}
@@ -81,7 +94,7 @@ def _lines(this, shared, labels, settings, pooled):
             "value": mean_defined(subjects),
             **_interval(name, subjects, this.shared, settings, resampled.get(name)),
             **_null(name, null, settings),
-            "p": _p(name, found, null, this.shared),
+            "p": _p(name, found, null, this.shared and not this.null),
             "control": mean_defined(control[name]) if name in control else np.nan,
             "control_p": _p(name, control, control_null, this.shared),
             "seed_sd": _spread(mean_defined(found[name], 0)),
@@ -125,7 +138,7 @@ def _interval(name, subjects, shared, settings, resampled=None):
         low, high = percentile_interval(resampled, settings.confidence)
         return {"low": low, "high": high, "interval": "bootstrap"}
     values = subjects[~np.isnan(subjects)]
-    low, high = interval(values, LIMITS[name], settings.confidence, shared)
+    low, high = bounded_interval(values, LIMITS[name], settings.confidence, shared)
     return {"low": low, "high": high, "interval": kind(shared)}
 
 
@@ -148,7 +161,7 @@ def _gains(shared, settings):
     p is twice the share of draws on the other side of 0 (Efron & Tibshirani 1993, ch. 16).
     """
     mine, theirs = (_resampled(these, settings) for these in shared)
-    found = {}
+    subjects, found = shared[0].table["subject"].nunique(), {}
     for name in mine:
         drawn = (mine[name] - theirs[name])[~np.isnan(mine[name] - theirs[name])]
         low, high = percentile_interval(drawn, settings.confidence)
@@ -157,8 +170,24 @@ def _gains(shared, settings):
             "difference_low": low,
             "difference_high": high,
             "difference_p": min(1.0, 2 * (1 + beyond) / (1 + len(drawn))),
+            "detectable": detectable([drawn.std()], [subjects - 1]),
+            "equivalence_p": _equivalence(drawn, settings.margin),
         }
     return found
+
+
+def _null_scores(this, labels, groups):
+    """Scores under the null: of models of moved labels, or of these predictions under such."""
+    if this.null:
+        return refitted_scores(this.null, groups)
+    return null_scores(labels, this.probabilities[:, this.real], groups)
+
+
+def _equivalence(drawn, margin):
+    if margin is None:
+        return None
+    beyond = max((drawn >= margin).sum(), (drawn <= -margin).sum())
+    return (1 + beyond) / (1 + len(drawn))
 
 
 def _null(name, null, settings):
@@ -173,7 +202,7 @@ def _spread(values):
 
 
 def _p(name, found, null, shared):
-    """How often shifted labels suit the predictions as well as the labels they were made for."""
+    """How often moved labels do as well as those that are scored; see `permutation_p`."""
     if name not in null or name not in found:
         return np.nan
     return permutation_p(name, mean_defined(found[name]), null[name].mean(1), shared)
@@ -192,6 +221,19 @@ def _control(this, groups, settings):
     labels = arrangements(this.moved, this.table, settings.permutations, rng)
     found = observed(this.moved, probabilities, groups)
     return found, null_scores(labels, probabilities, groups)
+
+
+def _over_control(this, settings):
+    """What the first score is above that of the control, paired by subject, with its interval."""
+    if this.real.all():
+        return None
+    _, groups = _groups(this, False)
+    control = observed(this.moved, this.probabilities[:, ~this.real], groups)
+    mine = _by_subject(this, False)["balanced_accuracy"]
+    above = mine - control["balanced_accuracy"].mean(1)
+    above = above[~np.isnan(above)]
+    low, high = interval(above, (-1, 1), settings.confidence, this.shared)
+    return {"difference": mean_defined(above), "low": low, "high": high}
 
 
 def _by_subject(these, pooled):
@@ -216,4 +258,5 @@ def _difference(name, compared, shared, settings):
         "difference_low": low,
         "difference_high": high,
         "difference_p": t_test(gained, shared),
+        **claims(gained, settings.margin, shared),
     }

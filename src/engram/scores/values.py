@@ -16,17 +16,23 @@ from engram import store
 from engram.errors import InputError
 from engram.measures.inference import (
     arrangements,
+    claims,
+    claims_of_interval,
     interval,
     jackknife,
     kind,
     mean_defined,
+    percentile_interval,
     permutation_p,
     smallest_p,
     t_test,
     train_each_other,
 )
-from engram.scores import caveats
+from engram.scores import caveats, classification, learning
 from engram.scores.probes import probe
+from engram.scores.question import Question
+from engram.scores.rivals import rivals
+from engram.scores.sensitivity import ROWS, sensitivity
 from engram.scores.settings import SEED, settings
 
 FEWEST = 3  # observations that a score can be taken of
@@ -42,6 +48,8 @@ class Predictions:
         expected, expected_moved: float64 (n,), the mean of the training rows of either.
         table: n rows of facts; header: of the store.
         real: bool (runs,), False for the control.
+        null: float64 (n, series, 3), what models of moved numbers predict, what they expect and
+            what they were trained on, see `engram.tasks.values.null`; None where there are none.
     """
 
     predicted: np.ndarray
@@ -52,16 +60,17 @@ class Predictions:
     table: pd.DataFrame
     header: dict
     real: np.ndarray
+    null: np.ndarray | None = None
 
     def rows(self, positions) -> "Predictions":
         """Some rows of these predictions."""
+        return self._each(lambda values: values[positions], positions)
+
+    def _each(self, change, rows):
         arrays = (self.predicted, self.y, self.moved, self.expected, self.expected_moved)
-        return Predictions(
-            *(values[positions] for values in arrays),
-            self.table.iloc[positions],
-            self.header,
-            self.real,
-        )
+        null = None if self.null is None else change(self.null)
+        table = self.table.iloc[rows]
+        return Predictions(*map(change, arrays), table, self.header, self.real, null)
 
     def by_subject(self) -> "Predictions":
         """One row a subject: means of what its rows are and of what is predicted for them."""
@@ -75,10 +84,7 @@ class Predictions:
             np.add.at(sums, of_row, values)
             return sums / rows.reshape(-1, *[1] * (values.ndim - 1))
 
-        arrays = (self.predicted, self.y, self.moved, self.expected, self.expected_moved)
-        return Predictions(
-            *map(mean, arrays), self.table.iloc[first], self.header, self.real
-        )  # fmt: skip
+        return self._each(mean, first)
 
     @property
     def of_control(self) -> "Predictions":
@@ -179,35 +185,38 @@ SCORES = {
 # ---- the stage ----------------------------------------------------------------------------
 
 
-def score(predictions, baseline, x, spec) -> dict:
+def score(predictions, baseline, x, spec, null=None) -> dict:
     """Scores of out-of-fold numbers, see `engram.scores.evaluation.evaluate`.
 
-    Intervals, p and gains rest on subjects. Chance is the training mean, which explains nothing
-    and errs by as much as it does; of correlations, which it has none, the mean under the null.
-    The null exchanges the numbers of subjects, or shifts series within their scans. A comparison
-    with the baseline rests on the rows that both predict.
+    Intervals, p and gains rest on subjects. Chance is the training mean, which explains nothing and
+    errs by as much as it does; of correlations, which it has none, the mean under the null. The
+    null exchanges the numbers of subjects, or shifts series within their scans; with `null` models
+    were trained again on these, and chance is what they score. A comparison with the baseline rests
+    on the rows that both predict.
 
     Args:
         predictions: path of a predictions store, numbers (n, runs, 1), see `engram.tasks.values`.
-        baseline, x: as for `evaluate`.
+        baseline, x, null: as for `evaluate`.
         spec: its `evaluation` holds fields of `Settings`.
 
     Returns:
         dict with metrics; level, "between" or "within" subjects; column and unit of the numbers;
         people, of every subject what it is, what is predicted and the fold; sample; undefined,
-        subjects without a correlation; p_min, the smallest p possible; baseline_rows, how many
-        both predict, or None; probes; settings.
+        subjects without a correlation; p_min, the smallest p possible; null; baseline_rows, how
+        many both predict, or None; probes; rivals; learning_curve, whose R^2 compare with the mean
+        of all training rows whatever their number; settings.
 
     Raises:
         InputError: predictions are incomplete, the baseline predicts other numbers, or a scored
             row is missing in `x`.
     """
-    chosen, rows = settings(spec["evaluation"]), _read(predictions)
+    chosen, rows = settings(spec["evaluation"]), _read(predictions, null)
     within = _varies(rows)
     this = rows if within else rows.by_subject()
     shared = _shared(rows, baseline)
     labels = _arrangements(this.y, this.table, within, chosen)
     metrics = _metrics(this, labels, within, chosen, shared)
+    series = labels if this.null is None else this.null[..., 2].T
     (of_subjects,) = (row["subjects"] for row in metrics if row["metric"] == "pearson_r")
     return {
         "metrics": metrics,
@@ -216,14 +225,73 @@ def score(predictions, baseline, x, spec) -> dict:
         "people": _people(rows),
         "sample": _sample(rows),
         "undefined": [name for name, value in of_subjects.items() if np.isnan(value)],
-        "p_min": smallest_p(this.y, labels),
+        "p_min": smallest_p(this.y, series),
+        "null": {
+            "kind": "fixed" if this.null is None else "refitted",
+            "n": len(series),
+            "floor": smallest_p(this.y, series),
+        },
         "baseline_rows": len(shared[0].y) if shared else None,
-        "probes": probe(x, rows.table, np.random.default_rng(SEED)) if chosen.probes else None,
+        "learning_curve": _learning(rows, metrics[0], within, labels, chosen),
+        **_inputs(x, rows, within, chosen),
+        "rivals": rivals(_question(rows, within, chosen), rows.seeds[..., None], chosen.confounds),
         "settings": dataclasses.asdict(chosen),
     }
 
 
-def _read(path):
+def _learning(rows, first, within, labels, chosen):
+    def scored(predicted):
+        real = np.ones(predicted.shape[1], bool)
+        these = dataclasses.replace(rows, predicted=predicted[..., 0], real=real, null=None)
+        these = these if within else these.by_subject()
+        return _metrics(these, labels[:1], within, chosen, None)[0]
+
+    return learning.curve(rows.table, rows.header, first, scored)
+
+
+def _inputs(x, rows, within, chosen):
+    """What the inputs know, and what is left of them without some of it."""
+    if not chosen.probes:
+        return {"probes": None}
+    random = np.random.default_rng(SEED)
+    probes, features = probe(x, rows.table, random)
+    some = np.sort(random.permutation(len(features))[:ROWS])
+    left = sensitivity(_question(rows.rows(some), within, chosen), features[some], chosen.confounds)
+    return {"probes": probes, "sensitivity": left}
+
+
+def _question(rows, within, chosen):
+    """What the experiment asks, scored by R^2: within subjects, or between them."""
+    score = SCORES["r2"]
+
+    def those(answer):
+        real = np.ones(answer.shape[1], bool)
+        these = dataclasses.replace(rows, predicted=answer[..., 0], real=real, null=None)
+        return these if within else these.by_subject()
+
+    def each(answer):
+        these = those(answer)
+        return _values(score, these.y[None], these, within=True)[:, 0].mean(1)
+
+    def of_all(answer, at):
+        these = those(answer).rows(at)
+        return float(score.of(these.y[None], these.predicted, these.expected).mean())
+
+    return Question(
+        table=rows.table,
+        y=rows.y,
+        classes=0,
+        metric="r2",
+        limits=score.limits,
+        each=each,
+        of_all=None if within else of_all,
+        confidence=chosen.confidence,
+        normal=score.normal,
+        back=score.back,
+    )
+
+
+def _read(path, null=None):
     rows = store.open(path).load()
     real = np.array([not run["shuffled"] for run in rows.header["runs"]])
     if not np.isfinite(rows.array).all():
@@ -233,7 +301,9 @@ def _read(path):
     moved = "" if real.all() else "_shuffled"
     columns = ("y", f"y{moved}", "expected", f"expected{moved}")
     facts = (rows.table[column].to_numpy(float) for column in columns)
-    return Predictions(rows.array[..., 0].astype(float), *facts, rows.table, rows.header, real)
+    series = classification.refitted(null, rows).astype(float) if null else None
+    predicted = rows.array[..., 0].astype(float)
+    return Predictions(predicted, *facts, rows.table, rows.header, real, series)
 
 
 def _shared(this, baseline):
@@ -273,11 +343,11 @@ def _metrics(this, labels, within, chosen, shared):
     found = []
     for name, score in SCORES.items():
         value, seeds, line = describe(name, score, this, compared, chosen)
-        null = mean_defined(_values(score, labels, this, within).mean(2), 0)
+        null = _null(score, labels, this, within)
         line |= {
             "metric": name,
             "value": value,
-            "chance": _chance(name, score, this, within, null),
+            **_chance(name, score, this, within, null, chosen),
             "p": _p(score, value, null),
             "seed_sd": _spread(seeds),
         }
@@ -308,14 +378,30 @@ def _values(score, labels, this, within, predicted=None):
     )
 
 
-def _chance(name, score, this, within, null):
-    """What saying the training mean scores; of a correlation the mean under the null."""
+def _null(score, labels, this, within):
+    """The score under the null, float (m,): by models of each series, or by predictions as are."""
+    if this.null is None:
+        return mean_defined(_values(score, labels, this, within).mean(2), 0)
+    found = []
+    for predicted, expected, y in this.null.transpose(1, 2, 0):
+        of = dataclasses.replace(this, expected=expected)
+        found.append(mean_defined(_values(score, y[None], of, within, predicted[:, None])[:, 0, 0]))
+    return np.array(found)
+
+
+def _chance(name, score, this, within, null, chosen):
+    """Mean and middle of the null; of predictions that are fixed, what the training mean scores.
+
+    Under moved numbers such predictions err by more than who sees no input.
+    """
+    low, high = percentile_interval(null, chosen.confidence)
+    if this.null is not None or name in ("pearson_r", "spearman_r"):
+        return {"chance": mean_defined(null), "null_low": low, "null_high": high}
     if name == "r2":
-        return 0.0
-    if name == "mae":
-        expected = this.expected[:, None]
-        return mean_defined(_values(score, this.y[None], this, within, expected).mean((1, 2)))
-    return mean_defined(null)
+        return {"chance": 0.0}
+    expected = this.expected[:, None]
+    found = _values(score, this.y[None], this, within, expected).mean((1, 2))
+    return {"chance": mean_defined(found)}
 
 
 def _p(score, value, null):
@@ -371,15 +457,20 @@ def _gained(name, compared, of_seeds, chosen):
         return float(of_seeds(mine, at).mean() - of_seeds(theirs, at).mean())
 
     difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
+    claimed = claims_of_interval(
+        difference, low, high, len(every) - 1, chosen.confidence, chosen.margin
+    )
     if name == "mae":
         one, other = (np.array(list(_errors(these).values())) for these in compared)
-        p = t_test(one - other, train_each_other(mine.table))
+        shared = train_each_other(mine.table)
+        p, claimed = t_test(one - other, shared), claims(one - other, chosen.margin, shared)
     return {
         "baseline": float(of_seeds(theirs, every).mean()),
         "difference": difference,
         "difference_low": low,
         "difference_high": high,
         "difference_p": p,
+        **claimed,
     }
 
 
@@ -411,6 +502,7 @@ def _within(name, score, this, compared, chosen):
             "difference_low": low,
             "difference_high": high,
             "difference_p": t_test(gained, shared),
+            **claims(gained, chosen.margin, shared),
         }
     return mean_defined(subjects), mean_defined(each, 0), line
 
@@ -447,7 +539,8 @@ def _sample(rows):
 def warnings(result) -> list[str]:
     """Sentences about a finished scores dict."""
     own = [*_undefined(result), *_statistics(result)]
-    return [*caveats.of_split(result), *own, *caveats.of_inputs(result)]
+    inputs = [*caveats.of_inputs(result), *caveats.of_rivals(result)]
+    return [*caveats.of_split(result), *own, *inputs]
 
 
 def _undefined(result):

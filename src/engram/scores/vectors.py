@@ -69,6 +69,7 @@ def score(predictions, baseline, x, spec) -> dict:
     others = {name: other.measured(name) for name in this.subjects} if other else None
     return {
         "metrics": over_images.metrics(subjects, others, chosen, _chance, LESS),
+        "null": over_images.fixed(chosen.permutations),
         "widths": {name: [one.targets, one.changing] for name, one in subjects.items()},
         "candidates": len(next(iter(subjects.values())).images),
         **{key: this.header[key] for key in ("protocol", "zscore", "decodes")},

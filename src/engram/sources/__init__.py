@@ -17,11 +17,12 @@ import dataclasses
 import fnmatch
 import io
 import itertools
-import os
 import unicodedata
 from pathlib import Path
 
+from engram.disk import replaced
 from engram.errors import InputError
+from engram.web.addresses import kept
 from engram.web.safe_files import clean_name
 from engram.web.transfer import checked_sums
 
@@ -40,6 +41,7 @@ class File:
         size: bytes, None if the publisher does not say.
         checksums: dict of algorithm to hex digits, see `engram.web.transfer.fetch`.
         version: the publisher's word for this state of the file.
+        stated: where this was read: a lock file and its line.
 
     Raises:
         InputError: the path is harmful, or size or checksums are not what they should be.
@@ -50,12 +52,15 @@ class File:
     size: int | None = None
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     version: str = ""
+    stated: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "path", clean_name(self.path))
         object.__setattr__(self, "checksums", checked_sums(self.path, self.checksums))
         object.__setattr__(self, "version", str(self.version or ""))
-        if not isinstance(self.size, int | None) or (self.size or 0) < 0:
+        if isinstance(self.size, bool) or not isinstance(self.size, int | None):
+            raise InputError(f"{self.path}: {self.size!r} is not a size in bytes")
+        if (self.size or 0) < 0:
             raise InputError(f"{self.path}: {self.size!r} is not a size in bytes")
 
 
@@ -122,22 +127,19 @@ def _leads(pattern, parts):
 
 
 def write_lock(path, files):
-    """Write what is to be fetched as a table: sorted by path, the same bytes for the same files."""
+    """Write what is to be fetched as a table: sorted by path, the same bytes for the same files.
+
+    Signatures and tokens in addresses are left out: a lock file is committed.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for file in selected(files, (), (), path):
         sums = " ".join(f"{name}:{value}" for name, value in sorted(file.checksums.items()))
         size = "" if file.size is None else file.size
-        table.writerow((file.path, size, sums, file.version, file.url))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+        table.writerow((file.path, size, sums, file.version, kept(file.url)))
+    with replaced(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_lock(path) -> list[File]:
@@ -158,7 +160,8 @@ def read_lock(path) -> list[File]:
         try:
             name, size, sums, version, url = row
             pairs = dict(pair.split(":") for pair in sums.split())
-            files.append(File(name, url, int(size) if size else None, pairs, version))
+            stated = f"{path}, line {number}"
+            files.append(File(name, url, int(size) if size else None, pairs, version, stated))
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
         except ValueError:

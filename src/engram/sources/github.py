@@ -10,7 +10,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.client import LIMITS, check_hop, origin, read, shown
+from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.client import LIMITS, read
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -39,6 +40,7 @@ def list_files(
         InputError: there is no such release, or requests are used up.
     """
     if "://" in spec:
+        check_url(spec)
         tag, _, name = urlsplit(spec).path.partition("/releases/download/")[2].partition("/")
         if not name:
             raise InputError(f"{shown(spec)}: not the address of a file of a release")
@@ -51,7 +53,7 @@ def list_files(
     try:
         assets = f"{base}/repos/{repository}/releases/{int(release['id'])}/assets"
         files = [_file(asset, tag, base) for asset in _assets(assets, base, limits)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{shown(base)}: an answer of another form ({error})") from None
@@ -81,7 +83,7 @@ def _ask(url, base, limits):
     body, _ = read(url, headers=access(base)["headers"], limits=limits)
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{shown(url)}: the answer is not JSON; is it the API?") from None
 
 

@@ -6,11 +6,11 @@ first download (`engram.sources.record`).
 
 import re
 from html.parser import HTMLParser
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.client import origin
+from engram.web.addresses import check_url, joined, origin
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -49,7 +49,8 @@ def confirmed(url, text) -> str:
     """
     form = _Form()
     form.feed(text)
-    target = urljoin(url, form.action or "")
+    target = joined(url, form.action or "")
+    check_url(target)
     if "confirm=" in urlsplit(url).query or "confirm" not in form.fields:
         raise InputError(
             "Google Drive shows a page instead of the file: it is not public, does not exist, or "
@@ -61,17 +62,21 @@ def confirmed(url, text) -> str:
 
 
 def _file(entry, base):
-    unknown = set(entry) - {"id", "path", "size", "sha256", "md5"}
+    if not isinstance(entry, dict):
+        raise InputError(f"Google Drive file {str(entry)[:100]!a}: needs id, path")
+    unknown = {str(key) for key in entry} - {"id", "path", "size", "sha256", "md5"}
     if unknown or not {"id", "path"} <= set(entry):
         raise InputError(
             f"Google Drive file {entry.get('path')!r}: needs id, path; may have "
             "size, sha256, md5; nothing else"
         )
-    if not re.fullmatch(r"[\w-]+", entry["id"]):
+    if not re.fullmatch(r"[\w-]+", str(entry["id"])):
         raise InputError(f"Google Drive file {entry['path']!r}: {entry['id']!r} is not an id")
     query = urlencode({"id": entry["id"], "export": "download"})
     sums = {name: entry.get(name) for name in ("sha256", "md5")}
-    return File(entry["path"], f"{base}/download?{query}", entry.get("size"), sums, entry["id"])
+    return File(
+        str(entry["path"]), f"{base}/download?{query}", entry.get("size"), sums, str(entry["id"])
+    )
 
 
 class _Form(HTMLParser):

@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.client import LIMITS, origin, shown
+from engram.web.addresses import origin, shown
+from engram.web.client import LIMITS
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

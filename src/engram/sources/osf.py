@@ -11,7 +11,8 @@ import re
 
 from engram.errors import InputError
 from engram.sources import File, may_hold, selected
-from engram.web.client import LIMITS, TooManyRequests, check_hop, origin, read, shown
+from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.client import LIMITS, TooManyRequests, read
 from engram.web.safe_files import clean_name
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
@@ -21,6 +22,7 @@ API = "https://api.osf.io/v2"
 DOWNLOAD = {("https", "osf.io", 443), ("https", "files.osf.io", 443)}
 PAGE = "page%5Bsize%5D=100"
 MAX_REQUESTS = 10_000
+MAX_DEPTH = 50  # folders and components in each other
 
 
 def list_files(
@@ -86,6 +88,7 @@ class _Api:
             url = page.get("links", {}).get("next")
 
     def _ask(self, url):
+        check_url(url)
         if origin(url) != origin(self.base):
             raise InputError(f"{self.base}: its listing leads to {shown(url)}; refused")
         if url in self.seen:
@@ -107,7 +110,7 @@ class _Api:
             page = json.loads(body)
             if not isinstance(page["data"], list):
                 raise TypeError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{shown(url)}: the answer is not a listing; is it the API?") from None
         return page
 
@@ -127,13 +130,15 @@ def _node(api, node, under, include, exclude, components, providers):
             yield from _folder(api, found[name], folder, include, exclude)
         for child in api.entries(f"{root}/children/") if components else ():
             folder = f"{under}{clean_name(child['id'])}"
+            if folder.count("/") > MAX_DEPTH:
+                raise InputError(f"{root}: more than {MAX_DEPTH} components in each other; refused")
             if may_hold(folder, include, exclude):
                 yield from _node(
                     api, child["id"], f"{folder}/", include, exclude, components, providers
                 )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{root}: the API's answer has another form ({error}); Engram must be adapted"
+            f"{shown(root)}: the API's answer has another form ({error}); Engram must be adapted"
         ) from None
 
 
@@ -141,6 +146,8 @@ def _folder(api, url, under, include, exclude):
     for entry in api.entries(url):
         attributes = entry["attributes"]
         path = under + clean_name(attributes["name"])
+        if path.count("/") > MAX_DEPTH:
+            raise InputError(f"{shown(url)}: more than {MAX_DEPTH} folders in each other; refused")
         if "/" in attributes["name"]:
             raise InputError(f"{shown(url)}: name {attributes['name']!a} has a slash; refused")
         if attributes["kind"] == "folder":

@@ -22,7 +22,8 @@ from botocore.loaders import create_loader
 
 from engram.errors import InputError
 from engram.sources import File, chosen, selected
-from engram.web.client import LIMITS, shown
+from engram.web.addresses import shown
+from engram.web.client import LIMITS
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from engram.disk import replaced
 from engram.errors import InputError
 from engram.store import differences, formats
 from engram.store.audit import Audit
 from engram.store.layout import block_rows, canonical, repeated
-from engram.store.parts import Parts, replaced, resume, write
+from engram.store.parts import Parts, resume, write
 from engram.store.rows import Rows
 
 CODE_VERSION = 2  # raise when stores written before must be written again

@@ -85,9 +85,14 @@ def facts(path) -> Facts:
                 f"{path}: store layout {found}, expected {layout.LAYOUT}; "
                 "delete the file so that it is written again"
             )
+        if not isinstance(json.loads(file.attributes["header"]), dict):
+            raise ValueError("its header is no JSON object")
         names = json.loads(file.attributes["columns"])
         table = layout.table(file.column("row"), {name: file.column(name) for name in names})
         if len(table) != file.shape[0]:
             raise ValueError(f"{file.shape[0]} rows, but {len(table)} names")
         audit = json.loads(file.attributes["audit"])
-        return Facts(file.attributes["header"], table, file.shape, file.dtype, audit)
+        header = file.attributes["header"]
+        if not isinstance(json.loads(header), dict) or not isinstance(audit, dict):
+            raise ValueError("its header or its audit is no JSON object")
+        return Facts(header, table, file.shape, file.dtype, audit)

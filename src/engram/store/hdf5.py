@@ -8,6 +8,8 @@
 
 Texts have a fixed length, because variable ones lie in a heap that has no checksum;
 `_Encoding` tells xarray that they are texts.
+
+Of a file from elsewhere nothing is read that lies outside of it or has no checksum.
 """
 
 import contextlib
@@ -16,6 +18,7 @@ import io
 import h5py
 import numpy as np
 
+from engram import hdf5_files
 from engram.store import layout
 
 CODE_VERSION = 2
@@ -138,16 +141,32 @@ class Reader:
             for key, value in file.attrs.items()
         }
         if "rows" in file:
-            self._rows = file["rows"]
+            self._rows = _checked(file, "rows")
             self.shape, self.dtype = self._rows.shape, self._rows.dtype
             self.chunk_rows = self._rows.chunks[0] if self._rows.chunks else 1
 
     def column(self, name) -> np.ndarray | list[str]:
         """Values of a column, or, for "row", the row names."""
-        dataset = self._file[name]
+        dataset = _checked(self._file, name)
         texts = h5py.check_string_dtype(dataset.dtype)
         return [value.decode() for value in dataset[()]] if texts else dataset[()]
 
     def read(self, start, stop) -> np.ndarray:
         """Rows [start, stop), checksums verified."""
         return self._rows[start:stop]
+
+
+def _checked(file, name):
+    """A dataset whose every value has a checksum.
+
+    Raises:
+        ValueError: it is none or lies in another file, it is packed or lacks checksums, or chunks
+            of it are not there.
+    """
+    dataset = hdf5_files.own(file, name)
+    if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biuf":
+        raise ValueError(f"{dataset.name} holds {dataset.dtype}, neither numbers nor texts")
+    filters = dataset.id.get_create_plist().get_nfilters()
+    if dataset.size and not (dataset.fletcher32 and filters == 1):
+        raise ValueError(f"{dataset.name} has no checksums, or is packed")
+    return hdf5_files.whole(dataset)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from engram import disk
 from engram.errors import InputError
 from engram.store import audit, formats, layout
 from engram.store.rows import Rows
 
 CODE_VERSION = 2  # raise when stores written before must be written again
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -108,7 +108,7 @@ class Parts:
         if self.folder.exists() and not key.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        _sync(self.folder.parent)
+        disk.sync(self.folder.parent)
         key.touch()
         for left in self.folder.glob("*.partial"):
             left.unlink()
@@ -149,7 +149,7 @@ class Parts:
         if values.shape != (rows.stop - rows.start, *self.shape[1:]):
             raise ValueError(f"{self.path}: part of shape {values.shape} at {rows}")
         name = f"{self._name(rows.start, rows.stop)}.{_sha256(values)}.npy"
-        with self.room(values.nbytes), replaced(self.folder / name) as temporary:
+        with self.room(values.nbytes), disk.written(self.folder / name) as temporary:
             _save(temporary, values)
 
     def _name(self, start, stop):
@@ -205,24 +205,14 @@ class Parts:
                 "columns": layout.canonical([*self.table.columns]),
             }
 
-        with replaced(self.path, self.folder) as temporary:
+        with disk.written(self.path, self.folder) as temporary:
             self.format.write(temporary, self.table, self.shape, self.dtype, blocks(), attributes)
         shutil.rmtree(self.folder)
         audit.warn(self.path, looked_at.result())
 
-    @contextlib.contextmanager
     def room(self, needed, advice="finished parts are kept: make room and run again"):
-        """Turn a full disk, quota or file size limit into an error that says what to do."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            free = shutil.disk_usage(self.path.parent).free
-            raise InputError(
-                f"{self.path}: {os.strerror(error.errno)}; {_mib(needed)} are needed and "
-                f"{_mib(free)} are free; {advice}"
-            ) from None
+        """Turn a full disk into an error that says how much is needed and what to do."""
+        return disk.room(self.path, needed, advice)
 
 
 @contextlib.contextmanager
@@ -264,34 +254,6 @@ def _lock(lock, path):
         os.close(file)
 
 
-@contextlib.contextmanager
-def replaced(path, folder=None):
-    """A temporary path beside `path`; leaving the block without an error syncs and renames it.
-
-    Args:
-        path: the file to write.
-        folder: where the temporary file lies, on the same file system; by default that of `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(folder or path.parent) / f"{path.name}.{os.getpid()}.partial"
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path):
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def _save(path, values):
     """`numpy.save`, except that a full disk is told from other failures by its errno."""
     with path.open("wb") as file:
@@ -317,7 +279,3 @@ def _in_blocks(arrays, rows):
 
 def _sha256(values):
     return hashlib.sha256(values.reshape(-1).view(np.uint8)).hexdigest()
-
-
-def _mib(size):
-    return f"{size / 2**20:.1f} MiB"

@@ -9,12 +9,15 @@ Zarr is imported when a store is written or read: who uses HDF5 does not pay for
 
 import contextlib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
 from engram.store import layout
 
 CODE_VERSION = 2
+
+TEXT_BYTES = 4  # of a text in a chunk, at least: its length
 
 
 def write(path, table, shape, dtype, blocks, attributes):
@@ -80,32 +83,75 @@ def opened(path):
 
         async def get(self, key, prototype, byte_range=None):
             found = await super().get(key, prototype, byte_range)
-            if found is None and "/c/" in key:
+            if found is None and not key.endswith("zarr.json"):
                 raise OSError(f"chunk {key} is missing")
             return found
 
+    size = _refuse_packed(path)
     members = Complete(path, mode="r")
     root = open_group(members, mode="r", zarr_format=3, use_consolidated=False)
     with contextlib.closing(members):
-        yield Reader(root)
+        yield Reader(root, size)
+
+
+def _refuse_packed(path):
+    """Bytes of a zip whose members lie in it as they are, each once.
+
+    Raises:
+        ValueError: a member is packed or there twice, or members share bytes.
+    """
+    size = Path(path).stat().st_size
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("a zip whose members are packed")
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("a zip that holds a member twice")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("a zip whose members say that they are larger than it")
+    return size
 
 
 class Reader:
     """An open store; see `engram.store.hdf5.Reader`."""
 
-    def __init__(self, root):
-        self._root = root
+    def __init__(self, root, size):
+        self._root, self._size = root, size
         self.attributes = dict(root.attrs)
         if "rows" in root:
-            self._rows = root["rows"]
+            self._rows = self._checked("rows")
             self.shape, self.dtype = self._rows.shape, self._rows.dtype
             self.chunk_rows = self._rows.chunks[0]
 
     def column(self, name) -> np.ndarray | list[str]:
         """Values of a column, or, for "row", the row names."""
-        values = self._root[name][...]
+        array = self._checked(name)
+        try:
+            values = array[...]
+        except MemoryError:  # no more than the file is asked for, but a chunk counts its own texts
+            raise ValueError(f"a chunk of {name} says that it holds more than it can") from None
         return values if values.dtype.kind in "biuf" else values.tolist()
 
     def read(self, start, stop) -> np.ndarray:
         """Rows [start, stop), checksums verified."""
         return self._rows[start:stop]
+
+    def _checked(self, name):
+        """An array whose every chunk has a checksum, and no more values than the file can hold.
+
+        Raises:
+            ValueError: it is none, its chunks are packed or lack checksums, or its shape lies.
+        """
+        from zarr import Array
+        from zarr.codecs import BytesCodec, Crc32cCodec, VLenUTF8Codec
+
+        array = self._root[name]
+        if not isinstance(array, Array):
+            raise ValueError(f"{name} is a group where an array is expected")
+        text = array.dtype.kind in "OT"
+        codecs = [VLenUTF8Codec if text else BytesCodec, Crc32cCodec]
+        if [type(codec) for codec in array.metadata.codecs] != codecs:
+            raise ValueError(f"{name} has no checksums, or is packed")
+        if array.size * (TEXT_BYTES if text else array.dtype.itemsize) > self._size:
+            raise ValueError(f"{name} says it is of shape {array.shape}, more than the file holds")
+        return array

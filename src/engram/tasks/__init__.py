@@ -14,6 +14,7 @@ What else is known of it stands in constants that the plan reads without importi
 - `PROBED`: the side that scores read beside predictions: "x", to ask what else the inputs know,
   "y", where predictions do not hold what is true, or None; `MAPPED`: the latents can be mapped;
   `OCCLUDED`: what the model looks at is measured; `COMPARED`: a comparison can consist of it;
+- `LEARNING`: ways to split under which fewer subjects can be trained on, see `engram.tasks.fewer`;
 - `MEMORY_MB`, `RUNTIME`: what training asks of a cluster.
 """
 
@@ -24,13 +25,15 @@ from safetensors.numpy import save_file
 from engram import flags, store
 from engram.planning import components
 from engram.store import Rows
+from engram.tasks import fewer
+from engram.tasks.null import refitted
 from engram.tasks.refit import keeps, refit
 from engram.training import of_view
 
 SHOWN = 5  # names of missing channels in a sentence
 
 
-def train(x, y, model, predictions, latents, spec, made_by, device):
+def train(x, y, model, predictions, latents, spec, made_by, device, null=None):
     """Stage `train`: every fold and every run of one experiment, and the model kept for use.
 
     Runs are the seeds of the experiment and one control, whose labels are moved away from
@@ -41,10 +44,12 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     Args:
         x, y: paths of the stores of each source, {source: [path, ...]}.
         model, predictions, latents: paths to write.
-        spec: dict with `task`, `experiment` (folds, seeds), `candidates` (lists of sources),
-            `head` (kind and options) and `recipe`, what makes the rows of each source.
+        spec: dict with `task`, `experiment` (folds, seeds, train_subjects), `candidates` (lists of
+            sources), `head` (kind and options) and `recipe`, what makes the rows of each source.
         made_by: provenance of the job, for the headers.
         device: "cpu" or "cuda".
+        null: path to write what models of moved labels say, see `engram.tasks.null`; None: none is
+            made.
 
     Raises:
         InputError: the rows do not suit the task or the head.
@@ -52,7 +57,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
     kind = components.module("tasks", spec["task"])
     head, options = components.options("heads", spec["head"])
     task, excluded = kind.load(x, y, spec["experiment"])
-    candidates = spec["candidates"]
+    candidates, sizes = spec["candidates"], spec["experiment"].get("train_subjects")
+    orders = fewer.orders(task, sizes) if sizes else None  # refused before anything is trained
     fits = [head.fit(task.of(sources), options, device) for sources in candidates]
     best = _best(fits, task.runs)
     header = {
@@ -72,6 +78,13 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         "made_by": made_by,
     }
     predicted = kind.predictions(_outputs(fits, best, task), task, header)
+    if sizes:
+
+        def outputs(this):
+            found = [head.fit(this.of(sources), options, device) for sources in candidates]
+            return _outputs(found, _best(found, this.runs), this)
+
+        predicted[0] = fewer.beside(predicted[0], outputs, task, sizes, orders)
     header = predicted[0].header
     store.write(latents, *_latents(fits[best[0]], task, header, candidates[best[0]]))
     kept = None
@@ -80,6 +93,8 @@ def train(x, y, model, predictions, latents, spec, made_by, device):
         if kept[0]:
             kept[0].update(_digests(x, kept[1]["sources"], task.table.index))
     _write_model(model, fits, kept, header | _known(x, y, spec), [fold.name for fold in task.folds])
+    if null:
+        store.write(null, refitted(head, options, kind, task, candidates, device, header))
     store.write(predictions, *predicted)
 
 

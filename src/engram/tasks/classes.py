@@ -29,6 +29,7 @@ PROBED = "x"
 MAPPED = True
 COMPARED = True
 OCCLUDED = False
+LEARNING = ("leave_one_subject_out", "group_kfold")
 MEMORY_MB = 8_000
 RUNTIME = "4h"
 
@@ -75,6 +76,12 @@ def predictions(outputs, task, header) -> list[Rows]:
         facts = facts.assign(y_shuffled=moved)
     facts = facts.iloc[task.tested].assign(fold=task.tested_by)
     return [Rows(outputs, facts, header | {"classes": task.classes})]
+
+
+def null(outputs, task) -> np.ndarray:
+    """Probabilities of models of moved labels and, last, these labels: (n, runs, classes + 1)."""
+    labels = np.stack([run.y for run in task.runs], 1)[task.tested]
+    return np.concatenate([outputs, labels[..., None].astype(outputs.dtype)], axis=2)
 
 
 def _runs(task, seeds):

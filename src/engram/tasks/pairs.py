@@ -7,6 +7,7 @@ held-out training concepts.  Test rows are compared with the test pictures once,
 import numpy as np
 
 from engram.errors import InputError
+from engram.measures import copies
 from engram.splits import Fold
 from engram.store import Rows
 from engram.tasks import epochs
@@ -86,6 +87,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
         choices=pictures.shown,
         facts={
             "counts": first.counts,
+            "near_copies": _near_copies(pictures, seen),
             "shared": kind != "within",  # models of subjects, trained on each other's trials
             # of one subject, trained on that subject's trials
             "attainable": first.header.get("attainable") if kind == "within" else None,
@@ -136,6 +138,19 @@ def _pictures_of(table, pictures, path):
             f"{table['stimulus'][seen < 0].iloc[0]}; extract the features of every picture"
         )
     return seen
+
+
+def _near_copies(pictures, seen):
+    """Pictures of training and test that are nearly the same; see `engram.measures.copies`."""
+    shown = np.unique(seen)
+    table = pictures.table.iloc[shown]
+    return copies.of_pictures(
+        np.concatenate(pictures.features, axis=1)[shown],
+        table["concept"].to_numpy(str),
+        (table["split"] == "test").to_numpy(),
+        table.index.to_numpy(str),
+        np.random.default_rng(0),
+    )
 
 
 def _folds(table, kind, held):

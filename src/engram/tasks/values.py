@@ -27,6 +27,7 @@ PROBED = "x"
 MAPPED = False
 COMPARED = True
 OCCLUDED = False
+LEARNING = ("leave_one_subject_out", "group_kfold")
 MEMORY_MB = 8_000
 RUNTIME = "4h"
 
@@ -100,6 +101,16 @@ def predictions(outputs, task, header) -> list[Rows]:
     for moved in (run.y for run in task.runs if run.shuffled):
         facts = facts.assign(y_shuffled=moved, expected_shuffled=_expected(task, moved))
     return [Rows(outputs, facts.iloc[task.tested].assign(fold=task.tested_by), header)]
+
+
+def null(outputs, task) -> np.ndarray:
+    """Numbers predicted by models of moved ones, the mean of their training rows and the moved.
+
+    Returns:
+        float64 (n, runs, 3).
+    """
+    facts = [np.stack([_expected(task, run.y), run.y], 1) for run in task.runs]
+    return np.concatenate([outputs, np.stack(facts, 1)[task.tested]], axis=2)
 
 
 def _expected(task, y):

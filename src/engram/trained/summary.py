@@ -11,6 +11,9 @@ from engram import figures, store
 from engram.flags import FLAGS, ordered
 from engram.job import digest
 
+#: Where the head and the style of every page are.
+SHARED = Path(figures.__file__).parent
+
 #: What a model says, by its task.
 SAYS = {
     "classes": "a class",
@@ -90,12 +93,11 @@ def write(path, model, applied):
         applied: `engram.trained.applied.Applied`.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, SHARED]),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"share": _share, "number": _number}
-    style = Path(figures.__file__).with_name("report.css")
-    environment.globals["css"] = style.read_text(encoding="utf-8")
+    environment.globals["text"] = lambda file: (SHARED / file).read_text(encoding="utf-8")
     text = environment.get_template("summary.html").render(
         model=model,
         facts=facts(model),

@@ -1,7 +1,7 @@
 """What heads fit on their inputs first, on the training rows of each fold.
 
-The tangent space of covariances, whose reference point is a mean over subjects, and principal
-components: a step that saw test subjects would leak them.
+The tangent space of covariances, whose reference point is a mean over subjects, the subject axes
+that are taken out, and principal components: a step that saw test subjects would leak them.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from engram.errors import InputError
-from engram.measures import tangent
+from engram.measures import erasure, tangent
 from engram.training import flat, statistics, subject_weights
 
 
@@ -19,6 +19,9 @@ class Options:
     """Options of heads that can fit a step on their inputs.
 
     Attributes:
+        without_subject: take the linear subject axes of the training rows out of each source,
+            before `components`, so that no linear model tells the training subjects apart
+            (`engram.measures.erasure`); not where each subject has one class or number.
         space: `features` as they are, or the `tangent` space of covariances (a backbone
             `connectome` with `measure: covariance`) at the geometric mean of the training
             subjects.
@@ -29,6 +32,7 @@ class Options:
 
     space: Literal["features", "tangent"] = "features"
     components: int | None = None
+    without_subject: bool = False
 
 
 class Inputs:
@@ -47,6 +51,10 @@ class Inputs:
         self.sources = [flat(source) for source in task.x]
         self.subjects = task.table["subject"].to_numpy(str)
         self.tangent, self.components = options.space == "tangent", options.components
+        self.axes = None
+        if options.without_subject:
+            _check_varies(task)
+            self.axes = len(set(self.subjects)) - 1
         if self.tangent:
             for name, header, x in zip(task.sources, task.headers, self.sources, strict=True):
                 _check_covariances(name, header, x, task.table.index)
@@ -56,7 +64,7 @@ class Inputs:
             fewest = min(len(fold.train) for fold in task.folds)
             self.components = max(1, min(self.components, fewest - 1))
         self.plain = None
-        if not self.tangent and self.components is None:
+        if not self.tangent and self.components is None and self.axes is None:
             self.plain = np.concatenate(self.sources, axis=1)
 
     def fitted(self, rows) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -64,7 +72,8 @@ class Inputs:
 
         Returns:
             float32 (n, d), and of source i `reference.i` (region, region), or `centre.i` and
-            `scale.i` (features,) and `axes.i` (components, features).
+            `scale.i` (features,) and `axes.i` (components, features); of what is erased `around.i`
+            (features,), `take.i` (features, axes) and `put.i` (axes, features).
         """
         if self.plain is not None:
             return self.plain, {}
@@ -74,6 +83,9 @@ class Inputs:
                 weights = subject_weights(self.subjects[rows])
                 reference = tangent.geometric_mean(x[rows], weights)
                 x, state[f"reference.{i}"] = tangent.tangent(x, reference), reference
+            if self.axes is not None:
+                x, own = _without_subject(x, rows, self.subjects, self.axes)
+                state |= {f"{name}.{i}": value for name, value in own.items()}
             if self.components is not None:
                 x, own = _principal(x, rows, self.components)
                 state |= {f"{name}.{i}": value for name, value in own.items()}
@@ -93,6 +105,29 @@ def _check_covariances(name, header, x, names):
             f"{name}: the covariance of {names[low.argmin()]} has no inverse, and no place in the "
             "tangent space; leave out regions that are copies of others"
         )
+
+
+def _check_varies(task):
+    of_subject = task.table.assign(y=task.y).groupby("subject")["y"].nunique()
+    if (of_subject == 1).all():
+        raise InputError(
+            "heads: without_subject takes out all that tells subjects apart, but every subject has "
+            "one class or number: nothing would be left to learn; leave it out"
+        )
+
+
+def _without_subject(x, rows, subjects, most):
+    """Rows without the subject axes of `rows`, and these, in numbers `most` for every fold."""
+    mean, sd = statistics(x, rows)
+    z = ((x[rows] - mean) / sd).astype(np.float64)
+    centre, take, put = erasure.subject_axes(z, subjects[rows])
+    lacking = most - len(put)
+    own = {
+        "around": (mean + sd * centre).astype(np.float32),
+        "take": np.pad(take / sd[:, None], ((0, 0), (0, lacking))).astype(np.float32),
+        "put": np.pad(put * sd, ((0, lacking), (0, 0))).astype(np.float32),
+    }
+    return erasure.erased(x, *own.values()), own
 
 
 def _principal(x, rows, components):
@@ -126,6 +161,8 @@ def restored(x, state) -> np.ndarray:
     for i, values in enumerate(map(flat, x)):
         if f"reference.{i}" in state:
             values = tangent.tangent(values, state[f"reference.{i}"])
+        if f"take.{i}" in state:
+            values = erasure.erased(values, *(state[f"{n}.{i}"] for n in ("around", "take", "put")))
         if f"axes.{i}" in state:
             z = (values - state[f"centre.{i}"]) / state[f"scale.{i}"]
             values = z @ state[f"axes.{i}"].T

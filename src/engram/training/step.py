@@ -46,7 +46,8 @@ class Step:
     def means(self, n):
         """Means over the n rows of all ranks, floats by name."""
         ranks.add([*self.totals.values()])
-        return {name: float(total) / n for name, total in self.totals.items()}
+        # In the order of a checkpoint, so that a training that goes on writes the same files.
+        return {name: float(self.totals[name]) / n for name in sorted(self.totals)}
 
     def _set(self, key, values):
         for group, value in zip(self.optimiser.param_groups, values, strict=True):

@@ -5,22 +5,16 @@ A `Client` waits and tries again after temporary failures, follows redirects und
 """
 
 import dataclasses
-import functools
-import http.cookiejar
-import ipaddress
-import logging
-import re
-import socket
 import time
-from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
-from engram import __version__
 from engram.errors import InputError
+from engram.web import connection
+from engram.web.addresses import check_hop, check_url, joined, origin, shown
+from engram.web.pages import is_page_name
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -30,19 +24,6 @@ PAGE = 1 << 20  # bytes read of a page that came instead of data
 TEMPORARY = (429, 500, 502, 503, 504)
 
 
-def _without_query(record):
-    """Keep signatures and keys out of the debugging log of urllib3."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            re.sub(r"\?.*", "", value) if isinstance(value, str) else value for value in record.args
-        )
-    return True
-
-
-for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(_without_query)
-
-
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """How long, how often and how much a download may take.
@@ -50,22 +31,31 @@ class Limits:
     Attributes:
         connect: seconds to wait for a connection.
         read: seconds to wait for the next bytes.
+        headers: seconds until all headers of an answer are there.
+        page: seconds until a page of a listing is there.
+        rate, window: least bytes a second of a file, over so many seconds.
         retries: failures in a row, without a megabyte of progress, that are tried again.
         backoff: seconds before the first such try; doubles each time.
         longest_wait: seconds; a cap on `backoff` and on what Retry-After asks for.
         redirects: hops from the URL asked for to the data.
         max_bytes: largest file accepted, None for no cap but the declared size.
+        undeclared: largest file accepted where nobody says its size.
         per_host: files `engram.web.transfer.fetch_all` takes from one host at a time.
         offline: open no socket; a missing file is an error.
     """
 
     connect: float = 10.0
     read: float = 60.0
+    headers: float = 120.0
+    page: float = 300.0
+    rate: float = 1024.0
+    window: float = 120.0
     retries: int = 5
     backoff: float = 1.0
     longest_wait: float = 120.0
     redirects: int = 5
     max_bytes: int | None = None
+    undeclared: int = 16 << 30
     per_host: int = 2
     offline: bool = False
 
@@ -78,7 +68,16 @@ class TooManyRequests(InputError):
 
 
 class Failed(Exception):
-    """What went wrong, and may go better next time."""
+    """What went wrong, and may go better next time.
+
+    Attributes:
+        wait: seconds that the server asks to wait.
+        final: the error if it never goes better, None for the message.
+    """
+
+    def __init__(self, message, wait=0.0, final=None):
+        super().__init__(message)
+        self.wait, self.final = wait, final
 
 
 def read(url, *, headers=None, limits=LIMITS, max_bytes=64 << 20) -> tuple[bytes, dict]:
@@ -102,7 +101,7 @@ def read(url, *, headers=None, limits=LIMITS, max_bytes=64 << 20) -> tuple[bytes
 
         def attempt():
             with client.ask(url) as response:
-                return _body(response, url, max_bytes), response.headers
+                return _body(response, url, max_bytes, limits.page), response.headers
 
         return client.repeated(attempt, url)
 
@@ -117,11 +116,18 @@ class Client:
             that wants a confirmation; None means that a page is refused.
         limits: a `Limits`.
         connections: most requests at a time.
+        home: URL of who gave out the addresses that are asked, if that is not the user: they
+            may not lead into a local network where it is not, see `check_hop`.
+        filled: function of a URL to ask that returns what is sent in its place, e.g. with a
+            signature; its result is neither shown nor kept.
     """
 
-    def __init__(self, headers=None, page=None, limits=LIMITS, connections=1):
+    def __init__(
+        self, headers=None, page=None, limits=LIMITS, connections=1, home=None, filled=None
+    ):
         self.headers, self.page, self.limits = headers, page, limits
-        self.session = _session(limits, connections)
+        self.home, self.filled = home, filled or str
+        self.session = connection.session(limits, connections)
 
     def __enter__(self):
         return self
@@ -140,7 +146,9 @@ class Client:
         Raises:
             InputError, Failed: there is none.
         """
-        home = url
+        if self.home:
+            check_hop(self.home, url)
+        home = url = self.filled(url)
         for _ in range(self.limits.redirects + 1):
             response = self._get(url, {**self._own(url, home), **(extra or {})})
             try:
@@ -178,11 +186,12 @@ class Client:
                 failures = 0 if reached - best >= PROGRESS else failures + 1
                 best = max(best, reached)
                 if failures > limits.retries:
-                    raise InputError(
+                    raise failure.final or InputError(
                         f"{shown(url)}: {failure}, {failures} times in a row; "
                         "run again to continue when the server is better"
                     ) from None
-                time.sleep(min(limits.backoff * 2 ** max(failures - 1, 0), limits.longest_wait))
+                wait = max(limits.backoff * 2 ** max(failures - 1, 0), failure.wait)
+                time.sleep(min(wait, limits.longest_wait))
 
     def _own(self, url, home):
         """Headers of the caller for a URL that was reached from `home`."""
@@ -196,6 +205,8 @@ class Client:
             return self.session.get(
                 url, headers=headers, stream=True, timeout=times, allow_redirects=False
             )
+        except InputError:
+            raise
         except requests.exceptions.SSLError:
             raise InputError(
                 f"{shown(url)}: its certificate is not trusted; is a proxy in between "
@@ -204,7 +215,8 @@ class Client:
         except requests.exceptions.ConnectTimeout:
             raise Failed(f"no connection within {self.limits.connect:g} s") from None
         except requests.exceptions.ReadTimeout:
-            raise Failed(f"no answer within {self.limits.read:g} s") from None
+            seconds = min(self.limits.read, self.limits.headers)
+            raise Failed(f"no whole answer within {seconds:g} s") from None
         except requests.exceptions.ProxyError:
             raise Failed("the proxy refuses or is not there") from None
         except requests.exceptions.ConnectionError:
@@ -216,49 +228,17 @@ class Client:
         """Where an answer sends the client, or None if it is the answer."""
         if response.is_redirect:
             try:
-                return urljoin(url, response.headers["location"].encode("latin-1").decode())
+                target = response.headers["location"].encode("latin-1").decode()
             except ValueError:
                 raise InputError(f"{shown(url)}: leads to an address that is none") from None
+            return joined(url, target)
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        page = kind in ("text/html", "application/xhtml+xml") and not _is_page_name(name)
+        page = kind in ("text/html", "application/xhtml+xml") and not is_page_name(name)
         if response.status_code != 200 or not name or not page:
             return None
         if self.page is None:
-            raise page_error(url)
-        return self.page(url, _body(response, url, PAGE).decode(errors="replace"))
-
-
-class _Session(requests.Session):
-    """Leaves redirects to `Client.ask`, whose checks come first, and their bodies unread."""
-
-    def get_redirect_target(self, response):
-        return None
-
-
-def _session(limits, connections):
-    """A session without cookies and netrc; proxies come from the environment."""
-    session = _Session()
-    retry = Retry(
-        total=None,
-        connect=0,
-        read=0,
-        other=0,
-        redirect=0,
-        status=limits.retries,
-        status_forcelist=TEMPORARY,
-        backoff_factor=limits.backoff,
-        backoff_max=limits.longest_wait,
-        retry_after_max=limits.longest_wait,
-        raise_on_status=False,
-    )
-    adapter = HTTPAdapter(max_retries=retry, pool_maxsize=connections)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    session.headers["User-Agent"] = f"engram/{__version__}"
-    session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file
-    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-    session.auth = lambda request: request  # a `default` entry of netrc would go to any host
-    return session
+            raise came_instead(url, "a web page")
+        return self.page(url, _body(response, url, PAGE, self.limits.page).decode(errors="replace"))
 
 
 def _check_status(response, url):
@@ -267,13 +247,6 @@ def _check_status(response, url):
         return
     if status == 416:
         raise Failed("the server no longer has the rest of the file")
-    if status == 429:
-        wait = response.headers.get("Retry-After")
-        raise TooManyRequests(
-            f"{shown(url)}: too many requests (429) after every try"
-            + (f", the server asks to wait {wait} s" if (wait or "").isdecimal() else "")
-            + "; run again later to continue"
-        )
     advice = {
         301: "moved without saying where; correct the address (or the region of a bucket)",
         400: "the server does not take this request; correct the address (or the region)",
@@ -282,7 +255,26 @@ def _check_status(response, url):
         404: "there is no such file; correct the address",
         410: "the file was removed by its publisher",
     }.get(status, "a server's fault; run again later" if status >= 500 else "an unexpected answer")
-    raise InputError(f"{shown(url)}: status {status}: {advice}")
+    error = InputError(f"{shown(url)}: status {status}: {advice}")
+    if status not in TEMPORARY:
+        raise error
+    wait = _asked_wait(response)
+    if status == 429:
+        error = TooManyRequests(
+            f"{shown(url)}: too many requests (429) after every try"
+            + (f", the server asks to wait {wait:.0f} s" if wait else "")
+            + "; run again later to continue"
+        )
+    raise Failed(f"status {status}", wait, error)
+
+
+def _asked_wait(response):
+    """Seconds of Retry-After, which may be a date; 0 if it says nothing sensible."""
+    text = response.headers.get("Retry-After", "")
+    try:
+        return min(Retry().parse_retry_after(text), 1e6) if len(text) < 60 else 0.0
+    except (InvalidHeader, ValueError, OverflowError):
+        return 0.0
 
 
 def chunks(response, decode=False):
@@ -300,98 +292,19 @@ def chunks(response, decode=False):
         ) from None
 
 
-def _body(response, url, max_bytes):
-    body = bytearray()
+def _body(response, url, max_bytes, seconds):
+    body, began = bytearray(), time.monotonic()
     for chunk in chunks(response, decode=True):
         body += chunk
         if len(body) > max_bytes:
             raise InputError(f"{shown(url)}: the answer exceeds {max_bytes} bytes")
+        if time.monotonic() - began > seconds:
+            raise Failed(f"no whole answer within {seconds:g} s")
     return bytes(body)
 
 
-def is_page(data, name) -> bool:
-    """Whether bytes begin like a web page, though they should be those of the file `name`."""
-    looks = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", data[:200].lower())
-    return bool(looks) and not _is_page_name(name)
-
-
-def _is_page_name(name):
-    return name.lower().endswith((".html", ".htm", ".xhtml"))
-
-
-def page_error(url):
+def came_instead(url, what):
     return InputError(
-        f"{shown(url)}: a web page came instead of the file; "
+        f"{shown(url)}: {what} came instead of the file; "
         "the link has changed, wants a login, or the service is down"
     )
-
-
-def origin(url) -> tuple:
-    """(scheme, host, port) of a URL: who is spoken to, and may see a token meant for them."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, parts.hostname, port
-
-
-def shown(url) -> str:
-    """A URL for people: without user, password, query and fragment, which may be secret."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(not a URL)"
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
-
-
-def check_url(url):
-    """Refuse what is no http or https address, or holds a password.
-
-    Raises:
-        InputError: says which.
-    """
-    try:
-        parts, _ = urlsplit(url), urlsplit(url).port
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{shown(url)}: not an http or https address")
-    if parts.username or parts.password:
-        raise InputError(f"{shown(url)}: holds a user or password; send it as a header instead")
-
-
-def check_hop(url, target):
-    """Refuse to go from `url` to `target` if that gives up encryption or enters a local network.
-
-    Raises:
-        InputError: `target` is http after https, not HTTP at all, holds credentials, or is on a
-            private, loopback or link-local network where `url` is not.
-    """
-    check_url(target)
-    where = f"{shown(url)}: leads to {shown(target)}"
-    if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
-        raise InputError(f"{where}, which is not encrypted; refused")
-    if origin(url) == origin(target):
-        return
-    entered = _networks(urlsplit(target).hostname) - _networks(urlsplit(url).hostname) - {"public"}
-    if entered:
-        raise InputError(f"{where}, a {' and '.join(sorted(entered))} address; refused")
-
-
-@functools.lru_cache(maxsize=1024)
-def _networks(host):
-    """The kinds of network a host has addresses in; one that cannot be resolved is public."""
-    try:
-        found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return frozenset({"public"})
-    return frozenset(map(_network, found))
-
-
-def _network(address):
-    address = ipaddress.ip_address(address.partition("%")[0])
-    address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_loopback:
-        return "loopback"
-    if address.is_link_local:
-        return "link-local"
-    return "public" if address.is_global and not address.is_multicast else "private"

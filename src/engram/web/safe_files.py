@@ -25,6 +25,7 @@ DAMAGED = (
     NotImplementedError,
     RuntimeError,
 )
+MOST_PARTS, LONGEST = 100, 2000  # of a name: what file systems and patterns bear
 LOOKALIKES = "\\⁄∕∖⧵⧸⧹╱╲"
 
 
@@ -33,7 +34,7 @@ def clean_name(name) -> str:
 
     Raises:
         InputError: it is absolute, climbs (`..`), has a drive letter, control or bidirectional
-            characters, look-alikes of a slash, or a part above 255 bytes.
+            characters, look-alikes of a slash, a part above 255 bytes, or too many parts.
     """
     clean = unicodedata.normalize("NFC", str(name))
     compatible = unicodedata.normalize("NFKC", clean)
@@ -55,6 +56,8 @@ def clean_name(name) -> str:
         problem = "a look-alike of a backslash"
     elif any(len(part.encode()) > 255 for part in parts):
         problem = "a part longer than 255 bytes"
+    elif len(parts) > MOST_PARTS or len(clean.encode()) > LONGEST:
+        problem = f"more than {MOST_PARTS} parts or {LONGEST} bytes"
     if problem:
         raise InputError(f"file name {str(name)[:120]!a} has {problem}; refused")
     return clean
@@ -99,6 +102,15 @@ def unzip(path, folder, max_bytes=1 << 40, max_ratio=200, max_members=50_000) ->
     try:
         with zipfile.ZipFile(path) as archive:
             members = _checked_members(archive, partial, max_bytes, max_ratio, max_members)
+            total, free = (
+                sum(m.file_size for m, _ in members),
+                shutil.disk_usage(folder.parent).free,
+            )
+            if total > free:
+                raise InputError(
+                    f"{path}: unpacks to {total >> 20} MiB, and {free >> 20} MiB are free at "
+                    f"{folder}; make room"
+                )
             with locked(lock):
                 shutil.rmtree(partial, ignore_errors=True)
                 try:

@@ -1,9 +1,9 @@
 """Files over HTTP: verified, resumable, atomic.
 
 A download grows in ``<path>.part``; beside it, ``<path>.part.json`` holds what the server said
-about the file, so that a later run continues only what is still the same file.  Others see a
-file at `path` that is absent, or complete and verified.  How servers are asked is in
-`engram.web.client`.
+about the file and the SHA-256 of what came of it, so that a later run continues only what is still
+the same file, here and there.  Others see a file at `path` that is absent, or complete and
+verified.  How servers are asked is in `engram.web.client`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,17 +19,10 @@ from urllib.parse import urlsplit
 
 from engram.errors import InputError
 from engram.progress import progress
-from engram.web.client import (
-    CHUNK,
-    LIMITS,
-    Client,
-    Failed,
-    check_url,
-    chunks,
-    is_page,
-    page_error,
-    shown,
-)
+from engram.web.addresses import check_url, shown
+from engram.web.answers import check_sent, said_of, same
+from engram.web.client import CHUNK, LIMITS, Client, Failed, came_instead, chunks
+from engram.web.pages import HEAD, instead
 from engram.web.safe_files import locked, safe_name, sync_folder
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
@@ -36,13 +30,18 @@ CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched 
 PART, NOTES = ".part", ".part.json"
 HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 SHORTEST_PREFIX = 8  # hex digits of a SHA-256 in a published file name
+NOTED = 64 << 20  # bytes after which it is noted what came, and looked at the room on the disk
+ROOM = 1 << 30  # bytes that a file of unknown size leaves free
+PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".br", ".z")
 
 
 class _Stopped(Exception):
     """Another file of the same call was interrupted."""
 
 
-def fetch(url, path, *, size=None, checksums=None, headers=None, page=None, limits=LIMITS) -> Path:
+def fetch(
+    url, path, *, size=None, checksums=None, stated="", headers=None, limits=LIMITS, **reach
+) -> Path:
     """Download one file, atomically, continuing what an earlier run left.
 
     A file already at `path` that fits `size` and `checksums` is left alone, without a request;
@@ -54,7 +53,8 @@ def fetch(url, path, *, size=None, checksums=None, headers=None, page=None, limi
         size: declared bytes.
         checksums: dict of md5, sha1, sha256, sha512 to hex digits; a sha256 may be a prefix of
             8 digits or more.
-        headers, page, limits: see `engram.web.client.Client`.
+        stated: where `size` and `checksums` stand, for the message if they do not fit.
+        headers, limits, reach: see `engram.web.client.Client`, `page`, `home` and `filled` too.
 
     Returns:
         `path`.
@@ -62,19 +62,21 @@ def fetch(url, path, *, size=None, checksums=None, headers=None, page=None, limi
     Raises:
         InputError: the file cannot be had, is not what was declared, or a server misbehaves.
     """
-    with Client(headers, page, limits) as client, _bar(size, Path(path).name) as count:
-        return _Download(client, url, path, size, checksums, count).run()
+    with (
+        Client(headers, limits=limits, **reach) as client,
+        _bar(size, Path(path).name) as count,
+    ):
+        return _Download(client, url, path, size, checksums, stated, count).run()
 
 
-def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=LIMITS) -> list[Path]:
+def fetch_all(files, folder, parallel=4, *, headers=None, limits=LIMITS, **reach) -> list[Path]:
     """Download several files into `folder`, some at a time; finished files stay whatever happens.
 
     Args:
         files: objects with path (relative), url, size and checksums, e.g. `engram.sources.File`.
         folder: where they go.
         parallel: files at a time, at most `limits.per_host` of them from one host.
-        headers, page, limits: see `engram.web.client.Client`; a dict of headers goes to the host of
-            each file.
+        headers, limits, reach: see `fetch`; a dict of headers goes to the host of each file.
 
     Returns:
         Their paths, in order.
@@ -96,10 +98,12 @@ def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=LIMI
         with turns[hosts[file.url]]:
             if stop.is_set():
                 return None
-            _Download(client, file.url, path, file.size, file.checksums, count, stop).run()
+            stated = getattr(file, "stated", "")
+            facts = (file.size, file.checksums, stated)
+            _Download(client, file.url, path, *facts, count, stop).run()
 
     with (
-        Client(headers, page, limits, parallel) as client,
+        Client(headers, limits=limits, connections=parallel, **reach) as client,
         _bar(None if None in sizes else sum(sizes), f"{len(files)} files") as count,
         ThreadPoolExecutor(parallel) as pool,
     ):
@@ -125,10 +129,12 @@ def fetch_all(files, folder, parallel=4, *, headers=None, page=None, limits=LIMI
 class _Download:
     """One file on its way to its place."""
 
-    def __init__(self, client, url, path, size, checksums, count, stop=None):
+    def __init__(self, client, url, path, size, checksums, stated, count, stop=None):
         self.client, self.limits = client, client.limits
         self.url, self.path, self.size = url, Path(path), size
         self.checksums = checked_sums(self.path, checksums)
+        self.stated = f" ({stated})" if stated else ""
+        self.noted = 0
         self.count, self.stop = count, stop
         self.part = self.path.with_name(self.path.name + PART)
         self.notes = self.path.with_name(self.path.name + NOTES)
@@ -189,8 +195,9 @@ class _Download:
     def _sums(self, file):
         """Digests of what lies in `file`, which is left at its end."""
         file.seek(0)
-        sums = {name: hashlib.new(name, usedforsecurity=False) for name in self.checksums}
-        while sums and (chunk := file.read(CHUNK)):
+        names = self.checksums or ("sha256",)  # what a file that nobody knows is continued by
+        sums = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+        while chunk := file.read(CHUNK):
             for value in sums.values():
                 value.update(chunk)
         file.seek(0, os.SEEK_END)
@@ -198,34 +205,40 @@ class _Download:
 
     def _mismatch(self, sums, size):
         if self.size is not None and size != self.size:
-            return f"{size} bytes instead of {self.size}"
+            return f"{size} bytes instead of {self.size}{self.stated}"
         for name, wanted in self.checksums.items():
             found = sums[name].hexdigest()
             if not found.startswith(wanted):
-                return f"{name} is {found} instead of {wanted}"
+                return f"{name} is {found} instead of {wanted}{self.stated}"
         return None
 
     def _attempt(self, file):
         """Ask for what is missing and receive it."""
         notes = self._read_notes()
-        start = self._kept(file, notes)
+        start, sums = self._kept(file, notes)
         if start and start == notes.get("size"):
-            return self._check(file, self._sums(file), whole=False)
+            return self._check(file, sums, whole=False)
         extra = {"Range": f"bytes={start}-"} if start else {}
-        if start and notes.get("etag"):
-            extra["If-Range"] = notes["etag"]
+        if start and notes.get("validator"):
+            extra["If-Range"] = notes["validator"]
         with self.client.ask(self.url, extra, self.path.name) as response:
-            said, rest = self._said(response, start), response.status_code == 206
-            if rest and not _same(notes, said):
+            said, rest = said_of(response, self.url, start), response.status_code == 206
+            if rest and not (start and same(notes, said, bool(self.checksums))):
                 self._forget(file)
-                raise Failed("the file has changed since the download began")
+                raise Failed("another part of the file came, or the file has changed since")
             if not rest:
                 self._forget(file)
+                known = self.checksums or self.size is not None
+                check_sent(response, self.url, self.path.name, said, known, self.checksums)
                 self.notes.write_text(json.dumps(said))
+                notes, sums = said, self._sums(file)
             self._check_size(said["size"])
-            sums = self._sums(file)
+            self._check_room(file, said["size"])
             self._advance(file.tell())
-            self._receive(response, file, sums)
+            try:
+                self._receive(response, file, sums, notes, said["size"])
+            finally:
+                self._note(file, sums, notes)
         for size in (said["size"], self.size):
             if size is not None and file.tell() < size:
                 raise Failed(f"the connection was cut after {file.tell()} of {size} bytes")
@@ -233,29 +246,21 @@ class _Download:
         return self._check(file, sums, whole=not rest and said["size"] is not None)
 
     def _kept(self, file, notes):
-        """How many bytes of an earlier attempt can be continued."""
-        start = file.seek(0, os.SEEK_END)
-        known = notes.get("size")
-        recognised = notes.get("etag") or known
-        return start if recognised and (known is None or start <= known) else 0
+        """How many bytes of an earlier attempt can be continued, and their digests.
 
-    def _said(self, response, start):
-        """What the server says about the whole file; size -1 if not about the range asked for."""
-        headers = response.headers
-        if response.status_code == 206:
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
-            size = int(span[2]) if span and int(span[1]) == start else -1
-        else:
-            length = headers.get("Content-Length", "")
-            size = int(length) if length.isdecimal() else None
-        etag = headers.get("ETag")
-        strong = etag if etag and not etag.startswith("W/") else None
-        return {
-            "url": shown(self.url),
-            "size": size,
-            "etag": strong,
-            "modified": headers.get("Last-Modified"),
-        }
+        Those that a checksum will be held against; others as far as they are what came, if the
+        server can tell whether the file is the same.  Of those a whole file is no use either:
+        nobody knows whether it still is what is published.
+        """
+        end, size = file.seek(0, os.SEEK_END), notes.get("size")
+        if not self.checksums:
+            end = min(end, notes.get("came", 0)) if notes.get("validator") else 0
+            file.truncate(end)
+        if not end or (notes.get("etag") or size) is None or (size is not None and end > size):
+            return 0, None
+        sums = self._sums(file)
+        sound = self.checksums or (sums["sha256"].hexdigest() == notes.get("sha256"))
+        return (end, sums) if sound and (self.checksums or end != size) else (0, None)
 
     def _read_notes(self):
         try:
@@ -271,8 +276,8 @@ class _Download:
         if self.size is not None and size != self.size:
             self._discard()
             raise InputError(
-                f"{shown(self.url)}: {size} bytes instead of the declared {self.size}; the file "
-                "was changed by its publisher: look at it, then correct the declaration"
+                f"{shown(self.url)}: {size} bytes instead of the declared {self.size}{self.stated}"
+                "; the file was changed by its publisher: look at it, then correct the declaration"
             )
         if self.limits.max_bytes is not None and size > self.limits.max_bytes:
             self._discard()
@@ -280,26 +285,64 @@ class _Download:
                 f"{shown(self.url)}: {size} bytes, more than the {self.limits.max_bytes} allowed"
             )
 
-    def _receive(self, response, file, sums):
+    def _check_room(self, file, size):
+        """Refuse what does not fit on the disk; of unknown size, what leaves too little of it."""
+        free = shutil.disk_usage(self.path.parent).free
+        size = self.size if size is None else size
+        needed = ROOM if size is None else size - file.tell()
+        if needed > free:
+            if size is None:
+                self._discard()
+            raise InputError(
+                f"{self.path}: {free >> 20} MiB are free, and {shown(self.url)} sends "
+                + ("a file of unknown size" if size is None else f"{needed >> 20} MiB more")
+                + "; make room, then run again to continue"
+            )
+
+    def _receive(self, response, file, sums, notes, size):
         caps = [cap for cap in (self.size, self.limits.max_bytes) if cap is not None]
+        caps = caps or ([self.limits.undeclared] if size is None else [])
         for chunk in chunks(response):
             if self.stop and self.stop.is_set():
                 raise _Stopped
-            if file.tell() == 0 and is_page(chunk, self.path.name):
-                self._discard()
-                raise page_error(self.url)
             if caps and file.tell() + len(chunk) > min(caps):
                 self._discard()
                 raise InputError(
                     f"{shown(self.url)}: sends more than the {min(caps)} bytes allowed"
+                    f"{self.stated}; if the file is larger, state its `size`"
                 )
+            if size is not None and file.tell() + len(chunk) > size:
+                self._forget(file)
+                raise Failed(f"more came than the {size} bytes that the server spoke of")
             file.write(chunk)
             for value in sums.values():
                 value.update(chunk)
             self._advance(file.tell())
+            if file.tell() - self.noted >= NOTED:
+                self._check_room(file, size)
+                self._note(file, sums, notes)
+
+    def _note(self, file, sums, notes):
+        """Write down what came so far of a file without checksum, for who continues."""
+        self.noted = file.tell()
+        if self.checksums or not self.part.exists():
+            return
+        file.flush()
+        os.fdatasync(file.fileno())
+        known = {"came": self.noted, "sha256": sums["sha256"].hexdigest()}
+        self.notes.write_text(json.dumps(notes | known))
 
     def _check(self, file, sums, whole):
         problem = self._mismatch(sums, file.tell())
+        came = None
+        if problem or not self.checksums:
+            file.seek(0)
+            came = instead(file.read(HEAD), self.path.name)
+            if file.seek(0, os.SEEK_END) == 0 and self.size is None:
+                came = "an empty file"
+        if came:
+            self._discard()
+            raise came_instead(self.url, came)
         if problem is None:
             return
         self._forget(file)
@@ -331,13 +374,6 @@ class _Download:
     def _advance(self, position):
         self.count(position - self.counted)
         self.counted = position
-
-
-def _same(notes, said):
-    """Whether two answers are about the same bytes; an answer may leave out what it said before."""
-    return notes.get("size") in (None, said["size"]) and all(
-        said[key] in (None, notes.get(key)) for key in ("etag", "modified")
-    )
 
 
 @contextlib.contextmanager
