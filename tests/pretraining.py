@@ -1,5 +1,6 @@
 """A tiny backbone and its objective, cohorts to pretrain on, and a process that does so."""
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,6 @@ from torch import nn
 from engram import objectives, store
 from engram.errors import InputError
 from engram.frozen import backbone
-from engram.objectives import __main__ as process
 from engram.planning import components
 from engram.readers import atlases
 from engram.store import Rows
@@ -115,6 +115,9 @@ class Tiny:
     def loss(self, batch, step):
         if step == int(os.environ.get("KILLED_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == int(os.environ.get("HELD_AT", -1)):
+            print("holds", flush=True)
+            sys.stdin.readline()
         if step in stops:
             stops.remove(step)
             raise Stop
@@ -232,7 +235,21 @@ def pretrain(folder, views, name="tiny", kind="tiny", **given):
     return weights, kept
 
 
+def end_before(call, name):
+    """Be killed in place of a call of the system, the first on a file of this name."""
+    made = getattr(os, call)
+
+    def ended(*paths, **options):
+        if Path(paths[-1]).name == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made(*paths, **options)
+
+    setattr(os, call, ended)
+
+
 if __name__ == "__main__":
+    if "KILLED_BEFORE" in os.environ:
+        end_before(*os.environ["KILLED_BEFORE"].split())
     register()
     torch.set_num_threads(1)
-    process.main(sys.argv[-1])
+    objectives.pretrain(**json.loads(Path(sys.argv[-1]).read_text()))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -153,22 +154,74 @@ def test_a_pretraining_that_stopped_ends_with_the_very_weights(tmp_path, views, 
     same(again[0], kept[0])
 
 
-def test_a_pretraining_that_was_killed_ends_with_the_very_weights(tmp_path, views):
-    through, _ = pretrain(tmp_path, views, "through", checkpoint_steps=1)
-    path, file = tmp_path / "killed.safetensors", tmp_path / "job.json"
-    job = {"views": views, "weights": str(path), "device": "cpu", "made_by": {}, "kept": [],
-           "spec": pretraining.spec(checkpoint_steps=1)}  # fmt: skip
+def started(folder, views, environment=(), **given):
+    """A process that is to pretrain `other` of a folder, and its pipes."""
+    asked, file = pretraining.spec(**given), folder / "job.json"
+    kept = [f"{folder}/other/epoch-{epochs}.safetensors" for epochs in asked["keep"]]
+    job = {"views": views, "weights": f"{folder}/other.safetensors", "kept": kept, "spec": asked,
+           "made_by": {"spec": asked}, "device": "cpu"}  # fmt: skip
     file.write_text(json.dumps(job))
-    killed = subprocess.run(
-        [forked.python(), pretraining.__file__, str(file)],
-        env=os.environ | {"KILLED_AT": "5"}, check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert killed.returncode == -9, killed.stderr
-    assert not path.exists()
-    pretrain(tmp_path, views, "killed", checkpoint_steps=1)
-    same(path, through)
-    events = [(one.with_suffix("") / EVENTS).read_bytes() for one in (path, through)]
+    command = [forked.python(), pretraining.__file__, str(file)]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, env=os.environ | dict(environment), text=True, **streams)
+
+
+def held(process):
+    """Wait until a process waits for a line."""
+    while (line := process.stdout.readline()) != "holds\n":
+        assert line, process.stderr.read()
+
+
+WAITS = "other.safetensors: waiting for another process that writes it"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"KILLED_AT": "5"},
+        {"KILLED_BEFORE": "replace other.safetensors"},
+        {"KILLED_BEFORE": "unlink checkpoint.safetensors"},
+    ],
+)
+def test_a_pretraining_that_was_killed_ends_with_the_very_weights(tmp_path, views, where):
+    given = {"keep": [1, 2], "checkpoint_steps": 1}
+    through, kept = pretrain(tmp_path, views, "through", **given)
+    killed = started(tmp_path, views, where, **given)
+    assert killed.wait() == -9, killed.stderr.read()
+    for path in (tmp_path / "other.safetensors", *tmp_path.glob("other/*.safetensors")):
+        path.unlink(missing_ok=True)  # as Snakemake does
+    again, others = pretrain(tmp_path, views, "other", **given)
+    for one, other in zip([through, *kept], [again, *others], strict=True):
+        same(one, other)
+    events = [(one.with_suffix("") / EVENTS).read_bytes() for one in (again, through)]
     assert events[0] == events[1]
+    assert {path.name for path in tmp_path.glob("other*")} == {"other", "other.safetensors"}
+
+
+def test_a_pretraining_beside_another_waits_and_takes_what_that_has_made(tmp_path, views):
+    """Such as one whose Snakemake was killed, and which goes on beside the next run."""
+    given = {"keep": [1], "checkpoint_steps": 1}
+    through, kept = pretrain(tmp_path, views, "through", **given)
+    first = started(tmp_path, views, {"HELD_AT": "5"}, **given)
+    held(first)
+    second = started(tmp_path, views, **given)
+    assert WAITS in second.stderr.readline()
+    first.communicate("go on\n")
+    assert second.communicate()[0] == ""
+    assert first.returncode == second.returncode == 0
+    for one, other in zip([through, *kept], ["other", "other/epoch-1"], strict=True):
+        same(one, tmp_path / f"{other}.safetensors")
+
+
+def test_processes_of_a_pretraining_that_was_killed_are_waited_for(tmp_path, views):
+    code = "import sys; print('holds', flush=True); sys.stdin.readline()"
+    first = started(tmp_path, views, launch=shlex.join([sys.executable, "-c", code]))
+    held(first)
+    first.kill()
+    second = started(tmp_path, views)
+    assert WAITS in second.stderr.readline()
+    first.stdin.close()
+    assert second.wait() == 0, second.stderr.read()
 
 
 LAUNCH = (

@@ -1,10 +1,12 @@
-"""Files on a disk that fills up: whole or absent, and one line that says what to do."""
+"""Files on a disk that fills up: whole or absent, by one process at a time, and one line if not."""
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from engram.errors import InputError
 CODE_VERSION = 1  # nothing that is computed depends on this file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 #: Seconds after which a file that nobody finished is that of a process which has ended.
@@ -73,6 +76,50 @@ def _runs(process):
     except PermissionError:  # of another user
         return True
     return True
+
+
+@contextlib.contextmanager
+def held(path):
+    """Hold `path` against other processes, which say so and wait; its lock file is gone afterwards.
+
+    The system lets go of it when this process ends, and when those have ended that it gave the
+    descriptor of the lock, which the block gets, by `pass_fds`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    file = _lock(lock, path)
+    try:
+        yield file
+    finally:
+        lock.unlink(missing_ok=True)  # while it is held, so that no other process holds it
+        os.close(file)
+
+
+def _lock(lock, path):
+    told = False
+    while True:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                print(f"{path}: waiting for another process that writes it", file=sys.stderr)
+            told = True
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: {path}: this file system has no locks; write it by one process only",
+                file=sys.stderr,
+            )
+            return file
+        # Who held it may have removed it meanwhile, and another may hold a new one.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(lock), os.fstat(file)):
+                return file
+        os.close(file)
 
 
 def sync(path):

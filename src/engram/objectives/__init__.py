@@ -26,9 +26,9 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from engram import store
+from engram import disk, store
 from engram.errors import InputError
-from engram.objectives._process import Pretraining, parts
+from engram.objectives._process import Pretraining, is_finished, parts
 from engram.training import ranks
 
 JOB = "job.json"  # in the folder that a pretraining keeps until it is finished
@@ -144,7 +144,8 @@ def pretrain(views, weights, kept, spec, made_by, device):
     have seen: subjects by dataset, facts of the view, options, curves. Beside it lies a folder with
     events for TensorBoard, written after every epoch. A pretraining that was killed goes on from
     `weights.parts` and, on the CPU, ends with the same weights; one with another configuration is
-    refused there. Several processes give the weights of one, but for rounding.
+    refused there. A second process waits, and takes what the first has made. Several processes of
+    one job give the weights of one, but for rounding.
 
     Args:
         views: {dataset: [path, ...]} of the view stores.
@@ -162,14 +163,17 @@ def pretrain(views, weights, kept, spec, made_by, device):
     """
     job = {"views": views, "weights": str(weights), "kept": [str(path) for path in kept],
            "spec": spec, "made_by": made_by, "device": device}  # fmt: skip
-    if spec["processes"] == 1 and not spec["launch"]:
-        run(job)
-    else:
-        _launch(job)
+    with disk.held(weights) as lock:
+        if is_finished(job):
+            return
+        if spec["processes"] == 1 and not spec["launch"]:
+            run(job)
+        else:
+            _launch(job, lock)
 
 
-def _launch(job):
-    """Start the processes of a job, each of which calls `run`."""
+def _launch(job, lock):
+    """Start the processes of a job, which call `run` and hold the lock if this one is killed."""
     spec = job["spec"]
     path = parts(job) / JOB
     with store.replaced(path) as temporary:
@@ -184,7 +188,8 @@ def _launch(job):
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": str(threads),
     }
-    if subprocess.run(command, env=environment, check=False).returncode:
+    done = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
+    if done.returncode:
         raise InputError("pretraining: a process failed; what it said stands above in the log")
 
 

@@ -1,14 +1,15 @@
 """One process of stage `pretrain`, from the views to the weights; see `engram.objectives`."""
 
-import os
+import contextlib
+import json
 import resource
 import shutil
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from engram import store
@@ -134,7 +135,7 @@ class Pretraining:
 
     def _loss(self, batch, step):
         kind = self.device.partition(":")[0]
-        with torch.autocast(kind, torch.bfloat16) if self.bf16 else nullcontext():
+        with torch.autocast(kind, torch.bfloat16) if self.bf16 else contextlib.nullcontext():
             return self.objective.loss(batch, step)
 
     # ---- before the first step --------------------------------------------------------------
@@ -246,11 +247,24 @@ class Pretraining:
             save_file(tensors, temporary, {"engram": store.canonical(facts)})
 
     def _finish(self, curves):
+        """Publish what was learnt; whoever is killed before the end finds all of it again."""
         for epochs, path in zip(self.spec["keep"], self.job["kept"], strict=True):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._kept(epochs), path)
+            with store.replaced(path) as temporary:
+                shutil.copyfile(self._kept(epochs), temporary)
         self._write(self.job["weights"], curves)
+        (parts(self.job) / CHECKPOINT).unlink()  # first: it says that the others are there
         shutil.rmtree(parts(self.job))
+
+
+def is_finished(job) -> bool:
+    """Whether the weights of a job are there, which another process made of the same."""
+    if not all(Path(path).is_file() for path in (job["weights"], *job["kept"])):
+        return False
+    with contextlib.suppress(SafetensorError, KeyError, TypeError, ValueError):
+        with safe_open(job["weights"], "pt") as file:
+            made_by = json.loads(file.metadata()["engram"])["made_by"]
+        return store.canonical(made_by) == store.canonical(job["made_by"])
+    return False
 
 
 def _check(options):

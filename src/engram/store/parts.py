@@ -2,11 +2,9 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,6 @@ from engram.store import audit, formats, layout
 from engram.store.rows import Rows
 
 CODE_VERSION = 2  # raise when stores written before must be written again
-
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def write(path, *rows: Rows):
@@ -37,7 +33,7 @@ def write(path, *rows: Rows):
     table = pd.concat([one.table for one in rows]) if len(rows) > 1 else rows[0].table
     shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
     parts = Parts(Path(path), table, shape, arrays[0].dtype, rows[0].header)
-    with parts.room(parts.size, "make room and run again"), _locked(parts.path):
+    with parts.room(parts.size, "make room and run again"), disk.held(parts.path):
         try:
             parts.prepare()
             parts.publish(arrays)
@@ -72,7 +68,7 @@ def resume(path, table, shape, dtype, header, part_rows=None):
     parts = Parts(Path(path), table, tuple(shape), np.dtype(dtype), header, part_rows)
     with contextlib.ExitStack() as stack:
         with parts.room(parts.size):
-            stack.enter_context(_locked(parts.path))
+            stack.enter_context(disk.held(parts.path))
             parts.prepare()
             parts.finished = parts.is_published()
         yield parts
@@ -213,45 +209,6 @@ class Parts:
     def room(self, needed, advice="finished parts are kept: make room and run again"):
         """Turn a full disk into an error that says how much is needed and what to do."""
         return disk.room(self.path, needed, advice)
-
-
-@contextlib.contextmanager
-def _locked(path):
-    """Hold `path` against other processes; its lock file is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
-    file = _lock(lock, path)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # while it is held, so that no other process holds it
-        os.close(file)
-
-
-def _lock(lock, path):
-    told = False
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not told:
-                print(f"{path}: waiting for another process that writes it", file=sys.stderr)
-            told = True
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            print(
-                f"warning: {path}: this file system has no locks; write it by one process only",
-                file=sys.stderr,
-            )
-            return file
-        # Who held it may have removed it meanwhile, and another may hold a new one.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(lock), os.fstat(file)):
-                return file
-        os.close(file)
 
 
 def _save(path, values):
