@@ -502,7 +502,7 @@ def test_a_release_is_listed_and_fetched(api, storage, release, tmp_path, monkey
     assert len(files) == 101
     assert (files[0].checksums, files[1].checksums) == ({}, {"sha256": sums(b"1")["sha256"]})
     files = github.list_files("o/r@v1.0", include=["w00[01].pth"], base=api.url, limits=QUICK)
-    fetch_all(files, tmp_path, limits=QUICK, **github.access(api.url))
+    fetch_all(files, tmp_path, limits=QUICK, **github.access(base=api.url))
     assert contents(tmp_path) == {"w000.pth": b"0", "w001.pth": b"1"}
     assert all(headers["Authorization"] == f"Bearer {TOKEN}" for _, headers in api.requests)
     assert TOKEN not in str(storage.requests)

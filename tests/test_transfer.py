@@ -565,7 +565,7 @@ def proxy(server, monkeypatch):
         ("http://10.1.2.3/x", "private"),
         ("http://192.168.0.1/x", "private"),
         ("http://[fd00::1]/x", "private"),
-        ("http://0.0.0.0/x", "private"),
+        ("http://0.0.0.0/x", "loopback"),
         ("http://169.254.169.254/latest/meta-data", "link-local"),
         ("file:///etc/passwd", "not an http"),
         ("http://me:secret@93.184.216.34/x", "holds a user"),

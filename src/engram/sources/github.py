@@ -60,14 +60,14 @@ def list_files(
     return selected(files, include, exclude, f"GitHub release {spec}")
 
 
-def access(base=API) -> dict:
-    """The token of GITHUB_TOKEN, for the API alone."""
+def access(spec="", base=API) -> dict:
+    """The token of GITHUB_TOKEN, for the API alone; see `list_files`."""
     token, home = os.environ.get("GITHUB_TOKEN", "").strip(), origin(base)
 
     def headers(url):
         return {"Authorization": f"Bearer {token}"} if token and origin(url) == home else {}
 
-    return {"headers": headers}
+    return {"headers": headers, "home": spec if "://" in spec else base}
 
 
 def _assets(url, base, limits):
@@ -80,7 +80,7 @@ def _assets(url, base, limits):
 
 
 def _ask(url, base, limits):
-    body, _ = read(url, headers=access(base)["headers"], limits=limits)
+    body, _ = read(url, headers=access(base=base)["headers"], limits=limits)
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

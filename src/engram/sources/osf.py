@@ -69,7 +69,7 @@ def access(base=API) -> dict:
     def headers(url):
         return {"Authorization": f"Bearer {token}"} if token and origin(url) in trusted else {}
 
-    return {"headers": headers}
+    return {"headers": headers, "home": base}
 
 
 class _Api:

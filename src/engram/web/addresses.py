@@ -39,10 +39,10 @@ CARRIERS = [
         ("::ffff:0:0/96", 0),
         ("::ffff:0:0:0/96", 0),  # RFC 2765
         ("64:ff9b::/96", 0),  # NAT64
-        ("64:ff9b:1::/48", 0),
         ("2002::/16", 80),  # 6to4
     )
 ]
+LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215; not in every Python's lists
 
 
 def origin(url) -> tuple:
@@ -143,6 +143,8 @@ def check_url(url):
     # Other readers of addresses see another host in blanks, backslashes and percent signs.
     if not re.fullmatch(r"[\w.-]+|[\da-f:.]+", host) or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise InputError(f"{shown(url)}: not an http or https address")
+    if not host.isascii():  # and in other alphabets: there are two ways to translate them
+        raise InputError(f"{shown(url)}: write its host in ASCII (xn--...)")
 
 
 def joined(url, target) -> str:
@@ -214,11 +216,12 @@ def _network(address):
     carried = _carried(address)
     if carried is not None:
         return _network(str(carried))
-    if address.is_loopback:
+    if address.is_loopback or address.is_unspecified:  # 0.0.0.0 is this machine too
         return "loopback"
     if address.is_link_local:
         return "link-local"
     local = address.is_multicast or getattr(address, "is_site_local", False)
+    local = local or address in LOCAL_NAT64
     return "public" if address.is_global and not local else "private"
 
 

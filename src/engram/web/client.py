@@ -80,6 +80,10 @@ class Failed(Exception):
         self.wait, self.final = wait, final
 
 
+class NoSuchPart(Failed):
+    """The server has no such part of the file."""
+
+
 def read(url, *, headers=None, limits=LIMITS, max_bytes=64 << 20) -> tuple[bytes, dict]:
     """A small document, e.g. one page of a listing.
 
@@ -246,7 +250,7 @@ def _check_status(response, url):
     if status in (200, 206):
         return
     if status == 416:
-        raise Failed("the server no longer has the rest of the file")
+        raise NoSuchPart("the server no longer has the rest of the file")
     advice = {
         301: "moved without saying where; correct the address (or the region of a bucket)",
         400: "the server does not take this request; correct the address (or the region)",
