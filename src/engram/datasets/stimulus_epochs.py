@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.readers import trial_tables
+from engram.readers import claims, recordings, trial_tables
 from engram.readers.folders import IMAGES
 from engram.recording import Stimuli, Trials, members
 
@@ -194,9 +194,13 @@ def _first_part(path):
 def _open(path):
     """Epochs of a file, not yet read."""
     try:
-        if path.suffix == ".set":
-            return mne.read_epochs_eeglab(path, verbose="error")
-        return mne.read_epochs(path, preload=False, verbose="error")
+        claims.refuse(path)
+        with recordings.guarded(path):
+            if path.suffix == ".set":
+                return mne.read_epochs_eeglab(path, verbose="error")
+            return mne.read_epochs(path, preload=False, verbose="error")
+    except InputError:
+        raise
     except Exception as error:  # MNE's readers raise whatever a broken file makes them
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
