@@ -23,8 +23,13 @@ NAMES, RATE, RECORDS = ("Fp1", "Cz", "Oz"), 100, 20
 def eeg(path, **options):
     """Reads a recording as stage `render` does, and its header as `engram check --quick`."""
     row = {"subject": "s", "scan": "a", "file": str(path), "path": str(path)}
-    options = eeg_recordings.Options(**options)
-    return eeg_recordings.read("s", [row], options)[0], eeg_recordings.outline("s", [row], options)
+    found = eeg_recordings.read("s", [row], eeg_recordings.Options(**options))[0]
+    return found, outlined(path, **options)
+
+
+def outlined(path, **options):
+    row = {"subject": "s", "scan": "a", "file": str(path), "path": str(path)}
+    return eeg_recordings.outline("s", [row], eeg_recordings.Options(**options))
 
 
 def edf(path="x.edf", lists=None, **said):
@@ -142,3 +147,104 @@ def test_annotations_of_edf_take_no_longer_than_they_are_long(text):
 def test_more_annotations_of_edf_than_anyone_made():
     edf(lists=[b"+0\x14a\x14\0" * 60_000] * RECORDS)
     hostile.one_line(hostile.tried(lambda: eeg("x.edf")), "x.edf", "annotations")
+
+
+# ---- BrainVision ----------------------------------------------------------------------
+
+
+def brainvision(path="x.vhdr", more="", **said):
+    """A recording of 10 s, whose header says what `said` overwrites and `more`, put first."""
+    facts = {
+        "DataFile": "x.eeg", "MarkerFile": "x.vmrk", "DataFormat": "BINARY",
+        "DataOrientation": "MULTIPLEXED", "NumberOfChannels": 3, "SamplingInterval": 10_000,
+        "BinaryFormat": "INT_16", "Resolution": "0.1", "Codepage": "UTF-8",
+    } | said  # fmt: skip
+    common = [f"{key}={facts[key]}" for key in [*facts][:6]]
+    channels = [f"Ch{i}={name},,{facts['Resolution']},µV" for i, name in enumerate(NAMES, 1)]
+    lines = ["Brain Vision Data Exchange Header File Version 1.0", more, "[Common Infos]",
+             f"Codepage={facts['Codepage']}", *common, "[Binary Infos]",
+             f"BinaryFormat={facts['BinaryFormat']}", "[Channel Infos]", *channels]  # fmt: skip
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    values = np.random.default_rng(0).integers(-500, 500, (10 * RATE, 3)).astype("<i2")
+    Path("x.eeg").write_bytes(values.tobytes())
+    Path("x.vmrk").write_text(
+        "Brain Vision Data Exchange Marker File, Version 1.0\n[Marker Infos]\n"
+        "Mk1=New Segment,,1,1,0,20200101120000000000\nMk2=Stimulus,S 1,100,1,0\n"
+    )
+
+
+BRAINVISION = {
+    "data above": {"DataFile": "../other.eeg"},
+    "data by absolute name": {"DataFile": "/etc/passwd"},
+    "data of a device": {"DataFile": "/dev/zero"},
+    "data below and above": {"DataFile": "a/../../other.eeg"},
+    "data with backslashes": {"DataFile": "..\\other.eeg"},
+    "data in small letters": {"more": "[Common infos]\ndatafile=../other.eeg\n"},
+    "data twice": {"more": "DataFile=../other.eeg"},
+    "data behind a colon": {"more": "[Other]\nDataFile: ../other.eeg"},
+    "no data": {"DataFile": "none.eeg"},
+    "data is a folder": {"DataFile": "."},
+    "markers above": {"MarkerFile": "../other.vmrk"},
+    "markers by absolute name": {"MarkerFile": "/etc/passwd"},
+    "markers not there": {"MarkerFile": "none.vmrk"},
+    "a billion channels": {"NumberOfChannels": 10**9},
+    "10^5000 channels": {"NumberOfChannels": "1" + "0" * 5000},
+    "no channels": {"NumberOfChannels": 0},
+    "negative channels": {"NumberOfChannels": -3},
+    "channels that are no number": {"NumberOfChannels": "nan"},
+    "more channels than named": {"NumberOfChannels": 5},
+    "interval 0": {"SamplingInterval": 0},
+    "NaN interval": {"SamplingInterval": "nan"},
+    "negative interval": {"SamplingInterval": -10_000},
+    "infinite interval": {"SamplingInterval": "inf"},
+    "tiny interval": {"SamplingInterval": "1e-300"},
+    "NaN resolution": {"Resolution": "nan"},
+    "infinite resolution": {"Resolution": "inf"},
+    "resolution 0": {"Resolution": "0"},
+    "resolution is no number": {"Resolution": "high"},
+    "unknown orientation": {"DataOrientation": "DIAGONAL"},
+    "unknown format": {"BinaryFormat": "INT_128"},
+    "codec that is none": {"Codepage": "zlib"},
+    "text": {"DataFormat": "ASCII"},
+}
+
+
+@pytest.mark.parametrize("lie", BRAINVISION)
+def test_a_header_of_brainvision_that_lies(lie, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path.parent / "other.eeg").write_bytes(bytes(6000))
+    (tmp_path.parent / "other.vmrk").write_text("Mk1=Comment,secret,1,1,0\n")
+    brainvision(**BRAINVISION[lie])
+    found = hostile.tried(lambda: eeg("x.vhdr"), seconds=10)
+    hostile.one_line(found, "x.vhdr" if "x.vhdr" in found else "x.vmrk")
+    assert "secret" not in found
+    brainvision(**BRAINVISION[lie])
+    hostile.one_line(hostile.tried(lambda: outlined("x.vhdr"), seconds=10), "x.vhdr")
+
+
+MARKERS = {
+    "nothing": b"",
+    "bytes": bytes(1000),
+    "a sample that is no number": b"[Marker Infos]\nMk1=Stimulus,S 1,first,1,0\n",
+    "too few parts": b"[Marker Infos]\nMk1=Stimulus\n",
+    "a sample of 400 digits": b"[Marker Infos]\nMk1=Stimulus,S 1," + b"9" * 400 + b",1,0\n",
+}
+
+
+@pytest.mark.parametrize("lie", MARKERS)
+def test_markers_of_brainvision_that_lie(lie):
+    brainvision()
+    Path("x.vmrk").write_bytes(MARKERS[lie])
+    hostile.one_line(hostile.tried(lambda: eeg("x.vhdr"), seconds=10), "x.vmrk")
+
+
+def test_brainvision_as_it_should_be_linked_as_datalad_does(tmp_path):
+    brainvision()
+    kept = tmp_path.parent / "kept"
+    kept.mkdir(exist_ok=True)
+    for name in ("x.vhdr", "x.eeg", "x.vmrk"):
+        Path(name).rename(kept / f"{name}-1234")
+        Path(name).symlink_to(kept / f"{name}-1234")
+    found, _ = eeg("x.vhdr")
+    assert found.duration == 10
+    assert [*found.events["description"]] == ["Stimulus/S 1"]

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import mne
+import numpy as np
 
 from engram.errors import InputError
 from engram.readers import claims
@@ -34,6 +35,8 @@ REFUSED = {
     "header file do not match! sfreq": "the header states two sampling rates",
     "Default channel names are chosen": "the file of channel names (.21E) is missing or "
     "damaged, so that they are made up",
+    "Missing header in marker file": "the file of markers is none, so that events would be lost",
+    "got unparsable": "the file of markers is none, so that events would be lost",
     "Could not decode log": "text is in another encoding than UTF-8 or, if given, "
     "`encoding` of the dataset",
 }
@@ -107,6 +110,8 @@ def _refuse_lies(path, raw):
     rate = raw.info["sfreq"]
     if not RATES[0] <= rate <= RATES[1]:  # nor NaN
         raise ValueError(f"it says {rate:g} samples per second")
+    if not np.isfinite(raw._cals).all():
+        raise ValueError("the scale of a channel is no finite number")
     _refuse_more(raw, 1)
 
 
