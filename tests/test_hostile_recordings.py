@@ -1,17 +1,12 @@
 """Recordings whose headers lie, by the doors that users take: one line each, in bounded memory."""
 
-import functools
-import gzip
-import struct
 from pathlib import Path
 
 import hostile
-import nibabel as nib
 import numpy as np
 import pytest
 
-from engram.datasets import bold_images
-from engram.readers import nsd
+from engram.datasets import eeg_recordings
 
 
 @pytest.fixture(autouse=True)
@@ -20,173 +15,236 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def one_line(said, name, *words):
-    """Exactly one line, which names the file."""
-    assert said.startswith(("InputError: ", "error: ")), said
-    assert len(said.splitlines()) == 1, said
-    for word in (name, *words):
-        assert word in said
+# ---- EDF and BDF ----------------------------------------------------------------------
+
+NAMES, RATE, RECORDS = ("Fp1", "Cz", "Oz"), 100, 20
 
 
-@functools.cache
-def packed_zeros():
-    """64 MiB of them, of which a thousand take a byte."""
-    return gzip.compress(bytes(64 << 20), 1)
+def eeg(path, **options):
+    """Reads a recording as stage `render` does, and its header as `engram check --quick`."""
+    row = {"subject": "s", "scan": "a", "file": str(path), "path": str(path)}
+    found = eeg_recordings.read("s", [row], eeg_recordings.Options(**options))[0]
+    return found, outlined(path, **options)
 
 
-def zeros(path, head, size):
-    """A gzip file of some bytes and many zeros behind them."""
-    Path(path).write_bytes(gzip.compress(head) + (size >> 26) * packed_zeros())
+def outlined(path, **options):
+    row = {"subject": "s", "scan": "a", "file": str(path), "path": str(path)}
+    return eeg_recordings.outline("s", [row], eeg_recordings.Options(**options))
 
 
-# ---- NIfTI ----------------------------------------------------------------------------
-
-GRID, FRAMES = (4, 5, 3), 20
-#: Where a header of NIfTI-1 says what.
-AT = {"dim": 40, "datatype": 70, "bitpix": 72, "pixdim": 76, "vox_offset": 108, "scl_slope": 112,
-      "scl_inter": 116, "quatern": 256, "srow": 280, "qform": 252, "sform": 254}  # fmt: skip
-
-
-def nifti(values, spoil=(), tr=2.0):
-    """The bytes of an image whose header is overwritten: ((field, struct format, values), ...)."""
-    image = nib.Nifti1Image(values, np.diag([2.0, 2, 2, 1]))
-    if values.ndim == 4:
-        image.header.set_xyzt_units("mm", "sec")
-        image.header.set_zooms((2, 2, 2, tr))
-    content = bytearray(image.to_bytes())
-    for field, form, *said in spoil:
-        struct.pack_into("<" + form, content, AT[field], *said)
-    return bytes(content)
-
-
-def scan():
-    return np.random.default_rng(0).normal(1000, 20, (*GRID, FRAMES)).astype("f4")
-
-
-def atlas():
-    return (np.arange(np.prod(GRID)).reshape(GRID) % 3).astype("i2")
-
-
-def bold(scan_name="bold.nii", atlas_name="atlas.nii", **options):
-    """Reads a scan as stage `render` does."""
-    for name, values in (("bold.nii", scan()), ("atlas.nii", atlas())):
-        if name in (scan_name, atlas_name) and not Path(name).exists():
-            Path(name).write_bytes(nifti(values))
-    Path("names.txt").write_text("Cuneus\nInsula\n")
-    options = bold_images.Options(images=[atlas_name], atlas=["names.txt"], **options)
-    row = {"subject": "s", "scan": "a", "file": scan_name, "path": scan_name}
-    return bold_images.read("s", [row], options)
+def edf(path="x.edf", lists=None, **said):
+    """A file whose header says what `said` overwrites; `lists` are annotations of each record."""
+    names = [*NAMES, *(["EDF Annotations"] if lists else [])]
+    wide, n = (3 if path.endswith("bdf") else 2), len(names)
+    room = -(-max(map(len, lists or [b""])) // wide)
+    facts = {
+        "version": b"\xffBIOSEMI" if wide == 3 else "0", "patient": "X X X X",
+        "recording": "Startdate X X X X", "date": "01.01.20", "time": "00.00.00",
+        "bytes": 256 * (n + 1), "reserved": f"{path[-3:].upper()}+C" if lists else "",
+        "records": RECORDS, "duration": 1, "signals": n, "labels": names, "transducers": [""] * n,
+        "units": ["uV"] * n, "lowest": [-200] * n, "highest": [200] * n, "least": [-32768] * n,
+        "most": [32767] * n, "filters": [""] * n,
+        "samples": [*[RATE] * len(NAMES), *([room] if lists else [])], "rest": [""] * n,
+    } | said  # fmt: skip
+    widths = [8, 80, 80, 8, 8, 8, 44, 8, 8, 4, 16, 80, 8, 8, 8, 8, 8, 80, 8, 32]
+    head = b""
+    for width, fact in zip(widths, facts.values(), strict=True):
+        for one in fact if isinstance(fact, list) else [fact]:
+            text = one if isinstance(one, bytes) else str(one).encode("latin-1")
+            head += text.ljust(width)[:width]
+    rng, body = np.random.default_rng(0), b""
+    for i in range(RECORDS):
+        values = rng.integers(-5000, 5000, (len(NAMES), RATE)).astype("<i4").view("u1")
+        body += values.reshape(-1, 4)[:, :wide].tobytes()
+        body += (lists[i] if lists else b"").ljust(room * wide, b"\0") if lists else b""
+    Path(path).write_bytes(head + body)
+    return path
 
 
-HUGE = ("dim", "8h", 4, *3 * [32767], 32767, 1, 1, 1)
-SPOILT = {
-    "huge": [HUGE],
-    "longer than the file": [("dim", "5h", 4, *GRID, 30_000)],
-    "negative axes": [("dim", "5h", 4, 4, -5, 3, FRAMES)],
-    "no axes": [("dim", "h", 0)],
-    "too many axes": [("dim", "h", 9)],
-    "NaN offset": [("vox_offset", "f", np.nan)],
-    "negative offset": [("vox_offset", "f", -1e9)],
-    "infinite offset": [("vox_offset", "f", np.inf)],
-    "offset behind the file": [("vox_offset", "f", 3e38)],
-    "offset within the header": [("vox_offset", "f", 16)],
-    "NaN size of voxels": [("pixdim", "8f", *8 * [np.nan])],
-    "NaN place": [("srow", "12f", *12 * [np.nan])],
-    "NaN quaternion": [("sform", "h", 0), ("qform", "h", 1), ("quatern", "3f", *3 * [np.nan])],
-    "complex": [("datatype", "hh", 32, 64)],
-    "colours": [("datatype", "hh", 128, 24)],
-    "unknown type": [("datatype", "hh", 4444, 7)],
-    "NaN intercept": [("scl_slope", "ff", 2, np.nan)],
-    "infinite slope": [("scl_slope", "ff", np.inf, 0)],
-    "NaN TR": [("pixdim", "5f", 1, 2, 2, 2, np.nan)],
-    "infinite TR": [("pixdim", "5f", 1, 2, 2, 2, np.inf)],
-    "negative TR": [("pixdim", "5f", 1, 2, 2, 2, -2)],
+EDF = {
+    "a million signals": {"signals": 9999},
+    "no signals": {"signals": 0},
+    "negative signals": {"signals": -3},
+    "signals that are no number": {"signals": "many"},
+    "a billion samples": {"samples": [10**8 - 1] * 3},
+    "negative samples": {"samples": [10**7, -(10**7) + 100, 100]},
+    "samples cancel": {"samples": [100, 0, -100]},
+    "no samples": {"samples": [0, 0, 0]},
+    "duration 0": {"duration": 0},
+    "negative duration": {"duration": -1},
+    "NaN duration": {"duration": "nan"},
+    "infinite duration": {"duration": "inf"},
+    "tiny duration": {"duration": "1e-300"},
+    "huge duration": {"duration": "1e300"},
+    "duration is no number": {"duration": "1 s"},
+    "records are no number": {"records": "1e3"},
+    "NaN records": {"records": "nan"},
+    "header too short": {"bytes": 256},
+    "header too long": {"bytes": 99_999_999},
+    "negative header": {"bytes": -1024},
+    "NaN range": {"lowest": ["nan"] * 3},
+    "infinite range": {"highest": ["inf"] * 3},
+    "range of one value": {"lowest": [200] * 3},
+    "digital range of one value": {"least": [32767] * 3},
+    "huge range": {"highest": ["1e308"] * 3, "lowest": ["-1e308"] * 3},
+    "range is no number": {"lowest": ["low"] * 3},
+    "range of NUL bytes": {"highest": [bytes(8)] * 3},
+    "no labels": {"labels": [bytes(16)] * 3},
 }
 
 
-@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
-@pytest.mark.parametrize("lie", SPOILT)
-def test_a_bold_image_whose_header_lies(lie, name):
-    content = nifti(scan(), SPOILT[lie])
-    Path(name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    one_line(hostile.tried(lambda: bold(name)), name)
+@pytest.mark.parametrize("name", ["x.edf", "x.bdf"])
+@pytest.mark.parametrize("lie", EDF)
+def test_an_edf_header_that_lies(lie, name):
+    edf(name, **EDF[lie])
+    hostile.one_line(hostile.tried(lambda: eeg(name)), name)
 
 
-#: Of an atlas the sizes of voxels and the time of frames say nothing.
-OF_ATLAS = [lie for lie in SPOILT if not lie.endswith(("TR", "voxels"))]
+def test_a_file_of_edf_as_it_should_be_and_records_that_nobody_counted():
+    for name in ("x.edf", "x.bdf"):
+        for records in (RECORDS, -1):
+            found, _ = eeg(edf(name, records=records))
+            assert found.duration == RECORDS
 
 
-@pytest.mark.parametrize("lie", OF_ATLAS)
-def test_an_atlas_whose_header_lies(lie):
-    Path("x.nii.gz").write_bytes(gzip.compress(nifti(atlas(), SPOILT[lie])))
-    one_line(hostile.tried(lambda: bold(atlas_name="x.nii.gz")), "x.nii.gz")
+@pytest.mark.parametrize("size", [0, 8, 255, 256, 300, 1023, 1024, 1100])
+def test_an_edf_file_that_is_cut_off(size):
+    edf()
+    Path("x.edf").write_bytes(Path("x.edf").read_bytes()[:size])
+    hostile.one_line(hostile.tried(lambda: eeg("x.edf")), "x.edf")
 
 
-@pytest.mark.parametrize("lie", OF_ATLAS)
-def test_a_mask_whose_header_lies(lie):
-    """Of the dataset NSD."""
-    Path("x.nii.gz").write_bytes(gzip.compress(nifti(atlas(), SPOILT[lie])))
-    one_line(hostile.tried(lambda: nsd.read_mask("x.nii.gz")), "x.nii.gz")
+def lists(*texts, rest=b""):
+    """Annotations of each record: when it begins, and the texts in the first."""
+    found = [b"+%d\x14\x14\0" % i for i in range(RECORDS)]
+    found[0] += b"".join(texts)
+    return [one + rest for one in found]
 
 
-def changed(change, values):
-    """An image in the ways that a file, not its header, can be wrong."""
-    content = nifti(values)
-    packed = gzip.compress(content)
-    extended = bytearray(content[:348] + b"\1\0\0\0" + bytes(16) + content[352:])
-    if change == "endless":
-        zeros("x.nii.gz", content, 3 << 30)
-    elif change == "large":  # consistent with itself: 2 GiB of zeros
-        zeros("x.nii.gz", nifti(values[..., :1], [("dim", "5h", 4, 1024, 1024, 512, 2)]), 2 << 30)
-    elif change.startswith("extension"):
-        struct.pack_into("<f", extended, AT["vox_offset"], 368)
-        struct.pack_into("<i", extended, 352, int(change.split()[-1]))
-        zeros("x.nii.gz", bytes(extended), 3 << 30)
-    else:
-        Path("x.nii.gz").write_bytes({
-            "cut off": packed[:-40],
-            "checksum": packed[:-8] + b"abcd" + packed[-4:],
-            "values missing": gzip.compress(content[:-40]),
-            "empty": b"",
-            "text": b"no image\n" * 60,
-            "pickle": b"\x80\x04cos\nsystem\n.",
-            "header alone": gzip.compress(content[:348]),
-            "half a header": gzip.compress(content[:100]),
-        }[change])  # fmt: skip
+LISTS = {
+    "endless onset": lists(b"+" + b"1" * 100_000 + b"\x14a\x14\0"),
+    "infinite onset": lists(b"+" + b"9" * 400 + b"\x14a\x14\0"),
+    "endless duration": lists(b"+1\x15" + b"9" * 400 + b"\x14a\x14\0"),
+}
 
 
-CHANGES = ["endless", "extension 0", "extension 2147483632", "extension -16", "cut off",
-           "checksum", "values missing", "empty", "text", "pickle", "header alone",
-           "half a header"]  # fmt: skip
+@pytest.mark.parametrize("lie", LISTS)
+def test_annotations_of_edf_that_lie(lie):
+    edf(lists=LISTS[lie])
+    hostile.one_line(hostile.tried(lambda: eeg("x.edf")), "x.edf")
 
 
-@pytest.mark.parametrize("change", [*CHANGES, "large"])
-def test_a_bold_image_that_is_none(change):
-    changed(change, scan())
-    one_line(hostile.tried(lambda: bold("x.nii.gz")), "x.nii.gz")
+@pytest.mark.parametrize(
+    "text", [b"+1\x14", b"+1.5\x14", b"+1\x152\x14x", b"+1\x14\0", b"\x14\x14"]
+)
+def test_annotations_of_edf_take_no_longer_than_they_are_long(text):
+    """A list that never ends, begun again and again."""
+    edf(lists=[b"+0\x14\x14\0" + 100_000 * text, *lists()[1:]])
+    found = hostile.tried(lambda: print(eeg("x.edf")[0].duration), seconds=5)
+    assert found.splitlines()[-1] == str(float(RECORDS))
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_an_atlas_that_is_none(change):
-    changed(change, atlas())
-    one_line(hostile.tried(lambda: bold(atlas_name="x.nii.gz")), "x.nii.gz")
+def test_more_annotations_of_edf_than_anyone_made():
+    edf(lists=[b"+0\x14a\x14\0" * 60_000] * RECORDS)
+    hostile.one_line(hostile.tried(lambda: eeg("x.edf")), "x.edf", "annotations")
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_mask_that_is_none(change):
-    changed(change, atlas())
-    one_line(hostile.tried(lambda: nsd.read_mask("x.nii.gz")), "x.nii.gz")
+# ---- BrainVision ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_there_are_no_zeros(value):
-    """nilearn takes them for 0, which pulls the mean of a region there; outside they may stand."""
-    inside, outside = (tuple(np.argwhere(atlas() == number)[0]) for number in (1, 0))
-    values = scan()
-    values[(*outside, 3)] = value
-    Path("bold.nii").write_bytes(nifti(values))
-    found = bold()[0].signals["fmri"].data
-    np.testing.assert_allclose(found[0], scan()[atlas() == 1].mean(0), rtol=1e-5)
-    values[(*inside, 3)] = value
-    Path("bold.nii").write_bytes(nifti(values))
-    one_line(hostile.tried(bold), "bold.nii", "1 voxels")
+def brainvision(path="x.vhdr", more="", **said):
+    """A recording of 10 s, whose header says what `said` overwrites and `more`, put first."""
+    facts = {
+        "DataFile": "x.eeg", "MarkerFile": "x.vmrk", "DataFormat": "BINARY",
+        "DataOrientation": "MULTIPLEXED", "NumberOfChannels": 3, "SamplingInterval": 10_000,
+        "BinaryFormat": "INT_16", "Resolution": "0.1", "Codepage": "UTF-8",
+    } | said  # fmt: skip
+    common = [f"{key}={facts[key]}" for key in [*facts][:6]]
+    channels = [f"Ch{i}={name},,{facts['Resolution']},µV" for i, name in enumerate(NAMES, 1)]
+    lines = ["Brain Vision Data Exchange Header File Version 1.0", more, "[Common Infos]",
+             f"Codepage={facts['Codepage']}", *common, "[Binary Infos]",
+             f"BinaryFormat={facts['BinaryFormat']}", "[Channel Infos]", *channels]  # fmt: skip
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    values = np.random.default_rng(0).integers(-500, 500, (10 * RATE, 3)).astype("<i2")
+    Path("x.eeg").write_bytes(values.tobytes())
+    Path("x.vmrk").write_text(
+        "Brain Vision Data Exchange Marker File, Version 1.0\n[Marker Infos]\n"
+        "Mk1=New Segment,,1,1,0,20200101120000000000\nMk2=Stimulus,S 1,100,1,0\n"
+    )
+
+
+BRAINVISION = {
+    "data above": {"DataFile": "../other.eeg"},
+    "data by absolute name": {"DataFile": "/etc/passwd"},
+    "data of a device": {"DataFile": "/dev/zero"},
+    "data below and above": {"DataFile": "a/../../other.eeg"},
+    "data with backslashes": {"DataFile": "..\\other.eeg"},
+    "data in small letters": {"more": "[Common infos]\ndatafile=../other.eeg\n"},
+    "data twice": {"more": "DataFile=../other.eeg"},
+    "data behind a colon": {"more": "[Other]\nDataFile: ../other.eeg"},
+    "no data": {"DataFile": "none.eeg"},
+    "data is a folder": {"DataFile": "."},
+    "markers above": {"MarkerFile": "../other.vmrk"},
+    "markers by absolute name": {"MarkerFile": "/etc/passwd"},
+    "markers not there": {"MarkerFile": "none.vmrk"},
+    "a billion channels": {"NumberOfChannels": 10**9},
+    "10^5000 channels": {"NumberOfChannels": "1" + "0" * 5000},
+    "no channels": {"NumberOfChannels": 0},
+    "negative channels": {"NumberOfChannels": -3},
+    "channels that are no number": {"NumberOfChannels": "nan"},
+    "more channels than named": {"NumberOfChannels": 5},
+    "interval 0": {"SamplingInterval": 0},
+    "NaN interval": {"SamplingInterval": "nan"},
+    "negative interval": {"SamplingInterval": -10_000},
+    "infinite interval": {"SamplingInterval": "inf"},
+    "tiny interval": {"SamplingInterval": "1e-300"},
+    "NaN resolution": {"Resolution": "nan"},
+    "infinite resolution": {"Resolution": "inf"},
+    "resolution 0": {"Resolution": "0"},
+    "resolution is no number": {"Resolution": "high"},
+    "unknown orientation": {"DataOrientation": "DIAGONAL"},
+    "unknown format": {"BinaryFormat": "INT_128"},
+    "codec that is none": {"Codepage": "zlib"},
+    "text": {"DataFormat": "ASCII"},
+}
+
+
+@pytest.mark.parametrize("lie", BRAINVISION)
+def test_a_header_of_brainvision_that_lies(lie, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path.parent / "other.eeg").write_bytes(bytes(6000))
+    (tmp_path.parent / "other.vmrk").write_text("Mk1=Comment,secret,1,1,0\n")
+    brainvision(**BRAINVISION[lie])
+    found = hostile.tried(lambda: eeg("x.vhdr"), seconds=10)
+    hostile.one_line(found, "x.vhdr" if "x.vhdr" in found else "x.vmrk")
+    assert "secret" not in found
+    brainvision(**BRAINVISION[lie])
+    hostile.one_line(hostile.tried(lambda: outlined("x.vhdr"), seconds=10), "x.vhdr")
+
+
+MARKERS = {
+    "nothing": b"",
+    "bytes": bytes(1000),
+    "a sample that is no number": b"[Marker Infos]\nMk1=Stimulus,S 1,first,1,0\n",
+    "too few parts": b"[Marker Infos]\nMk1=Stimulus\n",
+    "a sample of 400 digits": b"[Marker Infos]\nMk1=Stimulus,S 1," + b"9" * 400 + b",1,0\n",
+}
+
+
+@pytest.mark.parametrize("lie", MARKERS)
+def test_markers_of_brainvision_that_lie(lie):
+    brainvision()
+    Path("x.vmrk").write_bytes(MARKERS[lie])
+    hostile.one_line(hostile.tried(lambda: eeg("x.vhdr"), seconds=10), "x.vmrk")
+
+
+def test_brainvision_as_it_should_be_linked_as_datalad_does(tmp_path):
+    brainvision()
+    kept = tmp_path.parent / "kept"
+    kept.mkdir(exist_ok=True)
+    for name in ("x.vhdr", "x.eeg", "x.vmrk"):
+        Path(name).rename(kept / f"{name}-1234")
+        Path(name).symlink_to(kept / f"{name}-1234")
+    found, _ = eeg("x.vhdr")
+    assert found.duration == 10
+    assert [*found.events["description"]] == ["Stimulus/S 1"]
