@@ -66,6 +66,8 @@ class Stage:
         self.command += ["--directory", str(folder), "--configfile", *studies]
 
     def start(self):
+        """Run Snakemake, after what `--unlock` does, for which it need not be started."""
+        shutil.rmtree(self.folder / ".snakemake/locks", ignore_errors=True)
         return subprocess.Popen(
             self.command,
             cwd=ROOT,
@@ -77,8 +79,7 @@ class Stage:
         )
 
     def run(self):
-        """A run that has to end well; what `--unlock` does, without starting Snakemake for it."""
-        shutil.rmtree(self.folder / ".snakemake/locks", ignore_errors=True)
+        """A run that has to end well."""
         process = self.start()
         printed = process.communicate()[0]
         assert process.returncode == 0, printed
