@@ -5,8 +5,9 @@
 FOLDER is where a study has run to its end (`snakemake --directory FOLDER`). For every target the
 job that makes it runs alone in a copy of the folder: undisturbed, for its duration and its bytes,
 then N times killed (SIGKILL) at a moment drawn uniformly over this duration, and run again as a
-user would. Killed are in turn the job, Snakemake and both; a Snakemake that is killed alone leaves
-its job behind, which goes on beside the one of the next run.
+user would, the lock that a killed Snakemake leaves being opened first. Killed are in turn the job,
+Snakemake and both; a Snakemake that is killed alone leaves its job behind, which goes on beside the
+one of the next run.
 
 Prints a JSON object for each target: the rule, the duration in s, kills that hit a running job,
 kills after which all bytes but those of logs and costs were the same and nothing lay beside them,
@@ -20,6 +21,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -62,14 +64,12 @@ class Stage:
         studies = map(str, (path.absolute() for path in configfiles))
         self.command = [forked.python(), SNAKEMAKE, target, "--cores", "1"]
         self.command += ["--directory", str(folder), "--configfile", *studies]
-        listed = self.run("--dry-run", "--force")
-        self.rule = re.search(r"^(?:local)?rule (\w+):", listed, re.M)[1]
-        outputs = re.search(r"^ +output: (.*)", listed, re.M)[1]
-        self.outputs = [folder / path.split()[0] for path in outputs.split(", ")]
 
-    def start(self, *arguments):
+    def start(self):
+        """Run Snakemake, after what `--unlock` does, for which it need not be started."""
+        shutil.rmtree(self.folder / ".snakemake/locks", ignore_errors=True)
         return subprocess.Popen(
-            [*self.command, *arguments],
+            self.command,
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -78,15 +78,11 @@ class Stage:
             start_new_session=True,
         )
 
-    def run(self, *arguments):
-        """What a run that has to end well prints; a lock that a kill left is opened first."""
-        process = self.start(*arguments)
+    def run(self):
+        """A run that has to end well."""
+        process = self.start()
         printed = process.communicate()[0]
-        if "--unlock" in printed and process.returncode:
-            assert self.start("--unlock").wait() == 0
-            return self.run(*arguments)
         assert process.returncode == 0, printed
-        return printed
 
     def remove(self):
         for path in self.outputs:
@@ -105,20 +101,22 @@ class Stage:
     def waited(self, process):
         """The job of a run that has begun, or None where the run ended before it was seen."""
         while (job := self.job()) is None and process.poll() is None:
-            time.sleep(0.005)
+            time.sleep(0.02)
         return job
 
     def undisturbed(self):
-        """Seconds that the job takes when nothing happens to it."""
-        self.remove()
+        """Seconds that the job takes when nothing happens to it, which says what it is."""
+        (self.folder / self.target).unlink()
         process = self.start()
-        self.waited(process)
-        began = time.monotonic()
-        while self.job() is not None:
-            time.sleep(0.005)
+        job, began = os.pidfd_open(self.waited(process)), time.monotonic()
+        select.select([job], [], [])  # readable once it has ended
         seconds = time.monotonic() - began
-        process.communicate()
-        assert process.returncode == 0
+        os.close(job)
+        printed = process.communicate()[0]
+        assert process.returncode == 0, printed
+        self.rule = re.search(r"^(?:local)?rule (\w+):", printed, re.M)[1]
+        outputs = re.search(r"^ +output: (.*)", printed, re.M)[1]
+        self.outputs = [self.folder / path.split()[0] for path in outputs.split(", ")]
         return seconds
 
     def killed(self, kind, delay):

@@ -137,7 +137,8 @@ def attend(caller):
 
 def report(caller, process):
     """Tell the caller the number of the process and its status; end it if the caller has gone."""
-    caller.sendall(f"{process}\n".encode())
+    with contextlib.suppress(BrokenPipeError):  # it may have been killed by now
+        caller.sendall(f"{process}\n".encode())
     ended = os.pidfd_open(process)
     ready, _, _ = select.select([caller, ended], [], [])
     if ended not in ready:

@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 
+import forked
 import mne
 import numpy as np
 import pandas as pd
@@ -210,6 +212,37 @@ def test_a_second_call_does_again_what_changed_and_nothing_else(night, bands, tm
     assert made[0].stat().st_mtime_ns == first[0]
     assert made[1].stat().st_mtime_ns != first[1]
     assert (out / "predictions.csv").read_bytes() != table
+
+
+HOLD = """
+import sys
+from engram.disk import held
+with held(sys.argv[1]):
+    print("holds", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_call_waits_for_one_that_writes_to_the_same_folder(night, bands, tmp_path):
+    out, pipe = tmp_path / "out", subprocess.PIPE
+    first, second = (
+        [forked.python(), *arguments]
+        for arguments in (
+            ["-c", HOLD, out / "predictions.csv"],
+            ["-m", "engram", "apply", bands, night.new, "-o", out],
+        )
+    )
+    first = subprocess.Popen(first, stdin=pipe, stdout=pipe, text=True)
+    assert first.stdout.readline() == "holds\n"
+    second = subprocess.Popen(second, stdout=pipe, stderr=pipe, text=True)
+    assert "predictions.csv: waiting for another process that writes it" in second.stderr.readline()
+    assert not [*out.glob("recordings/*")]
+    first.communicate("go on\n")
+    said = second.communicate()
+    assert second.returncode == 0, said
+    assert {path.name for path in out.iterdir()} == {
+        "applied.json", "pictures", "predictions.csv", "recordings", "summary.html"
+    }  # fmt: skip
 
 
 def test_a_recording_that_is_unlike_is_said_and_counts_in_no_share(bands, tmp_path, capsys):

@@ -179,17 +179,24 @@ def test_fault_hostile_name(publish, tmp_path, name):
 
 
 CHILD = """
-import sys
+import os, signal, sys
 from engram.web.transfer import fetch
 from engram.web.client import Limits
+replace, when = os.replace, sys.argv[5:]
+def killed(*paths):
+    if when == ["after"]:
+        replace(*paths)
+    os.kill(os.getpid(), signal.SIGKILL)
+if when:  # the file gets its name
+    os.replace = killed
 fetch(sys.argv[1], sys.argv[2], size=int(sys.argv[3]), checksums={"sha256": sys.argv[4]},
       limits=Limits(read=5, backoff=0.01))
 """
 
 
-def child(url, path, data):
+def child(url, path, data, *killed):
     sha256 = hashlib.sha256(data).hexdigest()
-    command = [sys.executable, "-c", CHILD, url, str(path), str(len(data)), sha256]
+    command = [sys.executable, "-c", CHILD, url, str(path), str(len(data)), sha256, *killed]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -225,6 +232,18 @@ def test_fault_kill_and_resume(publish, tmp_path):
     assert len(starts) == 7
     assert starts == sorted(set(starts))
     assert starts[-1] == kept
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_fault_kill_at_the_end(publish, tmp_path, when):
+    path = tmp_path / "eeg.npy"
+    url, asked = publish()
+    assert child(url, path, DATA, when).wait() == -signal.SIGKILL
+    assert path.exists() == (when == "after")
+    assert child(url, path, DATA).wait() == 0
+    assert path.read_bytes() == DATA
+    assert left(path) == ["eeg.npy"]
+    assert len(asked()) == 1
 
 
 def test_two_processes_fetch_the_same_file_once(publish, tmp_path):

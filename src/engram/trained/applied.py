@@ -1,7 +1,7 @@
 """A folder of what a model says of recordings: a table, a picture of each, a summary.
 
 A call that was interrupted goes on where it stopped: of a recording whose files, model and code are
-the same nothing is done again.
+the same nothing is done again. A second call waits for the first.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from engram import store
+from engram import disk, store
 from engram.errors import InputError
 from engram.job import digest
 from engram.progress import progress
@@ -67,7 +67,12 @@ def apply(model, files, out, device="cpu", settings=None, gallery=None) -> Appli
             "`engram.load_model` in Python"
         )
     _claim(model, Path(out))
-    way = Way(model, device, settings, gallery)
+    with disk.held(Path(out) / TABLE):
+        return _apply(Way(model, device, settings, gallery), files, out)
+
+
+def _apply(way, files, out):
+    model = way.model
     if not all(map(is_store, files)):
         way.check()
     paths, failed = found.recordings(files, way.needs)

@@ -142,6 +142,7 @@ class _Download:
     def run(self):
         try:
             if self._is_there():
+                self.notes.unlink(missing_ok=True)  # of one that was killed after it was there
                 return self.path
             if self.limits.offline:
                 raise InputError(
