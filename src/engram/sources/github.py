@@ -62,6 +62,7 @@ def list_files(
 
 def access(spec="", base=API) -> dict:
     """The token of GITHUB_TOKEN, for the API alone; see `list_files`."""
+    check_url(base)
     token, home = os.environ.get("GITHUB_TOKEN", "").strip(), origin(base)
 
     def headers(url):

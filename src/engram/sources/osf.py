@@ -62,6 +62,7 @@ def list_files(
 
 def access(base=API) -> dict:
     """The token of OSF_TOKEN, for the API and the OSF's own download addresses alone."""
+    check_url(base)
     token = os.environ.get("OSF_TOKEN", "").strip()
     home = origin(base)
     trusted = {home} | (DOWNLOAD if home == origin(API) else set())
