@@ -14,7 +14,7 @@ import urllib.parse
 import pytest
 from server import Server
 
-from engram import sources
+from engram import credentials, sources
 from engram.errors import InputError
 from engram.sources import File, github, http, huggingface, osf, read_lock, s3, write_lock
 from engram.web import addresses
@@ -296,7 +296,7 @@ def test_a_signature_is_neither_kept_nor_shown(tmp_path):
     text = (tmp_path / "lock.csv").read_text()
     assert "versionId=3" in text
     assert "abcd1234" not in text
-    assert addresses.shown(SIGNED) == "https://there.example/a.bin"
+    assert credentials.shown(SIGNED) == "https://there.example/a.bin"
     with pytest.raises(InputError, match="X-Amz-Signature=.NAME") as error:
         http.list_files([{"url": SIGNED, "path": "a.bin"}])
     assert "abcd1234" not in str(error.value)

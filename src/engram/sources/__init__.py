@@ -20,9 +20,9 @@ import itertools
 import unicodedata
 from pathlib import Path
 
+from engram.credentials import kept
 from engram.disk import replaced
 from engram.errors import InputError
-from engram.web.addresses import kept
 from engram.web.safe_files import clean_name
 from engram.web.transfer import checked_sums
 

@@ -8,9 +8,10 @@ import os
 import re
 from urllib.parse import quote, unquote, urlsplit
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.addresses import check_hop, check_url, origin
 from engram.web.client import LIMITS, read
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again

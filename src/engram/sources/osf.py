@@ -9,9 +9,10 @@ import json
 import os
 import re
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, may_hold, selected
-from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.addresses import check_hop, check_url, origin
 from engram.web.client import LIMITS, TooManyRequests, read
 from engram.web.safe_files import clean_name
 

@@ -22,9 +22,9 @@ from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.config import Config
 from botocore.loaders import create_loader
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, chosen, selected
-from engram.web.addresses import shown
 from engram.web.client import LIMITS, Client, Failed
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again

@@ -11,9 +11,10 @@ import requests
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.web import connection
-from engram.web.addresses import check_hop, check_url, joined, origin, shown
+from engram.web.addresses import check_hop, check_url, joined, origin
 from engram.web.pages import is_page_name
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
