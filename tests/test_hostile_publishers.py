@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -13,14 +14,15 @@ import urllib.parse
 import pytest
 from server import Server
 
+from engram import credentials, sources
 from engram.errors import InputError
-from engram.sources import File, github, http, osf, read_lock, write_lock
+from engram.sources import File, github, http, huggingface, osf, read_lock, s3, write_lock
 from engram.web import addresses
 from engram.web.client import Limits, read
 from engram.web.transfer import fetch
 
 QUICK = Limits(
-    connect=2, read=2, headers=0.5, page=0.5, rate=1000, window=0.3, retries=1, backoff=0.01,
+    connect=2, read=1, headers=0.5, page=0.5, rate=1000, window=0.3, retries=1, backoff=0.01,
     longest_wait=0.05,
 )  # fmt: skip
 DATA = os.urandom(50_000)
@@ -207,6 +209,37 @@ def test_drips_end(first, drop, tmp_path):
             read(url, limits=QUICK)
 
 
+LISTINGS = {
+    "osf": lambda base: osf.list_files("abcde", base=base, limits=QUICK),
+    "github": lambda base: github.list_files("owner/name@v1", base=base, limits=QUICK),
+    "hub": lambda base: huggingface.list_files("owner/name", endpoint=base, limits=QUICK),
+    "s3": lambda base: s3.list_files("bucket", endpoint=base, limits=QUICK),
+}
+
+
+@pytest.mark.parametrize("door", LISTINGS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        dripping(HEAD + b"Content-Length: 1000000\r\n\r\n", b"x"),
+        dripping(HEAD + b"X-Long: ", b"y"),
+        dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        flooding(HEAD + b"\r\n", b"[" * 1000),
+    ],
+    ids=["body", "header", "continue", "endless"],
+)
+def test_every_listing_ends(door, answer):
+    with saying(answer) as url, pytest.raises(InputError, match="answer|connection|stalled"):
+        LISTINGS[door](url.removesuffix("/file.bin"))
+
+
+def test_a_listing_has_no_more_files_than_a_person_can_mean(monkeypatch):
+    monkeypatch.setattr(sources, "MOST", 10)
+    endless = (File(f"{number}.bin", "https://there.example/a") for number in itertools.count())
+    with pytest.raises(InputError, match="more than 10 files; narrow `include`"):
+        sources.selected(endless, (), (), "there")
+
+
 FLOODS = {
     "continue": (b"", b"HTTP/1.1 100 Continue\r\nX: " + b"y" * 60_000 + b"\r\n\r\n"),
     "trailers": (CHUNKS + b"5\r\nhello\r\n0\r\n", b"X: y\r\n"),
@@ -263,7 +296,7 @@ def test_a_signature_is_neither_kept_nor_shown(tmp_path):
     text = (tmp_path / "lock.csv").read_text()
     assert "versionId=3" in text
     assert "abcd1234" not in text
-    assert addresses.shown(SIGNED) == "https://there.example/a.bin"
+    assert credentials.shown(SIGNED) == "https://there.example/a.bin"
     with pytest.raises(InputError, match="X-Amz-Signature=.NAME") as error:
         http.list_files([{"url": SIGNED, "path": "a.bin"}])
     assert "abcd1234" not in str(error.value)

@@ -298,6 +298,27 @@ def test_a_dataset_is_fetched_from_one_place_or_is_here(config, keys, message):
         configuration.check(config, SCHEMA)
 
 
+SECRET = "https://there.example/a.bin?X-Amz-Signature=abcd1234"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("datasets.there", {"source": {"http": [{"url": SECRET}]}}, r"source\.http\[0\]\.url"),
+        ("checkpoints.mine", {"url": SECRET}, r"checkpoints\.mine\.url: .*=\$NAME"),
+        ("checkpoints.mine", {"url": "https://me:abcd1234@there.example/a"}, "user or password"),
+    ],
+)
+def test_a_secret_is_refused_before_anything_is_written(config, place, value, says):
+    """Snakemake keeps the parameters of jobs, failed ones too, and logs how they changed."""
+    family, name = place.split(".")
+    of = {"datasets": {"kind": "eeg_recordings", "manifest": "list.csv"}}
+    config[family][name] = of.get(family, {"licence": "MIT"}) | value
+    with pytest.raises(InputError, match=says) as error:
+        configuration.check(config, SCHEMA)
+    assert "abcd1234" not in str(error.value)
+
+
 def test_a_score_needs_its_baseline(config):
     del config["experiments"]["eeg_clip"]["baseline"]
     refuse(config, "experiments.eeg_clip: `baseline` is missing")

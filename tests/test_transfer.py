@@ -1,5 +1,6 @@
 """Downloads against a real server that misbehaves, and real processes that are killed."""
 
+import dataclasses
 import gzip
 import hashlib
 import os
@@ -707,7 +708,7 @@ def test_a_document_is_read_and_its_encoding_undone(server):
     assert (found, headers["Content-Length"]) == (body, str(len(packed)))
     assert server.asked("/list")[0]["Accept-Encoding"] == "identity"
     with pytest.raises(InputError, match="the answer exceeds 50000 bytes"):
-        read_document(f"{server.url}/list", limits=QUICK, max_bytes=50_000)
+        read_document(f"{server.url}/list", limits=dataclasses.replace(QUICK, page_bytes=50_000))
     server.routes["/list"] = lambda query, headers: (
         200,
         {"Content-Length": "10", "Connection": "close"},

@@ -8,9 +8,10 @@ import os
 import re
 from urllib.parse import quote, unquote, urlsplit
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.addresses import check_hop, check_url, origin
 from engram.web.client import LIMITS, read
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
@@ -62,6 +63,7 @@ def list_files(
 
 def access(spec="", base=API) -> dict:
     """The token of GITHUB_TOKEN, for the API alone; see `list_files`."""
+    check_url(base)
     token, home = os.environ.get("GITHUB_TOKEN", "").strip(), origin(base)
 
     def headers(url):

@@ -3,8 +3,8 @@
 import email.utils
 import re
 
+from engram.credentials import shown
 from engram.errors import InputError
-from engram.web.addresses import shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.progress import progress
-from engram.web.addresses import check_url, shown
+from engram.web.addresses import check_url
 from engram.web.answers import check_sent, said_of, same
 from engram.web.client import CHUNK, LIMITS, Client, Failed, NoSuchPart, came_instead, chunks
 from engram.web.pages import HEAD, instead
