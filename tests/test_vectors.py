@@ -473,7 +473,7 @@ def scores(folder, predictions, y, baseline=(), **settings):
         "experiment": "e",
         "baseline": "b" if baseline else None,
         "generalises_to": "new pictures, a known subject",
-        "evaluation": {"permutations": 50, "bootstrap": 500} | settings,
+        "evaluation": {"permutations": 50} | settings,
     }
     evaluate(predictions, list(baseline), y, folder / "scores.json", spec)
     return json.loads((folder / "scores.json").read_text())
