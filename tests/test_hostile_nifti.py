@@ -45,7 +45,7 @@ def atlas():
     return (np.arange(np.prod(GRID)).reshape(GRID) % 3).astype("i2")
 
 
-def bold(scan_name="bold.nii", atlas_name="atlas.nii", **options):
+def bold(scan_name="bold.nii", atlas_name="atlas.nii", beside=None, **options):
     """Reads a scan as stage `render` does."""
     for name, values in (("bold.nii", scan()), ("atlas.nii", atlas())):
         if name in (scan_name, atlas_name) and not Path(name).exists():
@@ -53,6 +53,7 @@ def bold(scan_name="bold.nii", atlas_name="atlas.nii", **options):
     Path("names.txt").write_text("Cuneus\nInsula\n")
     options = bold_images.Options(images=[atlas_name], atlas=["names.txt"], **options)
     row = {"subject": "s", "scan": "a", "file": scan_name, "path": scan_name}
+    row["confounds_path"] = beside
     return bold_images.read("s", [row], options)
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import hostile
 import numpy as np
+import pandas as pd
 import pytest
 
+from engram import store
 from engram.datasets import eeg_recordings
 
 
@@ -248,3 +250,40 @@ def test_brainvision_as_it_should_be_linked_as_datalad_does(tmp_path):
     found, _ = eeg("x.vhdr")
     assert found.duration == 10
     assert [*found.events["description"]] == ["Stimulus/S 1"]
+
+
+# ---- text of others -------------------------------------------------------------------
+
+#: Clears a terminal, goes to its next line, and runs in a browser; 15 bytes, as a label has 16.
+EVIL = "\x1b[2J\nOK <b>\x9b1m"
+
+
+def harmless(said):
+    """Printed lines without escapes, and none that a file made."""
+    assert all(line.isprintable() for line in said.split("\n")), said
+    assert not any(line.startswith("OK ") for line in said.split("\n")), said
+
+
+@pytest.mark.parametrize("quick", [[], ["--quick"]])
+def test_what_a_file_says_neither_runs_nor_forges_a_line(quick, tmp_path):
+    """Labels, annotations, and names in a manifest, on the terminal, the page and the log."""
+    mark = b"+1\x14" + EVIL.encode() + b"<script>alert(1)</script>\x14\0"
+    edf(lists=lists(mark), labels=[EVIL, "Cz", "Oz", "EDF Annotations"], units=["uV"] * 3 + [""])
+    said = hostile.command("check", "x.edf", "--jobs", "1", *quick, memory=2 << 30)
+    assert "1 recording" in Path("check/index.html").read_text()
+    harmless(said)
+    page = Path("check/index.html").read_text()
+    assert "<script>alert" not in page
+    assert "OK <b>" not in page
+    harmless(hostile.tried(lambda: eeg("x.edf")))
+    edf("y.edf", labels=[EVIL, EVIL, "EOG"], units=["uV", "uV", "X" + EVIL[:4]])
+    harmless(hostile.command("check", "y.edf", "--jobs", "1", memory=2 << 30))
+
+
+def test_what_a_store_says_forges_no_line():
+    table = pd.DataFrame({"concept": [EVIL]}, index=[EVIL])
+    header = {"what": "picture", "axes": 1, EVIL: EVIL}
+    store.write("x.h5", store.Rows(np.zeros((1, 3), "f4"), table, header))
+    said = hostile.command("show", "x.h5")
+    assert ascii(EVIL)[1:8] in said
+    harmless(said)

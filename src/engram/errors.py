@@ -10,6 +10,13 @@ class InputError(ValueError):
     """
 
     def __str__(self):
-        # Names and answers of others may hold newlines and escapes, which forge lines of a log.
-        text = super().__str__()
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        return printable(super().__str__())
+
+
+def printable(text) -> str:
+    """A text on one line, newlines and escapes as Python spells them.
+
+    Names and answers of others may hold some, which forge lines of a log or a terminal.
+    """
+    text = str(text)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from engram import __version__
-from engram.errors import InputError
+from engram.errors import InputError, printable
 
 
 def main(arguments=None):
@@ -157,13 +157,13 @@ def show(options):
     from engram import store
 
     one = store.open(options.file)
-    print(f"{options.file}: {_shape(one)}, {_size(options.file.stat().st_size)}\n")
-    print(json.dumps(one.header, indent=2, ensure_ascii=False))
+    _print(f"{options.file}: {_shape(one)}, {_size(options.file.stat().st_size)}\n")
+    _print(json.dumps(one.header, indent=2, ensure_ascii=False))
     if one.audit:
-        print(f"\naudit: {json.dumps(one.audit, ensure_ascii=False)}")
-    print(f"\n{one.table.head(options.rows).to_string()}")
+        _print(f"\naudit: {json.dumps(one.audit, ensure_ascii=False)}")
+    _print(f"\n{one.table.head(options.rows).to_string()}")
     for name, row in zip(one.table.index, one[: options.rows], strict=False):
-        print(f"\n{name}\n{row}")
+        _print(f"\n{printable(name)}\n{row}")
 
 
 def verify(options):
@@ -204,8 +204,13 @@ def _size(n):
     return f"{n:.1f} GiB"
 
 
+def _print(text):
+    """Lines of ours, in which names and texts of a file may be anything."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
 def _print_table(head, lines):
-    lines = [head, *([str(cell) for cell in line] for line in lines)]
+    lines = [head, *([printable(cell) for cell in line] for line in lines)]
     widths = [max(map(len, column)) for column in itertools.zip_longest(*lines, fillvalue="")]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=False))

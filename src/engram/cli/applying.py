@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import yaml
 
-from engram.errors import InputError
+from engram.errors import InputError, printable
 from engram.flags import FLAGS
 from engram.trained import load_model
 from engram.trained.applied import Applied, apply
@@ -34,7 +34,7 @@ def apply_model(model, files, out, device, settings, gallery=None) -> tuple[Appl
     applied = apply(model, files, out, device, dict(map(_setting, settings)), gallery)
     for one in applied.recordings:
         for said in one["warnings"]:
-            print(f"warning: {one['name']} {said}", file=sys.stderr)
+            print(printable(f"warning: {one['name']} {said}"), file=sys.stderr)
     head = ["recording", "minutes", "usable", "unlike", *(model.classes or ["mean"])]
     return applied, [head, *(_line(one) for one in applied.recordings)]
 

@@ -6,6 +6,7 @@ import tempfile
 import numpy as np
 
 from engram.cli import across
+from engram.errors import printable
 from engram.figures import check_page
 from engram.planning import components
 from engram.tasks.rows import BY_CHANNEL, remedy
@@ -208,12 +209,14 @@ def show(found, page):
         signals = one["signals"]
         lines.append(
             [
-                one["name"],
+                printable(one["name"]),
                 ", ".join(f"{len(s['channels'])} {s['name']}" for s in signals),
                 ", ".join(f"{s['sfreq']:g}" for s in signals),
                 check_page.clock(one["duration"]),
                 ", ".join(f"{v['name']} {v['left_out']}/{v['windows']}" for v in one["views"]),
-                ", ".join(f"{c['class']} {c['windows']}" for c in one["labels"] if c["windows"]),
+                printable(
+                    ", ".join(f"{c['class']} {c['windows']}" for c in one["labels"] if c["windows"])
+                ),
                 "REFUSED" if one["refused"] else "",
             ]
         )
@@ -230,10 +233,10 @@ def show(found, page):
         classes = ", ".join(f"{c['class']} {c['rows']} of {c['subjects']}" for c in one["classes"])
         what = f"{one['rows']} rows of {one['subjects']} subjects, {one['folds']} folds"
         said = "cannot run" if one["refused"] else f"{what}; {classes}".rstrip("; ")
-        print(f"{check_page.few(one['names'])}: {said}")
+        print(printable(f"{check_page.few(one['names'])}: {said}"))
     for one in found["refused"]:
-        print(f"REFUSED {one['where']} ({one['what']}): {one['text']}")
+        print(printable(f"REFUSED {one['where']} ({one['what']}): {one['text']}"))
         for side in one["sides"]:
-            print(f"    {side['is']}: {check_page.few(side['subjects'])}")
+            print(printable(f"    {side['is']}: {check_page.few(side['subjects'])}"))
     nothing = "nothing" if found["recordings"] else "no recording is here to be looked at; nothing"
     print(f"{found['refusals'] or nothing} would be refused; {page}")

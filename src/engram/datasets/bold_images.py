@@ -23,7 +23,7 @@ from nilearn.maskers import NiftiLabelsMasker, NiftiMapsMasker
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
-from engram.readers import nifti, region_names, roi_series
+from engram.readers import claims, nifti, region_names, roi_series
 
 DEVICE = "cpu"
 
@@ -209,9 +209,11 @@ def _confounds(row, columns, frames):
             "manifest, or take out `confounds` of the dataset"
         )
     try:
+        claims.refuse(path)
         table = pd.read_csv(path, sep="\t" if path.endswith(".tsv") else ",", na_values=["n/a"])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable table ({error})") from None
+    except Exception as error:  # what damaged bytes lead to has no common type
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a readable table ({told}); correct the file") from None
     missing = [column for column in columns if column not in table]
     if missing or len(table) != frames:
         what = f"no column {missing[0]!r}" if missing else f"{len(table)} lines for {frames} frames"

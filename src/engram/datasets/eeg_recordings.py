@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from engram.errors import InputError
+from engram.errors import InputError, printable
 from engram.planning import companions
 from engram.readers import bids_channels, bids_events, channels, label_tables
 from engram.readers.eeg_files import EegFile, resampled
@@ -217,12 +217,12 @@ def _read(row, options):
 
 def _say(path, facts):
     left = ", ".join(f"{name} ({why})" for name, why in facts["left_out"].items()) or "none"
-    print(f"{path}: EEG: {', '.join(facts['eeg'])}; left out: {left}", file=sys.stderr)
+    lines = [f"EEG: {', '.join(facts['eeg'])}; left out: {left}"]
     for what in ("deviating", "interpolated"):
         if facts.get(what):
-            print(f"{path}: {what}: {', '.join(facts[what])}", file=sys.stderr)
-    for line in [*facts["said"], *([facts["too_short"]] if "too_short" in facts else [])]:
-        print(f"{path}: {line}", file=sys.stderr)
+            lines.append(f"{what}: {', '.join(facts[what])}")
+    for line in [*lines, *facts["said"], *([facts["too_short"]] if "too_short" in facts else [])]:
+        print(printable(f"{path}: {line}"), file=sys.stderr)
 
 
 def _without_bads(row, file, chosen, everywhere):

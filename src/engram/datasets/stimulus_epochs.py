@@ -34,7 +34,7 @@ import mne
 import numpy as np
 import pandas as pd
 
-from engram.errors import InputError
+from engram.errors import InputError, printable
 from engram.readers import claims, recordings, trial_tables
 from engram.readers.folders import IMAGES
 from engram.recording import Stimuli, Trials, members
@@ -254,10 +254,8 @@ def _say(unit, table):
     """Print how many trials are used, and why others are not."""
     out = table["reason"][table["reason"] != ""].value_counts().sort_index()
     counts = ", ".join(f"{n} ({reason})" for reason, n in out.items())
-    print(
-        f"{unit}: {len(table) - out.sum()} of {len(table)} trials; left out: {counts or 'none'}",
-        file=sys.stderr,
-    )
+    used = f"{unit}: {len(table) - out.sum()} of {len(table)} trials"
+    print(printable(f"{used}; left out: {counts or 'none'}"), file=sys.stderr)
 
 
 def _grouped(unit, table, split):

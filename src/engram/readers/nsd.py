@@ -17,7 +17,7 @@ from scipy.io import loadmat
 
 from engram import hdf5_files
 from engram.errors import InputError
-from engram.readers import nifti
+from engram.readers import claims, nifti
 
 #: Trials in a session.
 TRIALS = 750
@@ -109,6 +109,7 @@ def read_design(path, subjects=8, images=10_000, shared=1_000, repetitions=3) ->
     stimuli = shared + subjects * (images - shared)
     names = ["masterordering", "subjectim", "sharedix"]
     with _reading(path), open(path, "rb") as stream:
+        claims.refuse(path)
         fields = loadmat(stream, variable_names=names)
         order = _ids_from_one(path, fields, "masterordering", (1, trials), images)[0]
         seen = _ids_from_one(path, fields, "subjectim", (subjects, images), stimuli)

@@ -59,6 +59,9 @@ NAMED = (".eeg", ".dat", ".avg", ".seg", ".vmrk", ".amrk", ".fdt")
 #: Least and most samples per second of any recording, Hz.
 RATES = (1e-3, 1e7)
 
+#: More channels than any recording has.
+MOST_CHANNELS = 10_000
+
 #: Packages that formats need, by their ending, where MNE hides which one is missing.
 PACKAGES = {".cnt": "antio", ".dat": "curryreader"}
 
@@ -112,6 +115,10 @@ def _refuse_lies(path, raw):
         raise ValueError(f"it says {rate:g} samples per second")
     if not np.isfinite(raw._cals).all():
         raise ValueError("the scale of a channel is no finite number")
+    shape = (len(raw.ch_names), raw.n_times)
+    if raw.n_times < 1 or (raw.preload and raw._data.shape != shape):
+        held = f", but holds {raw._data.shape}" if raw.preload else ""
+        raise ValueError(f"its header promises channels and samples {shape}{held}")
     _refuse_more(raw, 1)
 
 
@@ -209,13 +216,28 @@ def _data_beside(original):
     return data
 
 
+def _some_channels(original):
+    """The facts of EEGLAB, of which MNE makes as many names as there are said to be channels."""
+
+    def facts(*args, **kwargs):
+        found = original(*args, **kwargs)
+        if not 1 <= found.nbchan <= MOST_CHANNELS:
+            raise ValueError(f"it promises {found.nbchan} channels")
+        return found
+
+    return facts
+
+
 _EDF_GUARDS = (("mne.io.edf.edf", "_read_annotations_edf", _no_annotations),)
 _FIF_GUARDS = (
     ("mne.io.fiff.raw", "_get_next_fname", _next_beside),
     ("mne.epochs", "_get_next_fname", _next_beside),
     ("mne._fiff.open", "_read_tag_header", _onwards),
 )
-_SET_GUARDS = (("mne.io.eeglab.eeglab", "_check_eeglab_fname", _data_beside),)
+_SET_GUARDS = (
+    ("mne.io.eeglab.eeglab", "_check_eeglab_fname", _data_beside),
+    ("mne.io.eeglab.eeglab", "_check_load_mat", _some_channels),
+)
 GUARDS = {
     ".edf": _EDF_GUARDS, ".bdf": _EDF_GUARDS, ".fif": _FIF_GUARDS, ".gz": _FIF_GUARDS,
     ".set": _SET_GUARDS,

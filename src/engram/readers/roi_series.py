@@ -13,11 +13,10 @@ import h5py
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from engram import hdf5_files
 from engram.errors import InputError
-from engram.readers import array_pickles, arrays
+from engram.readers import array_pickles, arrays, claims
 from engram.readers.atlases import same
 
 AXES = (["roi", "time"], ["time", "roi"])
@@ -216,6 +215,8 @@ def _table(path, entry, index):
             "are read by the kind `bold_images`"
         )
     try:
+        if suffix not in HDF5:  # of these the chosen entry alone
+            claims.refuse(path)
         if suffix.removesuffix(".gz") in SEPARATORS:
             return _text(path, SEPARATORS[suffix.removesuffix(".gz")])
         if suffix == ".pkl":
@@ -227,9 +228,10 @@ def _table(path, entry, index):
         return Table(np.asarray(values, np.float64))
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+    except Exception as error:  # what damaged bytes lead to has no common type
+        told = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: not a readable table of numbers ({error}); correct the file or take it off "
+            f"{path}: not a readable table of numbers ({told}); correct the file or take it off "
             "the manifest"
         ) from None
 
@@ -300,8 +302,6 @@ def _matlab(path, entry, index):
         content = loadmat(path)
     except NotImplementedError:  # version 7.3 is HDF5, its axes the other way round
         return _hdf5(path, entry, index, turned=True)
-    except MatReadError as error:
-        raise ValueError(error) from None
     known = {
         name: value
         for name, value in content.items()
@@ -320,6 +320,7 @@ def _hdf5(path, entry, index, turned=False):
 
         file.visititems(visit)
         found = hdf5_files.whole(_chosen(path, known, entry))
+        claims.refuse_values(found.size, [Path(path)])
         return _scan(np.asarray(found).T if turned else found, index)
 
 
