@@ -10,7 +10,7 @@ import forked
 import pytest
 from test_store_faults import private_mounts
 
-from engram.disk import ABANDONED, refusal, replaced
+from engram.disk import ABANDONED, held, refusal, replaced
 from engram.errors import InputError
 
 HOLD = """
@@ -127,17 +127,22 @@ def test_other_errors_stay_what_they_are(path):
     assert names(path) == []
 
 
-def test_a_folder_that_is_not_to_be_written_to_is_one_line(path):
+@pytest.mark.parametrize("door", [replaced, held])
+def test_a_folder_that_is_not_to_be_written_to_is_one_line(path, door):
     """On a disk that is mounted read-only; who may not mount one is held by permissions."""
     write(path, "earlier")
     if os.getuid():
         path.parent.chmod(0o555)
-        with pytest.raises(InputError, match="Permission denied; make its folder writable, or "):
-            write(path)
+        with (
+            pytest.raises(InputError, match="Permission denied; make its folder writable, or "),
+            door(path),
+        ):
+            pass
         path.parent.chmod(0o755)
     elif mounts := private_mounts():
         script = 'mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"; "$3" -c "$4" "$2"'
-        code = "import sys; from engram.disk import replaced\nwith replaced(sys.argv[1]): pass"
+        code = f"import sys; from engram.disk import {door.__name__} as door\n"
+        code += "with door(sys.argv[1]): pass"
         command = [*mounts, "sh", "-c", script, "sh", path.parent, path, sys.executable, code]
         done = subprocess.run(command, capture_output=True, text=True)
         last = done.stderr.splitlines()[-1]

@@ -81,6 +81,10 @@ def published(server, tmp_path, monkeypatch):
     return fetched
 
 
+def beside(path):
+    return sorted(one.name for one in path.parent.iterdir())
+
+
 def zipped(files):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -105,6 +109,7 @@ def test_what_came_first_is_recorded_for_each_file_and_must_come_again(published
         name: {"sha256": hashlib.sha256(data).hexdigest()}
         for name, data in (("a", b"one"), ("b", b"two"))
     }
+    assert beside(published.lock) == ["x.csv", "x.recorded.csv"]
     with pytest.raises(InputError, match="sha256 is .* instead of"):
         published("a", {"a": b"other"[:3], "b": b"two"})
 
@@ -121,6 +126,8 @@ def test_a_member_of_an_archive_goes_by_its_folder_too(published):
     content = zipped({"top/s1/x": b"1", "top/s2/x": b"2", "top/s2/y": b"3"})
     assert published("s2/x", {"s1.zip": content}, "{unit}.zip") == b"2"
     assert published("elsewhere/y", {"s1.zip": content}, "{unit}.zip") == b"3"
+    unpacked = published.lock.parents[1] / "raw/s1.zip"
+    assert beside(unpacked) == [".s1.zip.unpacked", "elsewhere", "s1.zip", "s2"]
     for name, count in (("x", 2), ("z", 0)):
         with pytest.raises(InputError, match=f"holds {count} files called '{name}'; expected one"):
             published(name, {"s1.zip": content}, "{unit}.zip")

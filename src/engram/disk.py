@@ -84,11 +84,15 @@ def held(path):
 
     The system lets go of it when this process ends, and when those have ended that it gave the
     descriptor of the lock, which the block gets, by `pass_fds`.
+
+    Raises:
+        InputError: the disk is full, or not to be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
-    file = _lock(lock, path)
+    with room(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock(lock, path)
     try:
         yield file
     finally:

@@ -1,8 +1,6 @@
 """Stages `listing` and `download`: what a publisher has, and one file of it or of weights."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib
 import inspect
@@ -10,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from engram import store
+from engram import disk, store
 from engram.credentials import filled
 from engram.errors import InputError
 from engram.planning import components
@@ -134,7 +132,7 @@ def _fetch_published(path, spec, lock):
 def _take_member(archive, name, path):
     """Put one file of an archive where it belongs; the archive is unpacked once, beside it."""
     unpacked = archive.with_name(f".{archive.name}.unpacked")
-    with _locked(unpacked):
+    with disk.held(archive):
         if unpacked.is_dir() and unpacked.stat().st_mtime_ns < archive.stat().st_mtime_ns:
             shutil.rmtree(unpacked)  # of an archive that was fetched again since
         if not unpacked.is_dir():
@@ -184,7 +182,7 @@ def record(lock, file, path):
     with Path(path).open("rb") as data:
         sums = {"sha256": hashlib.file_digest(data, "sha256").hexdigest()}
         seen = dataclasses.replace(file, size=os.fstat(data.fileno()).st_size, checksums=sums)
-    with _locked(lock):
+    with disk.held(lock):
         others = (one for one in _read_any(lock) if one.path != file.path)
         write_lock(lock, [*others, seen])
 
@@ -200,16 +198,6 @@ def _publisher(source):
 def _taken(function, options):
     known = inspect.signature(function).parameters
     return {key: value for key, value in options.items() if key in known}
-
-
-@contextlib.contextmanager
-def _locked(path):
-    """Hold `path` against other processes."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lock = Path(path).with_name(f".{Path(path).name}.lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _simulate(path, spec):
