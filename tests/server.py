@@ -84,6 +84,9 @@ class Handler(BaseHTTPRequestHandler):
             with owner.lock:
                 owner.active -= 1
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def respond(self, owner):
         parts = urlsplit(self.path)
         if parts.path in owner.routes:

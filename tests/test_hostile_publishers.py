@@ -147,7 +147,9 @@ def test_what_is_kept_of_an_earlier_attempt_is_read_again(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("broken", [{"came": "x"}, {"came": -5}, {"size": [1]}, {"size": 1.5}])
+@pytest.mark.parametrize(
+    "broken", [{"came": "x"}, {"came": -5}, {"came": None}, {"size": [1]}, {"size": 1.5}]
+)
 def test_notes_that_are_broken_are_not_used(server, tmp_path, broken):
     url = server.publish("a.bin", DATA, "cut always")
     with pytest.raises(InputError, match="cut"):
@@ -326,6 +328,13 @@ def test_an_odd_next_page_is_one_line(server, bad):
     assert "\n" not in str(error.value)
 
 
+def test_an_odd_address_in_a_lock_file_is_one_line(tmp_path):
+    lock = tmp_path / "lock.csv"
+    lock.write_text("path,size,checksums,version,url\na.bin,5,,,http://[::1\n")
+    with pytest.raises(InputError, match=r"lock.csv, line 2: 'http://\[::1': not an http"):
+        read_lock(lock)
+
+
 def test_deep_json_is_one_line(server):
     deep = b"[" * 200_000 + b"]" * 200_000
     server.routes["/v2/nodes/abcde/files/"] = lambda query, headers: (200, {}, deep)
@@ -343,7 +352,7 @@ def test_a_publisher_forges_no_line(server, tmp_path):
 @pytest.mark.parametrize(
     "host",
     ["[64:ff9b::7f00:1]", "[64:ff9b:1:7f00:0:108:808:808]", "[2002:7f00:1::1]",
-     "[::ffff:127.0.0.1]", "[fe80::1%25lo]", "10.0.0.1", "0.0.0.0", "[::]"],
+     "[::ffff:127.0.0.1]", "[fe80::1%25lo]", "127.0.0.1.", "10.0.0.1", "0.0.0.0", "[::]"],
 )  # fmt: skip
 def test_no_publisher_leads_into_a_local_network(host):
     with pytest.raises(InputError, match="refused|not an http"):

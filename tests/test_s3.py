@@ -323,6 +323,7 @@ def test_a_listing_is_never_led_to_another_server(api, storage):
         with pytest.raises(InputError, match="Moved: refused"):
             s3.list_files("open-data", endpoint=api.url, limits=QUICK)
     assert not storage.requests
+    assert [path.partition("?")[0] for path, _ in api.requests] == ["/open-data"] * 3
 
 
 def test_a_bucket_in_another_region_is_said(api, monkeypatch):

@@ -23,6 +23,7 @@ from pathlib import Path
 from engram.credentials import kept
 from engram.disk import replaced
 from engram.errors import InputError
+from engram.web.addresses import check_url
 from engram.web.safe_files import clean_name
 from engram.web.transfer import checked_sums
 
@@ -38,14 +39,14 @@ class File:
 
     Attributes:
         path: relative, with ``/``; checked by `engram.web.safe_files.clean_name`.
-        url: where its bytes are.
+        url: where its bytes are; checked by `engram.web.addresses.check_url`.
         size: bytes, None if the publisher does not say.
         checksums: dict of algorithm to hex digits, see `engram.web.transfer.fetch`.
         version: the publisher's word for this state of the file.
         stated: where this was read: a lock file and its line.
 
     Raises:
-        InputError: the path is harmful, or size or checksums are not what they should be.
+        InputError: the path is harmful, or address, size or checksums are not what they should be.
     """
 
     path: str
@@ -57,6 +58,7 @@ class File:
 
     def __post_init__(self):
         object.__setattr__(self, "path", clean_name(self.path))
+        check_url(self.url)
         object.__setattr__(self, "checksums", checked_sums(self.path, self.checksums))
         object.__setattr__(self, "version", str(self.version or ""))
         if isinstance(self.size, bool) or not isinstance(self.size, int | None):

@@ -164,10 +164,13 @@ def _client(session, endpoint, region, anonymous, limits):
 
 def _sent(web, request, **_):
     """What is answered to a request of botocore, in the place of its own way to send it."""
-    try:
-        status, headers, body = web.answer(request.method, request.url, dict(request.headers))
-    except Failed as error:
-        raise exceptions.HTTPClientError(error=str(error)) from None  # botocore tries again
+    # By HEAD botocore asks where a bucket lies, and again and again if that is led on too.
+    status, headers, body = 404, {}, b""
+    if request.method != "HEAD":
+        try:
+            status, headers, body = web.answer(request.method, request.url, dict(request.headers))
+        except Failed as error:
+            raise exceptions.HTTPClientError(error=str(error)) from None  # botocore tries again
     raw = urllib3.HTTPResponse(io.BytesIO(body), preload_content=False)
     return AWSResponse(request.url, status, headers, raw)
 

@@ -93,7 +93,7 @@ def networks(host) -> frozenset:
     One that cannot be resolved is public: a proxy may know it.
     """
     try:
-        return _first_seen(host)
+        return _first_seen(host.rstrip("."))
     except (OSError, ValueError):
         return frozenset({"public"})
 

@@ -17,7 +17,6 @@ import time
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import connection, connectionpool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from engram import __version__
@@ -118,7 +117,7 @@ class _Checked:
     """Connects to an address that `resolved` lets through, unless a proxy does it."""
 
     def _new_conn(self):
-        if self.proxy:
+        if self.proxy or hasattr(self, "_socks_options"):
             return super()._new_conn()
         try:
             found = resolved(self._dns_host, self.port)
@@ -141,43 +140,30 @@ class _Checked:
         raise NewConnectionError(self, f"no connection: {problem}") from problem
 
 
-class _Http(_Checked, connection.HTTPConnection):
-    pass
-
-
-class _Https(_Checked, connection.HTTPSConnection):
-    pass
-
-
-def _pools(limits):
-    """Pools of such connections, by scheme."""
-
-    def connected(kind):
-        answer = functools.partial(_Response, limits=limits)
-        return type(kind.__name__, (kind,), {"response_class": staticmethod(answer)})
-
-    class Http(connectionpool.HTTPConnectionPool):
-        ConnectionCls = connected(_Http)
-
-    class Https(connectionpool.HTTPSConnectionPool):
-        ConnectionCls = connected(_Https)
-
-    return {"http": Http, "https": Https}
+def _with_checks(manager, limits):
+    """A manager of connections, of a proxy or none, that are checked and do not wait for ever."""
+    answer = staticmethod(functools.partial(_Response, limits=limits))
+    pools = {}
+    for scheme, pool in manager.pool_classes_by_scheme.items():
+        bases = (_Checked, pool.ConnectionCls)
+        checked = type(pool.ConnectionCls.__name__, bases, {"response_class": answer})
+        pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": checked})
+    manager.pool_classes_by_scheme = pools
+    return manager
 
 
 class _Adapter(HTTPAdapter):
     def __init__(self, limits, **options):
-        self.pools = _pools(limits)
+        self.limits = limits
         super().__init__(**options)
 
     def init_poolmanager(self, *args, **options):
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = self.pools
+        _with_checks(self.poolmanager, self.limits)
 
-    def proxy_manager_for(self, *args, **options):
-        manager = super().proxy_manager_for(*args, **options)
-        manager.pool_classes_by_scheme = self.pools
-        return manager
+    def proxy_manager_for(self, proxy, **options):
+        known = self.proxy_manager.get(proxy)
+        return known or _with_checks(super().proxy_manager_for(proxy, **options), self.limits)
 
 
 class _Session(requests.Session):

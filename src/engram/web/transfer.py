@@ -260,7 +260,7 @@ class _Download:
         """
         end, size = file.seek(0, os.SEEK_END), notes.get("size")
         if not self.checksums:
-            end = min(end, notes.get("came", 0)) if notes.get("validator") else 0
+            end = min(end, notes.get("came") or 0) if notes.get("validator") else 0
             file.truncate(end)
         if not end or (notes.get("etag") or size) is None or (size is not None and end > size):
             return 0, None
@@ -274,8 +274,8 @@ class _Download:
         except (OSError, ValueError):
             return {}
         ours = isinstance(notes, dict) and notes.get("url") == shown(self.url)
-        sound = ours and all(type(notes.get(key) or 0) is int for key in ("size", "came"))
-        return notes if sound and notes.get("came", 0) >= 0 else {}
+        numbers = [notes.get(key) or 0 for key in ("size", "came")] if ours else [None]
+        return notes if all(type(one) is int and one >= 0 for one in numbers) else {}
 
     def _check_size(self, size):
         if size is None:
