@@ -195,4 +195,10 @@ def _said(found, used):
             f"warning: SLURM forgets finished jobs after {found.remembered} s (MinJobAge), and a "
             f"run may wait for {waits} ones for ever; ask for {REMEMBERED} or more"
         )
+    if not found.accounting:
+        lines.append(
+            "warning: without accounting a run loses sight of its jobs where SLURM does not answer "
+            "for some 10 s: if it says `Falling back to 'sacct'`, end it, wait for its jobs, and "
+            "start it again"
+        )
     return lines
