@@ -109,8 +109,9 @@ def written(tmp_path, ask, **options):
 
 
 def test_a_site_without_accounting_is_watched_by_squeue(tmp_path):
-    profile, partitions, _ = written(tmp_path, ONE_NODE)
+    profile, partitions, said = written(tmp_path, ONE_NODE)
     assert profile["slurm-status-command"] == "squeue"
+    assert "warning: without accounting a run loses sight" in said
     assert profile["max-threads"] == 2
     assert profile["resources"] == ["connections=2", "batch=1", "mem_mb=21694"]
     assert profile["group-components"] == ["render=10", "extract_cpu=10", "extract_gpu=10"]
@@ -177,7 +178,7 @@ def test_an_account_is_that_which_slurm_takes_by_default(tmp_path):
     profile, _, said = written(tmp_path, ask)
     assert "slurm_account=neuro" in profile["default-resources"]
     assert "for --account: teaching" in said
-    profile, _, _ = written(tmp_path, ask, account="teaching", force=True)
+    profile, _, _ = written(tmp_path, ask, account="Teaching", force=True)
     assert "slurm_account=teaching" in profile["default-resources"]
 
 

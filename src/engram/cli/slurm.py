@@ -39,9 +39,6 @@ keep-going: true
 retries: 2  # a job killed for memory asks for more each time
 
 {status}
-# Where SLURM does not answer for a while, it is asked again, for an hour.
-max-status-checks-per-second: 0.1
-slurm-status-attempts: 360
 slurm-partition-config: {partitions}
 
 # What a node has. Threads and memory are never asked beyond it.
@@ -53,6 +50,12 @@ group-components: [{batches}]
 default-resources: [{defaults}]
 set-resource-scopes: [batch=local]
 """
+
+STATUS = """\
+slurm-status-command: {}
+# Where SLURM does not answer, it is asked again for ten minutes.
+max-status-checks-per-second: 0.1
+slurm-status-attempts: 60"""
 
 
 # ---- the profile ----------------------------------------------------------------------
@@ -158,12 +161,10 @@ def profile_text(folder, found, used, batch) -> str:
 
 
 def _status(found):
-    if found.remembered >= REMEMBERED:
+    if found.accounting:
         # Of a job that scancel ended, sacct says `CANCELLED by 1000`, which the plugin (2.8) takes
         # for one that runs.
-        return "slurm-status-command: squeue"
-    if found.accounting:
-        return "slurm-status-command: sacct"
+        return STATUS.format("squeue" if found.remembered >= REMEMBERED else "sacct")
     # The plugin asks sacct all the same where the first look comes too late.
     first = max(1, min(40, found.remembered // 3))
     return (
@@ -194,5 +195,11 @@ def _said(found, used):
         lines.append(
             f"warning: SLURM forgets finished jobs after {found.remembered} s (MinJobAge), and a "
             f"run may wait for {waits} ones for ever; ask for {REMEMBERED} or more"
+        )
+    if not found.accounting:
+        lines.append(
+            "warning: without accounting a run loses sight of its jobs where SLURM does not answer "
+            "for some 10 s: if it says `Falling back to 'sacct'`, end it, wait for its jobs, and "
+            "start it again"
         )
     return lines

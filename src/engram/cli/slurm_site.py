@@ -89,7 +89,7 @@ def site(account=None, ask=ask) -> Site:
         accounting=stored not in ("", "none", "(null)") and _answers(ask, "sacct", "-X", "-n"),
         remembered=int(re.match(r"\d*", config.get("MinJobAge", "")).group() or 300),
         partitions={},
-        account=account,
+        account=account and account.lower(),  # as SLURM keeps all
     )
     described = ask("scontrol", "show", "partition", "-o")
     nodes = ask("sinfo", "-N", "-h", "-o", "%P|%N|%c|%m|%G|%T")
