@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 from numbering import Study as Numbers
+from scipy.stats import rankdata
+from scoring import table
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from test_train import Study
@@ -21,7 +23,7 @@ SERIES = 19
 
 def trained(study, experiment, head, candidates=None, task="classes", name="one"):
     """Paths of the predictions and of the null of one experiment."""
-    if task == "classes":
+    if isinstance(study, Study):
         x = study.write()
         y = {"state": x.pop("state")}
     else:
@@ -152,6 +154,64 @@ def test_numbers_are_trained_again_by_ridge_regression(tmp_path):
     assert row["p"] == (1 + (np.array(found) >= row["value"]).sum()) / (1 + SERIES)
     assert row["chance"] == pytest.approx(np.mean(found))
     assert result["null"]["kind"] == "refitted"
+
+
+def kept(study, made, of, folds):
+    """How many subjects of each stratum every fold tests, in each series of the null."""
+    null = store.open(made[1]).load()
+    first = null.table.reset_index().drop_duplicates("subject").index.to_numpy()
+    fold = null.table["fold"].to_numpy(str)[first]
+    assert len(np.unique(fold)) == folds
+    return [
+        [np.bincount(of(y)[fold == name], minlength=2).tolist() for name in np.unique(fold)]
+        for y in null.array[first, :, -1].T
+    ]
+
+
+def test_a_class_of_the_subject_moves_as_its_folds_were_dealt_out(tmp_path):
+    """Under free exchanges folds are not balanced and train worse: p was too small, see below."""
+    study, n = Numbers(tmp_path, subjects=12), 6
+    study.header = {"what": "labels", "classes": ["old", "young"]}
+    study.y = study.table["subject"].factorize(sort=True)[0] % 2
+    made = trained(study, {"folds": {"kind": "group_kfold", "n": n}}, {"c": [0.1]})
+    found = kept(study, made, lambda y: y.astype(int), n)
+    assert found == [[[1, 1]] * n] * SERIES
+    series = store.open(made[1]).load().array[..., -1].T
+    assert len(np.unique(series, axis=0)) > 4
+    alone = trained(study, {"folds": "leave_one_subject_out"}, {"c": [0.1]}, name="alone")
+    assert len(np.unique(store.open(alone[1]).load().array[..., -1].T, axis=0)) == SERIES
+
+
+def test_numbers_of_subjects_move_as_their_folds_were_dealt_out(tmp_path):
+    study = Numbers(tmp_path, subjects=10)
+    half = np.median(study.y)
+    folds = {"folds": {"kind": "group_kfold", "n": 2}}
+    made = trained(study, folds, {"alpha": [10.0]}, task="values")
+    found = kept(study, made, lambda y: (y > half).astype(int), 2)
+    assert found == [found[0]] * SERIES
+    series = store.open(made[1]).load().array[..., -1]
+    moved = [len(set(own)) for own in series[:: len(series) // 10]]
+    assert max(moved) > 5  # numbers of both folds
+
+
+@pytest.mark.parametrize("dealt", [False, True])
+def test_p_is_that_of_the_whole_procedure_where_folds_are_made_of_the_labels(dealt):
+    """Ridge regression of features of nothing on the class of 20 subjects in 5 balanced groups."""
+    rng, n, p = np.random.default_rng(0), 20, []
+    facts = table(subjects=n, scans=1, windows=1)
+    for _ in range(250):
+        y, fold = rng.permutation(np.arange(n) % 2), np.empty(n, int)
+        fold[np.argsort(y, kind="stable")] = np.arange(n) % 5
+        series = arrangements(y, facts, 59, rng, (y, fold) if dealt else ())
+        every, x = np.vstack([y, series]).astype(float), rng.standard_normal((n, 5))
+        said = np.empty((len(every), n))
+        for test in (fold == f for f in range(5)):
+            model = Ridge(10.0).fit(x[~test], every[:, ~test].T)
+            said[:, test] = model.predict(x[test]).T
+        scores = (rankdata(said, axis=1) * every).sum(1)  # as the area under the curve
+        p.append((1 + np.sum(scores[1:] >= scores[0])) / 60)
+    rejected = np.mean(np.array(p) <= 0.05)
+    assert rejected <= 0.06 if dealt else rejected >= 0.07
 
 
 @pytest.mark.parametrize("why", ["no series asked for", "too many features", "another head"])

@@ -18,7 +18,7 @@ from engram import splits, store, training
 from engram.errors import InputError
 from engram.heads import forest, linear
 from engram.measures import inference
-from engram.scores import values
+from engram.scores import regression, values, values_summary
 from engram.scores.evaluation import COLUMNS, evaluate
 from engram.store import Rows
 from engram.tasks import values as task_of_values
@@ -380,15 +380,15 @@ def test_scores_are_those_of_scipy_and_scikit_learn_over_subjects(study):
 def test_r2_of_one_mean_for_all_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     y, p = rng.normal(size=20), rng.normal(size=(20, 1))
-    found = values.r2(y[None], p, np.full(20, y.mean()))
+    found = regression.r2(y[None], p, np.full(20, y.mean()))
     assert found[0, 0] == pytest.approx(sk.r2_score(y, p[:, 0]))
-    assert values.r2(y[None], np.full((20, 1), y.mean()), np.full(20, y.mean()))[0, 0] == 0
+    assert regression.r2(y[None], np.full((20, 1), y.mean()), np.full(20, y.mean()))[0, 0] == 0
 
 
 def test_predictions_that_do_not_vary_have_no_correlation():
     y = np.arange(6.0)[None]
     for name in ("pearson_r", "spearman_r"):
-        assert np.isnan(values.SCORES[name].of(y, np.full((6, 1), 0.1), np.zeros(6))).all()
+        assert np.isnan(regression.SCORES[name].of(y, np.full((6, 1), 0.1), np.zeros(6))).all()
 
 
 def test_p_is_the_share_of_all_orders_of_the_subjects_that_do_as_well(tmp_path):
@@ -401,7 +401,7 @@ def test_p_is_the_share_of_all_orders_of_the_subjects_that_do_as_well(tmp_path):
     expected = by_subject(facts, facts["expected"].to_numpy())[:, 0]
     orders = np.array(list(permutations(range(5))))
     for name, sign in (("r2", 1), ("pearson_r", 1), ("spearman_r", 1), ("mae", -1)):
-        null = sign * values.SCORES[name].of(y[orders], p[:, None], expected)[:, 0]
+        null = sign * regression.SCORES[name].of(y[orders], p[:, None], expected)[:, 0]
         found = metric(result, name)["p"]
         assert found == pytest.approx(np.mean(null >= null[0] - 1e-9), abs=0.03), name
     assert result["p_min"] == pytest.approx(1 / 120, abs=0.006)
@@ -543,6 +543,32 @@ def test_numbers_that_vary_within_a_scan_are_scored_within_subjects(tmp_path):
     assert metric(result, "mae")["subjects"] == pytest.approx(of_mae)
 
 
+def test_p_within_subjects_is_widened_where_they_train_each_other(tmp_path):
+    """Without, 10 % of r of nothing fell below 0.05. A model of other data has no such folds."""
+    study = Study(tmp_path, subjects=5, scans=1, windows=20)
+    study.y = np.random.default_rng(5).normal(size=100)
+    path = study.train(folds="leave_one_subject_out", head={"kind": "linear", "refits": 0})
+    rows = store.open(path).load()
+    for folds, by in ((rows.table["fold"], inference.WIDENED), ("all", 1.0)):
+        store.write(path, Rows(rows.array, rows.table.assign(fold=folds), rows.header))
+        this = regression.read(path)
+        labels = values_summary.moved(this.y, this.table, True, values.settings(SPEC["evaluation"]))
+        for name, score in regression.SCORES.items():
+            value = regression.scores_by_group(score, this.y[None], this, True).mean()
+            null = regression.null_scores(score, labels, this, True)
+            sign = -1 if name == "mae" else 1
+            expected = inference.permutation_p(sign * value, sign * null, by)
+            assert metric(scored(tmp_path, path), name)["p"] == expected
+
+
+def test_a_control_below_the_training_mean_explains_nothing(study):
+    """However much worse the same predictions of other numbers are."""
+    result = {"sample": {"subjects": 20, "windows": 20}, "p_min": 0.01, "baseline_rows": None}
+    line = {"control": -0.02, "control_p": 0.01, "chance": 0.0}
+    assert not [*values._statistics(result | {"metrics": [line]})]
+    assert [*values._statistics(result | {"metrics": [line | {"control": 0.3}]})]
+
+
 def test_a_subject_whose_number_never_varies_is_left_out_of_correlations_alone(tmp_path):
     study = Study(tmp_path, subjects=6, scans=1, windows=25)
     study.y = study.y + np.random.default_rng(0).normal(size=150)
@@ -571,7 +597,7 @@ def jackknifed(rng, n):
     """Of R² and of r: value, interval, and p of a gain of nothing."""
     y, lines = rng.standard_normal(n), []
     (one, expected), (other, _) = left_out(rng, y), left_out(rng, y)
-    for score in (values.SCORES["r2"], values.SCORES["pearson_r"]):
+    for score in (regression.SCORES["r2"], regression.SCORES["pearson_r"]):
 
         def of(told, at, score=score):
             return score.of(y[None, at], told[at, None], expected[at])[0, 0]

@@ -230,9 +230,14 @@ def _statistics(results):
         yield f"{STATISTICS[task]} {INTERVALS[task]} All intervals hold {level}."
         for kind, tested in _by_kind(own).items():
             told = KINDS[kind].format(n=tested[0]["null"]["n"], what=NULLS[task])
-            told += WIDENED if (task, kind) == ("classes", "fixed") else ""
+            told += WIDENED if kind == "fixed" and _widened(task, tested) else ""
             yield f"p against chance ({_of(tested, own)}): {told} [4]."
     yield "Over the experiments that ask one question p was adjusted by Holm's procedure [3]."
+
+
+def _widened(task, results):
+    """Whether a null of fixed predictions is widened: of classes, of numbers within subjects."""
+    return task == "classes" or any(result.get("level") == "within" for result in results)
 
 
 def _by_kind(results):

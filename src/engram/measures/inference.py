@@ -126,7 +126,7 @@ def percentile_interval(values, confidence) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def arrangements(y, table, n, rng) -> np.ndarray:
+def arrangements(y, table, n, rng, dealt=()) -> np.ndarray:
     """`n` label series under the null, which keep the dependence in time.
 
     Each scan's labels, in the order of its windows, are rotated by any number of windows, none
@@ -140,6 +140,9 @@ def arrangements(y, table, n, rng) -> np.ndarray:
         table: rows with subject, scan and window.
         n: number of series.
         rng: Generator.
+        dealt: (stratum, fold) of each row, int (rows,) each, where folds were made of the labels,
+            to test as many subjects of each stratum: series then do too. Those that do not are no
+            labels that these folds could have been made of, and train worse.
 
     Returns:
         (n, rows), int16 or, of numbers, float64.
@@ -157,13 +160,21 @@ def arrangements(y, table, n, rng) -> np.ndarray:
         if len(set(y[rows])) == 1:
             whole_subjects.append(rows)
         _exchange(moved, y, constant, rng)
-    _exchange(moved, y, whole_subjects, rng)
+    _exchange(moved, y, whole_subjects, rng, dealt)
     return moved
 
 
-def _exchange(moved, y, blocks, rng):
-    """Permute the labels of blocks of rows, each of one label, in every series."""
-    values = rng.permuted(np.tile([y[at[0]] for at in blocks], (len(moved), 1)), axis=1)
+def _exchange(moved, y, blocks, rng, dealt=()):
+    """Permute the labels of blocks of rows, each of one label, in every series.
+
+    With `dealt` within strata, then within folds: each fold keeps its number of every stratum.
+    """
+    values = np.tile([y[at[0]] for at in blocks], (len(moved), 1))
+    for groups in dealt or [np.zeros(len(y), int)]:
+        of_block = np.array([groups[at[0]] for at in blocks], int)
+        for group in np.unique(of_block):
+            own = np.flatnonzero(of_block == group)
+            values[:, own] = rng.permuted(values[:, own], axis=1)
     for at, value in zip(blocks, values.T, strict=True):
         moved[:, at] = value[:, None]
 

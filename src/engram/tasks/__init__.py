@@ -2,6 +2,8 @@
 
 A task has two doors, `load(x, y, experiment)`, the rows with their folds and runs, and
 `predictions(outputs, task, header)`, what is written: a list of Rows, first those that were tested.
+`null(outputs, task)` is what is kept of models of moved labels (`engram.tasks.null`), and
+`strata(y, table)` by what subjects are dealt out to folds.
 Where a model can be applied to another data set, it has two more: `usable(x, y)`, the rows without
 folds and runs, and `applied(task, facts, known)`, these rows as the model knows them.
 What else is known of it stands in constants that the plan reads without importing the module:

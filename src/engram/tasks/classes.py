@@ -55,7 +55,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
     """
     task, excluded = usable(x, y)
     how = experiment.get("folds", next(iter(FOLDS)))
-    folds = splits.make(task.table, task.y, how, seed=0)
+    folds = splits.make(task.table, strata(task.y, task.table), how, seed=0)
     splits.check(folds, task.table, task.y, how, task.classes)
     return replace(task, folds=folds, runs=_runs(task, experiment.get("seeds", 3))), excluded
 
@@ -82,6 +82,11 @@ def null(outputs, task) -> np.ndarray:
     """Probabilities of models of moved labels and, last, these labels: (n, runs, classes + 1)."""
     labels = np.stack([run.y for run in task.runs], 1)[task.tested]
     return np.concatenate([outputs, labels[..., None].astype(outputs.dtype)], axis=2)
+
+
+def strata(y, table) -> np.ndarray:
+    """By what subjects are dealt out to folds, int (n,): the class of each row."""
+    return y
 
 
 def _runs(task, seeds):

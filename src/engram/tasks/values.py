@@ -58,7 +58,7 @@ def load(x, y, experiment) -> tuple[Task, dict]:
     """
     task, excluded = usable(x, y)
     table, how = task.table, experiment.get("folds", next(iter(FOLDS)))
-    folds = splits.make(table, _strata(task.y, table), how, seed=0)
+    folds = splits.make(table, strata(task.y, table), how, seed=0)
     splits.check(folds, table, np.zeros(len(table), int), how)
     runs = _runs(task.y, table, experiment.get("seeds", 3))
     return replace(task, folds=folds, runs=runs), excluded
@@ -168,7 +168,7 @@ def _check_numbers(numbers, path):
         )
 
 
-def _strata(y, table):
+def strata(y, table) -> np.ndarray:
     """Quantile of the mean of each row's subject, int (n,): five at most, of five or more."""
     subjects, of_row = np.unique(table["subject"].to_numpy(str), return_inverse=True)
     means = np.bincount(of_row, y) / np.bincount(of_row)
