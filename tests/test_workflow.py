@@ -206,6 +206,16 @@ def test_touched_files_moved_clocks_and_another_folder_rerun_nothing(checkout, t
     assert stale(moved) == set()
 
 
+def test_results_copied_away_from_their_checkout_rerun_nothing_until_a_layout_changes(
+    checkout, tmp_path
+):
+    for part in (".snakemake", "resources", "results"):  # with new times, in any order
+        shutil.copytree(checkout / part, tmp_path / "away" / part, copy_function=shutil.copyfile)
+    assert stale(checkout, "--directory", tmp_path / "away") == set()
+    edit(checkout, "src/engram/figures/report.css", "{", "{ ")
+    assert stale(checkout, "--directory", tmp_path / "away") == {"report"}
+
+
 def test_a_backbone_module_reruns_its_features_and_what_follows(checkout):
     with (checkout / "src/engram/backbones/timm.py").open("a") as file:
         file.write("\nCHANGED = True\n")

@@ -1,3 +1,4 @@
+import hashlib
 import inspect
 import os
 import re
@@ -102,15 +103,31 @@ def spec(stage):
     return of_job
 
 
-def code(stage):
-    """Params function: the code that a job of `stage` can run."""
+def code(stage, layouts=()):
+    """Params function: the code that a job of `stage` can run, and how it lays out its pages.
+
+    Layouts lie in these folders of the package. They are no inputs: their paths would be those of
+    this checkout, and results that are looked at from another one would be made again.
+    """
     script = ROOT / f"workflow/scripts/{stage}.py"
+    around = [word for folder in layouts for word in digests(folder)]
 
     @signed
     def of_job(wildcards):
-        return fingerprint(script, plan.modules(stage, **wildcards))
+        words = fingerprint(script, plan.modules(stage, **wildcards))
+        return " ".join([words, *around])
 
     return of_job
+
+
+def digests(folder):
+    """What in a folder of the package lays out pages, as "folder/file@digest" words."""
+    files = sorted((ROOT / "src/engram" / folder).iterdir())
+    return [
+        f"{folder}/{file.name}@{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+        for file in files
+        if file.suffix in (".html", ".css", ".js")
+    ]
 
 
 def gpu(stage):
@@ -295,16 +312,6 @@ def training_memory(wildcards, attempt):
 @signed
 def training_time(wildcards):
     return plan.of_task(wildcards.experiment, "RUNTIME")
-
-
-def page_templates():
-    """What the report is laid out with; not Python, so the `code` param does not see it."""
-    folder = os.path.relpath(ROOT / "src/engram/figures")
-    return sorted(
-        str(path)
-        for path in Path(folder).iterdir()
-        if path.suffix in (".html", ".css", ".js")
-    )
 
 
 @signed

@@ -154,6 +154,6 @@ rule predict:
         runtime="4h",
     params:
         spec=spec("predict"),
-        code=code("predict"),
+        code=code("predict", layouts=["trained", "figures"]),
     script:
         "../scripts/predict.py"

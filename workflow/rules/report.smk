@@ -109,7 +109,6 @@ rule report:
             "results/<study>/models/{experiment}.json", experiment=plan.cards()
         ),
         figures=plan.figures(),
-        page=page_templates(),
     output:
         report="results/<study>/report.html",
         table="results/<study>/scores.csv",
@@ -122,6 +121,6 @@ rule report:
     threads: 1
     params:
         spec=spec("report"),
-        code=code("report"),
+        code=code("report", layouts=["figures"]),
     script:
         "../scripts/report.py"
