@@ -139,6 +139,7 @@ LIES = {
     "huge rate": lambda c: spoilt(c, FIFF.FIFF_SFREQ, "f", 1e38),
     "tiny rate": lambda c: spoilt(c, FIFF.FIFF_SFREQ, "f", 1e-38),
     "NaN calibration": lambda c: spoilt(c, FIFF.FIFF_CH_INFO, "ff", np.nan, np.nan, at=28),
+    "a coil that there is not": lambda c: spoilt(c, FIFF.FIFF_CH_INFO, "i", 8388609, at=16 + 8),
     "a skip of 2 thousand million buffers": lambda c: inserted(
         c, SAMPLES, (SAMPLES, FIFF.FIFFT_FLOAT, bytes(1200)),
         (FIFF.FIFF_DATA_SKIP, 3, struct.pack(">i", LAST)),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from eeglab73 import write_set73
 from scipy.io import savemat
+from scipy.sparse import csc_array
 from test_hostile_nifti import bold, nifti, scan
 
 from engram.datasets import eeg_recordings
@@ -176,9 +177,15 @@ FILES = {
     ),
     "negative axes": lambda path: mat(path, element(14, matrix((-3, 4), element(9, bytes(80))))),
     "a billion cells": lambda path: mat(path, element(14, matrix((1, 10**9), b"", of=1))),
-    "cells within cells": lambda path: mat(path, element(14, cells(2000))),
+    "cells within cells": lambda path: mat(path, element(14, cells(4000))),
     "an element of 4 GiB": lambda path: mat(path, struct.pack("<II", 14, 2**32 - 1)),
     "an element of no kind": lambda path: mat(path, element(99, bytes(64))),
+    "an element of no kind within": lambda path: mat(
+        path, element(14, matrix((1, 10), element(200, bytes(80))))
+    ),
+    "an element of no kind that is compressed": lambda path: mat(
+        path, element(15, zlib.compress(element(14, matrix((1, 10), element(10, bytes(80))))))
+    ),
     "compressed noise": lambda path: mat(path, element(15, b"no zlib" * 20)),
     "cut off": lambda path: mat(path, inflating(64 << 20)[:100]),
     "a head alone": lambda path: mat(path),
@@ -197,6 +204,17 @@ READERS = {
 def test_a_file_of_matlab_that_lies(lie, name):
     FILES[lie](name)
     hostile.one_line(hostile.tried(READERS[name], seconds=10), name)
+
+
+@pytest.mark.parametrize("how", [{"format": "4"}, {"format": "5"}, {"do_compression": True}])
+def test_files_of_matlab_as_they_should_be(how):
+    values = np.random.default_rng(0).normal(size=(2, 50))
+    other = {"t": "text", "c": 1 + 2j, "e": np.zeros((0, 3))}
+    if how != {"format": "4"}:
+        other |= {"s": {"a": [1, 2], "b": "x"}, "o": np.array([1, "b", [2]], object)}
+    savemat("x.mat", {"x": values} | other | {"sparse": csc_array(np.eye(3))}, **how)
+    found = roi_series.load("x.mat", names=("a", "b"), axes=["roi", "time"], entry="x")
+    np.testing.assert_allclose(found.values, values, rtol=1e-6)
 
 
 def test_series_of_hdf5_that_inflate():

@@ -7,6 +7,7 @@ memory is taken for what is promised.  Here that is refused before a library bel
 import bz2
 import gzip
 import lzma
+import mmap
 import re
 import struct
 import zlib
@@ -24,6 +25,11 @@ TIMES = 32
 
 #: Openers of compressed files by their ending.
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+#: Types of elements in MATLAB's files of version 5; which have others within.
+ELEMENTS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 16, 17, 18}
+MATRIX, COMPRESSED_ELEMENT = 14, 15
 
 
 def is_compressed(path) -> bool:
@@ -52,10 +58,14 @@ def refuse(path):
     if h5py.is_hdf5(path):
         _refuse_hdf5(path)
     elif suffix in COMPRESSED:
+        left = most(path)
         with COMPRESSED[suffix](path, "rb") as stream:
-            _count(iter(lambda: stream.read(1 << 20), b""), most(path))
+            while chunk := stream.read(1 << 20):
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"it inflates to more than {most(path) >> 20} MiB")
     elif suffix in (".mat", ".set"):
-        _count(_inflated(path), most(path))
+        _refuse_matlab(path)
     elif suffix in (".vhdr", ".ahdr"):
         _refuse_channels(path)
     elif suffix in (".edf", ".bdf"):
@@ -78,32 +88,53 @@ def refuse_values(count, paths):
         raise ValueError(f"its header promises {count} values, but there are {size} bytes")
 
 
-def _count(chunks, limit):
-    left = limit
-    for chunk in chunks:
-        left -= len(chunk)
-        if left < 0:
-            raise ValueError(f"it inflates to more than {limit >> 20} MiB")
-
-
-def _inflated(path):
-    """What is compressed in a MATLAB file of version 5, in pieces.
+def _refuse_matlab(path):
+    """A file of version 5 that inflates, or has elements of types that SciPy does not survive.
 
     https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, chapter 1
     """
+    limit, at = most(path), 128
     with open(path, "rb") as file:
-        order = ">" if file.read(128)[126:] == b"MI" else "<"
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(order + "II", tag)
-            if kind != 15:  # miCOMPRESSED
-                file.seek(size, 1)
-                continue
-            inflater = zlib.decompressobj()
-            while size and (packed := file.read(min(size, 1 << 20))):
-                size -= len(packed)
-                while packed:
-                    yield inflater.decompress(packed, 1 << 20)
-                    packed = inflater.unconsumed_tail
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if 0 in whole[:4]:  # version 4, which is not compressed and has no elements
+        return
+    order = ">" if whole[126:128] == b"MI" else "<"
+    while at + 8 <= len(whole):
+        kind, size = struct.unpack_from(order + "II", whole, at)
+        if kind == COMPRESSED_ELEMENT:
+            inflated = _inflated(whole[at + 8 : at + 8 + size], limit)
+            limit -= len(inflated)
+            _refuse_elements(memoryview(inflated), order)
+        else:
+            _refuse_elements(whole[at : at + 8 + size], order)
+        at += 8 + size
+
+
+def _inflated(packed, limit):
+    """A compressed element."""
+    inflater, found = zlib.decompressobj(), bytearray()
+    for start in range(0, len(packed), 1 << 20):
+        piece = packed[start : start + (1 << 20)]
+        while piece:
+            found += inflater.decompress(piece, 1 << 20)
+            piece = inflater.unconsumed_tail
+            if len(found) > limit:
+                raise ValueError(f"it inflates to more than {limit >> 20} MiB")
+    return found
+
+
+def _refuse_elements(content, order):
+    """Elements one behind the other, and those within matrices."""
+    at = 0
+    while at + 8 <= len(content):
+        kind, size = struct.unpack_from(order + "II", content, at)
+        if small := kind >> 16:  # its values stand in the tag
+            kind, size = kind & 0xFFFF, 0
+        if kind not in ELEMENTS or small > 4:
+            raise ValueError(f"it has an element of type {kind}, which there is not")
+        if kind == MATRIX:
+            _refuse_elements(content[at + 8 : at + 8 + size], order)
+        at += 8 + -(-size // 8) * 8
 
 
 def _refuse_hdf5(path):

@@ -119,6 +119,7 @@ def _refuse_lies(path, raw):
     if raw.n_times < 1 or (raw.preload and raw._data.shape != shape):
         held = f", but holds {raw._data.shape}" if raw.preload else ""
         raise ValueError(f"its header promises channels and samples {shape}{held}")
+    raw.get_channel_types()  # raises where one has a type that there is not
     _refuse_more(raw, 1)
 
 
