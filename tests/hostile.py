@@ -1,11 +1,14 @@
 """Files that mean harm, read in a child with bounded memory and time."""
 
 import contextlib
+import functools
+import gzip
 import io
 import os
 import resource
 import signal
 import traceback
+from pathlib import Path
 
 #: Bytes that a child may take beside what it was born with, and seconds.
 MEMORY, SECONDS = 1 << 30, 20
@@ -37,6 +40,25 @@ def command(*arguments, **bounds):
     from engram import cli
 
     return tried(lambda: cli.main([*map(str, arguments)]), **bounds)
+
+
+def one_line(said, name, *words):
+    """Exactly one line, which names the file."""
+    assert said.startswith(("InputError: ", "error: ")), said
+    assert len(said.splitlines()) == 1, said
+    for word in (name, *words):
+        assert word in said
+
+
+@functools.cache
+def packed_zeros():
+    """64 MiB of them, of which a thousand take a byte."""
+    return gzip.compress(bytes(64 << 20), 1)
+
+
+def zeros(path, head, size):
+    """A gzip file of some bytes and many zeros behind them."""
+    Path(path).write_bytes(gzip.compress(head) + (size >> 26) * packed_zeros())
 
 
 def _bounded(memory, seconds):

@@ -120,7 +120,7 @@ def scores(name, rows, value, rng, baseline=None, flags=("simulated",)):
         "undefined": [],
         "sources": ["spectrogram/clip"],
         "runs": [{"seed": 0, "shuffled": False}, {"seed": 0, "shuffled": True}],
-        "settings": {"bootstrap": 2000, "permutations": 1000, "confidence": 0.95, "probes": True},
+        "settings": {"permutations": 1000, "confidence": 0.95, "probes": True},
         "sample": {
             "subjects": len(subjects),
             "scans": len(subjects),

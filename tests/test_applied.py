@@ -64,7 +64,7 @@ def applied(first, study, **spec):
 def scored(study, made, baseline=()):
     spec = {"task": "classes", "experiment": "there", "baseline": "bands" if baseline else None,
             "generalises_to": "another data set, nothing trained",
-            "evaluation": {"bootstrap": 100, "permutations": 200, "probes": False}}  # fmt: skip
+            "evaluation": {"permutations": 200, "probes": False}}  # fmt: skip
     scores = study.folder / "scores.json"
     evaluation.evaluate(made[0], list(baseline), {}, scores, spec)
     return json.loads(scores.read_text())

@@ -22,7 +22,7 @@ FLOORS = (
     {"datasets", "views", "contrastive", "sources", "frozen", "images", "checkpoints", "pickled"},
     {"training", "figures", "scores", "cards", "recording", "tracking"},
     {"readers", "signals", "store", "models", "planning", "measures", "job", "web", "splits"},
-    {"disk", "flags", "hdf5_files", "precision", "progress", "scratch", "tables"}
+    {"credentials", "disk", "flags", "hdf5_files", "precision", "progress", "scratch", "tables"}
     | {"torchvision_compat"},
     {"errors"},
 )

@@ -1,5 +1,6 @@
 """The profile of a cluster, against what SLURM said at sites of several kinds."""
 
+import getpass
 import re
 
 import pytest
@@ -23,10 +24,25 @@ PARTITION = (
     "LLN=NO MaxCPUsPerNode={cpus} Nodes=n[1-4] State={state} TotalCPUs=8 TotalNodes=4 "
     "DefMemPerCPU=500 MaxMemPerNode=UNLIMITED TRES=cpu=8,mem=16000M,node=4,billing=8"
 )
+RECORD = (  # what `scontrol -o show assoc_mgr` says of a user, or of no user, in an account
+    "ClusterName=uni Account={account} UserName={user} Partition= Priority=0 ID=3 "
+    "SharesRaw/Norm/Level/Factor=1/0.50/1/0.00 UsageRaw/Norm/Efctv=0.00/1.00/0.00 "
+    "ParentAccount={parent} Lft=6 DefAssoc=No GrpJobs={grp_jobs} GrpJobsAccrue=N(0) "
+    "GrpSubmitJobs=N(0) GrpWall=N(0.00) GrpTRES=cpu=N(0),mem=N(0),gres/gpu=N(0) "
+    "GrpTRESMins={minutes},mem=N(0),gres/gpu=N(0) GrpTRESRunMins=cpu=N(0) MaxJobs= "
+    "MaxJobsAccrue= MaxSubmitJobs={submit} MaxWallPJ={wall} MaxTRESPJ= MaxTRESPN= MinPrioThresh="
+)
 
 
-def partition(name, default="NO", time="UNLIMITED", cpus="UNLIMITED", state="UP"):
-    return PARTITION.format(name=name, default=default, time=time, cpus=cpus, state=state)
+def partition(name, default="NO", time="UNLIMITED", cpus="UNLIMITED", state="UP", accounts="ALL"):
+    text = PARTITION.format(name=name, default=default, time=time, cpus=cpus, state=state)
+    return text.replace("AllowAccounts=ALL", f"AllowAccounts={accounts}")
+
+
+def record(account, user="", parent="", grp_jobs="N(0)", minutes="cpu=N(0)", submit="", wall=""):
+    return RECORD.format(account=account, user=user and f"{user}(1001)",
+                         parent=parent and f"{parent}(1)", grp_jobs=grp_jobs, minutes=minutes,
+                         submit=submit, wall=wall)  # fmt: skip
 
 
 def site(config, partitions, nodes, **more):
@@ -36,11 +52,14 @@ def site(config, partitions, nodes, **more):
         "scontrol show config": CONFIG.format(**config),
         "scontrol show partition -o": "\n".join(partitions) + "\n",
         "sinfo -N -h -o %P|%N|%c|%m|%G|%T": "\n".join(nodes) + "\n",
+        "sbatch --test-only": "",
     } | more
 
     def ask(*command):
-        for start, answer in answers.items():
+        for start, answer in reversed(answers.items()):
             if " ".join(command).startswith(start):
+                if isinstance(answer, Exception):
+                    raise answer
                 return answer
         raise InputError(f"{command[0]}: no such command")
 
@@ -70,7 +89,7 @@ UNIVERSITY = site(
         "a100|g2|64|515000|gpu:a100:8(S:0-7),shard:a100:64|drained",
         "old|n9|8|16000|(null)|idle",
     ],
-    **{"sacct -X": "", "sacctmgr -n -P show assoc": "neuro\n"},
+    **{"sacct -X": "", "sacctmgr -n -P show user": "neuro|neuro||normal\n"},
 )
 NO_GPUS = site(
     {"name": "small", "age": 60},
@@ -100,7 +119,7 @@ def test_a_site_without_accounting_is_watched_by_squeue(tmp_path):
 
 def test_a_site_with_accounting_has_an_account_and_the_partitions_that_jobs_fit(tmp_path):
     profile, partitions, said = written(tmp_path, UNIVERSITY)
-    assert profile["slurm-status-command"] == "sacct"
+    assert profile["jobs"] == 100
     assert "slurm_account=neuro" in profile["default-resources"]
     # The default one and the one with GPUs; of nodes that are away nothing is expected.
     assert partitions == {
@@ -117,20 +136,120 @@ def test_a_site_with_accounting_has_an_account_and_the_partitions_that_jobs_fit(
 def test_jobs_for_a_gpu_run_on_cpus_where_there_is_none(tmp_path):
     profile, partitions, said = written(tmp_path, NO_GPUS)
     assert profile["resources"][-2:] == ["mem_mb=7800", "gpu=0"]
-    assert partitions["all"]["max_threads"] == 6
+    assert partitions["all"] == {  # all of one node: none has 6 cores and 7800 MB
+        "max_threads": 4, "max_mem_mb": 7800, "max_gpu": 0, "max_runtime": 480
+    }  # fmt: skip
     assert profile["slurm-init-seconds-before-status-checks"] == 20  # a third of MinJobAge
     assert "forgets finished jobs after 60 s" in said
 
 
-def test_one_of_several_accounts_has_to_be_named(tmp_path):
-    answers = {"sacct -X": "", "sacctmgr -n -P show assoc": "neuro\nteaching\n"}
-    config = {"name": "two", "storage": "slurmdbd", "enforce": "associations"}
-    ask = site(config, [partition("p", "YES")], ["p*|n|8|9000|(null)|idle"], **answers)
-    with pytest.raises(InputError, match="neuro, teaching: name one with --account"):
-        write_profile(tmp_path / "site", ask=ask)
-    assert not (tmp_path / "site").exists()
-    profile, _, _ = written(tmp_path, ask, account="teaching")
+@pytest.mark.parametrize(
+    ("config", "command", "said"),
+    [
+        ({"storage": "slurmdbd"}, "squeue", None),
+        ({"storage": "slurmdbd", "age": 30}, "sacct", "may wait for cancelled ones for ever"),
+        ({"age": 30}, "squeue", "may wait for finished ones for ever"),
+    ],
+)
+def test_jobs_are_watched_by_what_says_of_each_that_it_ended(tmp_path, config, command, said):
+    answers = {"sacct -X": "", "sacctmgr -n -P show user": "neuro|neuro||normal\n"}
+    ask = site({"name": "s"} | config, [partition("p", "YES")], ["p*|n|8|9000|(null)|idle"],
+               **answers)  # fmt: skip
+    profile, _, printed = written(tmp_path, ask)
+    assert profile["slurm-status-command"] == command
+    assert said in printed if said else "warning" not in printed
+
+
+def with_accounts(users, *records, partitions=None, **answers):
+    """A site with accounting where SLURM knows accounts of the user, and records of them."""
+    answers = {"sacct -X": "", "sacctmgr -n -P show user": users} | answers
+    for one in records:
+        account = re.search(r" Account=(\S+)", one)[1]
+        key = f"scontrol -o show assoc_mgr accounts={account} "
+        answers[key] = f"{answers.get(key, '')}Association Records\n{one}\n"
+    config = {"name": "uni", "storage": "slurmdbd", "enforce": "associations,limits,qos"}
+    partitions = partitions or [partition("p", "YES")]
+    return site(config, partitions, ["p*|n|8|9000|(null)|idle"], **answers)
+
+
+def test_an_account_is_that_which_slurm_takes_by_default(tmp_path):
+    ask = with_accounts("neuro|neuro||normal\nneuro|teaching||normal\n")
+    profile, _, said = written(tmp_path, ask)
+    assert "slurm_account=neuro" in profile["default-resources"]
+    assert "for --account: teaching" in said
+    profile, _, _ = written(tmp_path, ask, account="teaching", force=True)
     assert "slurm_account=teaching" in profile["default-resources"]
+
+
+@pytest.mark.parametrize(
+    ("users", "records", "options", "said"),
+    [
+        ("", [], {}, "SLURM knows no account of .* on uni and takes no job without one"),
+        (
+            "|a||normal\n|b||normal\n",
+            [],
+            {},
+            "several accounts of yours, a, b: name one with --acc",
+        ),
+        ("a|a||normal\n", [], {"account": "c"}, "--account c: .* it knows a"),
+        (
+            "a|a||normal\n",
+            [record("a", parent="lab"), record("lab", minutes="cpu=600(601)")],
+            {},
+            "account lab has used up its 600 minutes of cpu",
+        ),
+        ("a|a||normal\n", [record("a", grp_jobs="0(0)")], {}, "account a may run no jobs"),
+    ],
+)
+def test_an_account_of_which_no_job_starts_is_one_line(tmp_path, users, records, options, said):
+    with pytest.raises(InputError, match=said) as raised:
+        write_profile(tmp_path / "site", ask=with_accounts(users, *records), **options)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "site").exists()
+
+
+def test_limits_of_accounts_and_their_qos_are_those_of_jobs(tmp_path):
+    user = getpass.getuser()
+    records = [record("a", parent="lab", wall="900"), record("a", user, submit="40(2)"),
+               record("lab"), record("lab", user, wall="5", submit="1(0)")]  # fmt: skip
+    qos = {"sacctmgr -n -P show qos": "normal||\nlong|10:00:00|20\n"}
+    profile, partitions, said = written(
+        tmp_path, with_accounts("a|a|long|long,normal\n", *records, **qos)
+    )
+    assert partitions["p"]["max_runtime"] == 600  # of the QOS; those in the account above are not
+    assert profile["jobs"] == 20
+    assert "20 jobs at a time" in said
+    profile, partitions, _ = written(
+        tmp_path, with_accounts("a|a||normal\n", *records, **qos), force=True
+    )
+    assert (partitions["p"]["max_runtime"], profile["jobs"]) == (900, 40)
+
+
+def test_partitions_that_refuse_the_user_are_not_used(tmp_path):
+    answers = {
+        "sbatch --test-only -n1 -t1 --mem=100 -p p": InputError(
+            "sbatch: failed: Invalid account or account/partition combination specified"
+        )
+    }
+    ask = with_accounts("a|a||normal\n", **answers)
+    with pytest.raises(InputError, match="no partition starts jobs of yours now; p: Invalid acc"):
+        write_profile(tmp_path / "site", ask=ask)
+    with pytest.raises(InputError, match="--partition p: Invalid account"):
+        write_profile(tmp_path / "site", ask=ask, partitions=["p"])
+    of_others = [partition("p", "YES", accounts="b,c")]
+    with pytest.raises(InputError, match="p: for jobs of accounts b, c alone"):
+        write_profile(tmp_path / "site", ask=with_accounts("a|a||normal\n", partitions=of_others))
+    above = [record("a", parent="b"), record("b")]  # those of an account hold for those below
+    written(tmp_path, with_accounts("a|a||normal\n", *above, partitions=of_others))
+
+
+def test_where_the_default_partition_ends_jobs_early_longer_ones_are_used_too(tmp_path):
+    kinds = [partition("short", "YES", time="00:30:00"), partition("work", time="2-00:00:00"),
+             partition("tiny", time="00:10:00"), partition("gpu")]  # fmt: skip
+    nodes = ["short*|n1|4|7000|(null)|idle", "work|n2|8|20000|(null)|idle",
+             "tiny|n3|8|20000|(null)|idle", "gpu|n4|8|16000|gpu:2|idle"]  # fmt: skip
+    _, partitions, _ = written(tmp_path, site({"name": "s"}, kinds, nodes))
+    assert list(partitions) == ["short", "work", "gpu"]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):

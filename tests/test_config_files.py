@@ -168,7 +168,7 @@ def test_what_two_keys_refer_to_stays_with_each(tmp_path, monkeypatch):
         ("run:\n  - eeg_clip\n  - 1\n", r"3: run\[1\]: expected text, got 1; put it in quotes"),
         ("store: hdf5\n", "1: store: expected 'h5' or 'zarr', got 'hdf5'; did you mean 'h5'"),
         ("evaluation: {confidence: 95}\n", "1: evaluation.confidence: has to be less than 1"),
-        ("evaluation: {bootstrap: 3}\n", "1: evaluation.bootstrap: has to be 100 or more, is 3"),
+        ("evaluation: {permutations: 3}\n", "1: evaluation.permutations: has to be 100 or more"),
         ("tracking: {wandb: {project: ''}}\n", "1: tracking.wandb.project: expected name of the"),
         (UNITS % "windows: {length: 20 s, step: 1}", "1: .*windows.length: expected a number"),
         (UNITS % "windows: {length: 0, step: 1}", "1: .*windows.length: has to be more than 0"),
@@ -273,7 +273,10 @@ def test_the_last_file_that_holds_a_key_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("evaluation={bootstrap: 300}", "--config: evaluation.bootstrap: .*; write 300 in a file"),
+        (
+            "evaluation={permutations: 300}",
+            "--config: evaluation.permutations: .*; write 300 in a file",
+        ),
         ("title=123", "--config: title: expected text, got 123"),
         ("run=eeg_clip", "--config: run: expected a list"),
         ("study=a/b", "--config: study: 'a/b' cannot name its folder"),

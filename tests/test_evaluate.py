@@ -108,7 +108,7 @@ SPEC = {
     "experiment": "eeg_clip",
     "baseline": None,
     "generalises_to": "new subjects",
-    "evaluation": {"bootstrap": 200, "permutations": 200},
+    "evaluation": {"permutations": 200},
 }
 
 
@@ -443,7 +443,7 @@ def test_a_class_of_the_subject_is_scored_over_subjects_each_of_whom_counts_once
     auc, before = ([sk.roc_auc_score(truth, v[:, run]) for run in (0, 1)] for v in (p, q))
     row = metric(result, "auc")
     assert result["pooled"]
-    assert row["interval"] == "bootstrap"
+    assert row["interval"] == "corrected jackknife"
     assert row["value"] == pytest.approx(np.mean(auc), abs=1e-6)
     assert row["seed_sd"] == pytest.approx(np.std(auc, ddof=1), abs=1e-6)
     assert row["low"] <= row["value"] <= row["high"]
@@ -463,8 +463,8 @@ def test_a_class_of_the_subject_is_scored_over_subjects_each_of_whom_counts_once
     assert not [w for w in result["warnings"] if "never changes" in w]
 
 
-def test_gains_of_a_class_of_the_subject_rest_on_the_same_subjects_drawn_for_both(tmp_path):
-    """By brute force with the same draws; and nothing is gained over oneself."""
+def test_a_class_of_the_subject_is_left_out_with_it_from_intervals_and_gains(tmp_path):
+    """By brute force, subjects being trained on each other; and nothing is gained over oneself."""
     rng = np.random.default_rng(27)
     facts = table(subjects=16, scans=1, windows=1)
     y = np.arange(16) % 2
@@ -472,15 +472,30 @@ def test_gains_of_a_class_of_the_subject_rest_on_the_same_subjects_drawn_for_bot
     other = experiment(tmp_path, rng, facts, y, gain=0.0, name="other")
     row = metric(scored(tmp_path, path, beside=[other], baseline="other"), "balanced_accuracy")
     predicted = [store.open(one)[:][:, :2, 1] > 0.5 for one in (path, other)]
-    random, gains = np.random.default_rng(0), []
-    for _ in range(200):
-        at = random.integers(16, size=16)
-        both = [[sk.balanced_accuracy_score(y[at], p[at, r]) for r in (0, 1)] for p in predicted]
-        gains.append(np.mean(both[0]) - np.mean(both[1]))
-    low, high = np.quantile(gains, [0.025, 0.975])
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
-    beyond = min(np.sum(np.array(gains) <= 0), np.sum(np.array(gains) >= 0))
-    assert row["difference_p"] == pytest.approx(2 * (1 + beyond) / 201)
+
+    def of(p, at):
+        return np.mean([sk.balanced_accuracy_score(y[at], p[at, r]) for r in (0, 1)])
+
+    def half(statistic):
+        left = np.array([statistic(np.delete(np.arange(16), i)) for i in range(16)])
+        error = np.sqrt(15 / 16 * np.sum((left - left.mean()) ** 2) * (1 + 16 / 15))
+        return stats.t.isf(0.025, 15) * error
+
+    def more(at):
+        return of(predicted[0], at) - of(predicted[1], at)
+
+    every = np.arange(16)
+    gain, around = more(every), half(more)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+        (gain - around, gain + around)
+    )
+    p = 2 * stats.t.sf(gain / around * stats.t.isf(0.025, 15), 15)
+    assert row["difference_p"] == pytest.approx(p)
+    score = row["value"]
+    ends = np.log(score / (1 - score)) + np.array([-1, 1]) * half(
+        lambda at: of(predicted[0], at)
+    ) / (score * (1 - score))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
     itself = metric(scored(tmp_path, path, beside=[path], baseline="itself"), "auc")
     assert (itself["difference"], itself["difference_p"]) == (0, 1)
 
@@ -590,8 +605,8 @@ def test_mistakes_are_named(tmp_path):
     path = experiment(tmp_path, rng, facts, y)
     with pytest.raises(InputError, match=r"evaluation\.margin: -0\.1 is no margin"):
         scored(tmp_path, path, evaluation={"margin": -0.1})
-    with pytest.raises(InputError, match=r"evaluation\.bootstraps: unknown key"):
-        scored(tmp_path, path, evaluation={"bootstraps": 100})
+    with pytest.raises(InputError, match=r"evaluation\.permutation: unknown key"):
+        scored(tmp_path, path, evaluation={"permutation": 100})
     other = experiment(tmp_path, rng, facts, 1 - y, name="other")
     with pytest.raises(InputError, match=r"other\.h5: the baseline predicts other labels"):
         scored(tmp_path, path, beside=[other], baseline="other")

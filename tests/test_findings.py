@@ -6,6 +6,7 @@ from engram.figures import findings
 from engram.figures.comparison_page import found as found_of_comparison
 from engram.figures.findings import found
 from engram.figures.groups import adjust, asked
+from engram.figures.scores_table import table
 
 KNOWN = "new time blocks of known subjects, purged"
 
@@ -69,8 +70,8 @@ def test_a_baseline_that_tells_and_models_that_add_nothing():
         (gain(-0.1, -0.18, -0.02, 0.02), "CLIP falls short of it (−0.10, −0.18 to −0.02)"),
         (
             NOT_MORE | {"detectable": 0.14},
-            "CLIP was not shown to add to it (−0.01, −0.12 to +0.10; a gain of 0.14 would have "
-            "shown)",
+            "CLIP was not shown to add to it (−0.01, −0.12 to +0.10; a gain of 0.14 shows in "
+            "4 of 5 such studies)",
         ),
         (
             NOT_MORE | {"detectable": 0.14, "equivalence_p": 0.03},
@@ -130,6 +131,44 @@ def test_a_p_that_cannot_be_small_says_so():
     line = row(0.9, 0.7, 1.0, p=0.125)
     (said,) = answers(experiment("bands", line, null={"floor": 0.125}))
     assert said.endswith("chance 0.50; p 0.125, which cannot be below 0.125).")
+    null = {"floor": 0.02}  # 0.06 of three, after Holm
+    three = [
+        experiment(name, row(0.9 - i / 10, 0.7, 1.0, p=0.02), null=null)
+        for i, name in enumerate(("bands", "clip", "vit"))
+    ]
+    (said,) = answers(*three)
+    assert said.endswith("chance 0.50; p 0.060, which cannot be below 0.060).")
+    (said,) = answers(*three[:2])
+    assert said.startswith("Band power tells")
+
+
+def test_p_in_the_table_of_scores_is_adjusted_over_the_honest_experiments_of_a_question():
+    """As on the page: other scopes, and scores that are inflated, are families of their own."""
+    config = {"dataset_title": "d", "x": "v/b", "y": "state", "head": "linear"}
+    facts = {"null": None, "sample": {"subjects": 6}, "runs": [{"seed": 0}]}
+    scored = {
+        "one": experiment("one", row(0.6, 0.5, 0.7, p=0.01), **facts),
+        "two": experiment("two", row(0.6, 0.5, 0.7, p=0.02), **facts),
+        "known": experiment("known", row(0.6, 0.5, 0.7, p=0.03), **facts, generalises_to=KNOWN),
+        "leaks": experiment("leaks", row(0.9, 0.8, 1.0, p=0.04), **facts, flags=["leaks"]),
+    }
+    found = table(
+        {name: {"task": "classes"} | this["scores"] for name, this in scored.items()},
+        {"experiments": dict.fromkeys(scored, config)},
+    )
+    assert found["p_holm"].tolist() == [0.02, 0.02, 0.03, 0.04]
+
+
+def test_a_small_p_beside_an_interval_that_holds_chance_is_no_contradiction():
+    (said,) = answers(experiment("bands", row(0.7, 0.48, 0.85, p=0.01)))
+    assert said.endswith("; p 0.010, but the interval does not lie above chance).")
+
+
+def test_numbers_are_not_predicted_by_who_is_worse_than_their_mean():
+    """Models of moved numbers are worse still, so that p is small and the interval above chance."""
+    line = row(-0.02, -0.1, 0.2, p=0.01, chance=-0.2, metric="r2")
+    (said,) = answers(experiment("bands", line, task="values", column="age"))
+    assert said.startswith("Age could not be predicted in new subjects (Band power, R² −0.02")
 
 
 def test_a_model_that_tells_what_its_baseline_does_not():
@@ -184,6 +223,10 @@ def test_more_than_two_classes():
 def test_what_changes_the_reading_follows():
     control = experiment("bands", row(0.67, 0.58, 0.76, control=0.66, control_p=0.2))
     assert answers(control)[0].endswith("; but trained on shuffled labels it reaches 0.66 too.")
+    leaks = experiment("bands", row(0.9, 0.85, 0.95, control=0.54, control_p=0.01))
+    assert answers(leaks)[0].endswith(
+        "; but trained on shuffled labels it reaches 0.54, above chance."
+    )
     rival = {"name": "clock", "of": ["clock"], "value": 0.65, "low": 0.55, "high": 0.75,
              "difference": 0.02, "difference_p": 0.7}  # fmt: skip
     (said,) = answers(experiment("bands", row(0.67, 0.58, 0.76), rivals=[rival]))
@@ -284,8 +327,14 @@ def test_a_comparison_is_about_the_best_baseline():
         "question": "Which?",
         "answer": "clip scores highest (balanced accuracy 0.70, 0.60 to 0.80); none of 2 models "
         "was shown to add to the best baseline, bands (best clip, +0.03, −0.05 to +0.11; a gain "
-        "of 0.10 would have shown).",
+        "of 0.10 shows in 4 of 5 such studies).",
     }
+
+
+def test_the_highest_score_of_those_above_chance_may_not_be_the_highest():
+    wide = member("wide", row(0.8, 0.4, 0.95, p=0.3))
+    found = found_of_comparison(comparison(member("sure", row(0.6, 0.55, 0.65)), wide))
+    assert found["answer"].startswith("sure scores highest of those above chance (")
 
 
 def test_a_comparison_without_a_best_baseline_and_what_weights_gain():

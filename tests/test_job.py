@@ -101,6 +101,54 @@ def test_a_full_disk_is_one_line_whatever_finds_it(run):
     assert line.endswith(" are free; make room and run again")
 
 
+def test_of_a_copy_that_finds_no_room_it_names_where_that_was(run, tmp_path):
+    limited = "import resource, shutil; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    done = run(f"{limited}; shutil.copyfile(sys.executable, {str(tmp_path / 'copy')!r})")
+    assert done.log.startswith(f"error: {tmp_path}/copy: File too large; ")
+
+
+@pytest.mark.parametrize(
+    "inside", ["print('x' * 99999)", "open('/dev/full', 'w').write('x' * 9999)"]
+)
+def test_of_a_full_disk_without_a_name_it_names_the_fullest(run, tmp_path, inside):
+    """Nothing is free where /proc is, and a log in it."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1)); " + inside
+    done = run(f"import os; os.environ['TMPDIR'] = '/proc'; {limited}")
+    assert done.code == 1
+    assert "error: /proc: " in done.log + done.console
+    assert "; 0.0 MiB are free; make room and run again" in done.log + done.console
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (
+            "import numpy; numpy.ones((1 << 20, 1 << 20))",
+            "Unable to allocate 8.00 TiB for an array",
+        ),
+        ("import torch; torch.ones(1 << 20, 1 << 20)", "you tried to allocate 4398046511104 bytes"),
+        ("import mmap; mmap.mmap(-1, 1 << 46)", "Cannot allocate memory"),
+    ],
+)
+def test_no_memory_is_one_line_that_says_what_to_do(run, inside, said):
+    done = run(inside)
+    assert done.code == 1
+    (line,) = done.log.splitlines()
+    assert line.startswith("error: no memory: ")
+    assert said in line
+    assert line.endswith(
+        "or make smaller batches (`batch_size`) or fewer jobs at a time (`--cores`)"
+    )
+
+
+def test_a_log_that_is_not_to_be_written_to_is_one_line(run, tmp_path):
+    (tmp_path / "log").symlink_to("/sys/none")
+    done = run("print('never')", read=False)
+    assert done.code == 1
+    (line,) = done.console.splitlines()
+    assert line.startswith(f"error: {tmp_path}/log: Permission denied; make its folder writable, ")
+
+
 def test_a_job_knows_what_made_it(run):
     done = run("print(run.made_by['code'], run.made_by['inputs'], run.device)")
     sha256_of_hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"

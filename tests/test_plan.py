@@ -65,7 +65,7 @@ def test_every_study_is_accepted(study, name):
 
 
 def test_what_a_study_leaves_out_is_what_the_schema_says(study):
-    this = study("brain_jepa") | {"evaluation": {"bootstrap": 100}, "tracking": {"wandb": {}}}
+    this = study("brain_jepa") | {"evaluation": {"permutations": 100}, "tracking": {"wandb": {}}}
     this["datasets"]["there"] = {"kind": "eeg_recordings", "source": {"s3": "bucket"}}
     this["checkpoints"] = study("vigilance")["checkpoints"]
     given = copy.deepcopy(this)
@@ -73,7 +73,7 @@ def test_what_a_study_leaves_out_is_what_the_schema_says(study):
     validate(this, str(ROOT / "workflow/schemas/config.schema.yaml"))  # by jsonschema, in place
     assert found == this != given
     assert found["evaluation"] == {
-        "bootstrap": 100, "permutations": 1000, "confidence": 0.95, "probes": True,
+        "permutations": 100, "confidence": 0.95, "probes": True,
         "confounds": [], "margin": None,
     }  # fmt: skip
 
@@ -298,6 +298,27 @@ def test_a_dataset_is_fetched_from_one_place_or_is_here(config, keys, message):
         configuration.check(config, SCHEMA)
 
 
+SECRET = "https://there.example/a.bin?X-Amz-Signature=abcd1234"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("datasets.there", {"source": {"http": [{"url": SECRET}]}}, r"source\.http\[0\]\.url"),
+        ("checkpoints.mine", {"url": SECRET}, r"checkpoints\.mine\.url: .*=\$NAME"),
+        ("checkpoints.mine", {"url": "https://me:abcd1234@there.example/a"}, "user or password"),
+    ],
+)
+def test_a_secret_is_refused_before_anything_is_written(config, place, value, says):
+    """Snakemake keeps the parameters of jobs, failed ones too, and logs how they changed."""
+    family, name = place.split(".")
+    of = {"datasets": {"kind": "eeg_recordings", "manifest": "list.csv"}}
+    config[family][name] = of.get(family, {"licence": "MIT"}) | value
+    with pytest.raises(InputError, match=says) as error:
+        configuration.check(config, SCHEMA)
+    assert "abcd1234" not in str(error.value)
+
+
 def test_a_score_needs_its_baseline(config):
     del config["experiments"]["eeg_clip"]["baseline"]
     refuse(config, "experiments.eeg_clip: `baseline` is missing")
@@ -416,10 +437,10 @@ def test_pictures_are_not_found_with_fewer_subjects(study):
 
 
 def test_what_an_evaluation_is_told(config):
-    config["evaluation"] = {"bootstrap": 300, "confidence": 0.9}
+    config["evaluation"] = {"permutations": 300, "confidence": 0.9}
     this = plan.Plan(config)
     spec = this.spec("evaluate", experiment="eeg_clip")
-    assert spec["evaluation"] == {"bootstrap": 300, "confidence": 0.9}
+    assert spec["evaluation"] == {"permutations": 300, "confidence": 0.9}
     assert spec["baseline"] == "eeg_bandpower"
     assert this.baseline_predictions("eeg_clip") == ["results/demo/predictions/eeg_bandpower.h5"]
     assert this.spec("evaluate", experiment="eeg_bandpower")["baseline"] is None

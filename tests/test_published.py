@@ -189,7 +189,7 @@ SMALL = {
     "compare": [],
     "views": {"fmri_picture": {"regions": REGIONS}},
     "experiments": {"fmri_pixels": {"seeds": 1}},
-    "evaluation": {"bootstrap": 200, "permutations": 200},
+    "evaluation": {"permutations": 200},
 }
 
 

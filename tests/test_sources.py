@@ -435,7 +435,7 @@ def hub(api, storage):
 
 def test_a_model_is_listed_at_its_commit_and_verified(api, storage, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", api.url)
-    with pytest.raises(InputError, match="accept its terms"):
+    with pytest.raises(InputError, match="terms must be accepted first; HF_TOKEN is not set"):
         huggingface.list_files("owner/model", revision="v1", limits=QUICK)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     files = huggingface.list_files("owner/model", revision="v1", limits=QUICK)
@@ -456,15 +456,19 @@ def test_a_hub_that_has_no_answer(api, hub):
     def listed(spec="owner/model", **options):
         return huggingface.list_files(spec, endpoint=api.url, limits=QUICK, **options)
 
-    with pytest.raises(InputError, match=r"127.0.0.1.* model owner/model at v2: status 404"):
+    with pytest.raises(InputError, match=r"127.0.0.1.* model owner/model at v2: .*status 404"):
         listed(revision="v2")
     with pytest.raises(InputError, match="write owner/name"):
         listed("../x")
     api.routes["/api/models/owner/model/revision/v3"] = lambda query, headers: (200, {}, PAGE)
     with pytest.raises(InputError, match="no usable answer"):
         listed(revision="v3")
-    with pytest.raises(InputError, match="no usable answer"):
+    with pytest.raises(InputError, match="no connection"):
         huggingface.list_files("o/m", endpoint="http://127.0.0.1:9", limits=QUICK)
+    with pytest.raises(InputError, match="not an http or https address"):
+        huggingface.list_files("o/m", endpoint="hub.example", limits=QUICK)
+    with pytest.raises(InputError, match="the hub has model and dataset"):
+        listed(kind="space")
     with pytest.raises(InputError, match="offline"):
         huggingface.list_files("o/m", endpoint=api.url, limits=Limits(offline=True))
 
@@ -502,7 +506,7 @@ def test_a_release_is_listed_and_fetched(api, storage, release, tmp_path, monkey
     assert len(files) == 101
     assert (files[0].checksums, files[1].checksums) == ({}, {"sha256": sums(b"1")["sha256"]})
     files = github.list_files("o/r@v1.0", include=["w00[01].pth"], base=api.url, limits=QUICK)
-    fetch_all(files, tmp_path, limits=QUICK, **github.access(api.url))
+    fetch_all(files, tmp_path, limits=QUICK, **github.access(base=api.url))
     assert contents(tmp_path) == {"w000.pth": b"0", "w001.pth": b"1"}
     assert all(headers["Authorization"] == f"Bearer {TOKEN}" for _, headers in api.requests)
     assert TOKEN not in str(storage.requests)

@@ -114,7 +114,7 @@ CONFIG = {
         "nearest": {"kind": "nearest", "latents": "vectors"},
         "prior": {"kind": "prior_only", "of": "layout"},
     },
-    "evaluation": {"bootstrap": 20, "permutations": 20},
+    "evaluation": {"permutations": 20},
 }  # fmt: skip
 
 #: The path of a raw file is known to the job by its inputs; readers name the file in errors.

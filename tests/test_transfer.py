@@ -1,5 +1,6 @@
 """Downloads against a real server that misbehaves, and real processes that are killed."""
 
+import dataclasses
 import gzip
 import hashlib
 import os
@@ -584,7 +585,7 @@ def proxy(server, monkeypatch):
         ("http://10.1.2.3/x", "private"),
         ("http://192.168.0.1/x", "private"),
         ("http://[fd00::1]/x", "private"),
-        ("http://0.0.0.0/x", "private"),
+        ("http://0.0.0.0/x", "loopback"),
         ("http://169.254.169.254/latest/meta-data", "link-local"),
         ("file:///etc/passwd", "not an http"),
         ("http://me:secret@93.184.216.34/x", "holds a user"),
@@ -707,7 +708,7 @@ def test_a_document_is_read_and_its_encoding_undone(server):
     assert (found, headers["Content-Length"]) == (body, str(len(packed)))
     assert server.asked("/list")[0]["Accept-Encoding"] == "identity"
     with pytest.raises(InputError, match="the answer exceeds 50000 bytes"):
-        read_document(f"{server.url}/list", limits=QUICK, max_bytes=50_000)
+        read_document(f"{server.url}/list", limits=dataclasses.replace(QUICK, page_bytes=50_000))
     server.routes["/list"] = lambda query, headers: (
         200,
         {"Content-Length": "10", "Connection": "close"},

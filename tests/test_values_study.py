@@ -58,7 +58,7 @@ class People(Study):
         made = {name: self.train(name)[1] for name in EXPERIMENTS}
         for name in EXPERIMENTS:
             spec = self.plan.spec("evaluate", experiment=name)
-            spec["evaluation"] = {"bootstrap": 200, "permutations": 200, "probes": False}
+            spec["evaluation"] = {"permutations": 200, "probes": False}
             beside = [made["noise"]] if name == "power" else []
             evaluate(made[name], beside, {}, self.path(f"scores/{name}.json"), spec)
         return made
@@ -134,7 +134,7 @@ def test_the_side_of_the_mean_is_told_as_often_as_the_share_allows(study):
     scores = study.scores("side")
     expected = 0.5 + np.arcsin(np.sqrt(SHARE)) / np.pi
     assert metric(scores, "balanced_accuracy")["value"] == pytest.approx(expected, abs=0.15)
-    assert metric(scores, "balanced_accuracy")["interval"] == "bootstrap"
+    assert metric(scores, "balanced_accuracy")["interval"] == "corrected jackknife"
     assert scores["sample"]["subjects"] == len(UNITS)
 
 

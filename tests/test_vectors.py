@@ -23,8 +23,10 @@ from engram.figures import style, vectors, voxel_maps
 from engram.figures.plot import plot
 from engram.figures.report import report
 from engram.heads import ridge
+from engram.scores import over_images
 from engram.scores import vectors as scores_of_vectors
 from engram.scores.evaluation import COLUMNS, evaluate
+from engram.scores.settings import Settings
 from engram.store import Rows
 from engram.tasks import train
 
@@ -471,7 +473,7 @@ def scores(folder, predictions, y, baseline=(), **settings):
         "experiment": "e",
         "baseline": "b" if baseline else None,
         "generalises_to": "new pictures, a known subject",
-        "evaluation": {"permutations": 50, "bootstrap": 500} | settings,
+        "evaluation": {"permutations": 50} | settings,
     }
     evaluate(predictions, list(baseline), y, folder / "scores.json", spec)
     return json.loads((folder / "scores.json").read_text())
@@ -570,7 +572,8 @@ def test_the_null_exchanges_images(drawn):
     rng = np.random.default_rng(5)
     null = []
     for _ in range(120):
-        told = [by_brute_force(z[s][rng.permutation(40)], p[s][0]) for s in range(2)]
+        order = rng.permutation(40)  # alike for both, who saw the same
+        told = [by_brute_force(z[s][order], p[s][0]) for s in range(2)]
         null.append({name: np.mean([one[name] for one in told]) for name in told[0]})
     for row in found["metrics"]:
         values = np.array([one[row["metric"]] for one in null])
@@ -582,6 +585,31 @@ def test_the_null_exchanges_images(drawn):
             band = np.quantile(values, [0.025, 0.975])
             assert [row["null_low"], row["null_high"]] == pytest.approx(band, abs=values.std())
     assert found["null"] == {"kind": "fixed", "n": 400, "floor": 1 / 401}
+
+
+def test_subjects_who_respond_alike_are_no_more_evidence_than_one_of_them():
+    """Each alone would average away what chance does to all of them together."""
+    rng = np.random.default_rng(3)
+    told = {"2_way": rng.random((40, 40))}
+    one = scores_of_vectors.Measured(
+        images=[*range(40)],
+        own=np.arange(40),
+        influence={"2_way": np.diag(told["2_way"])},
+        seeds={"2_way": np.array([0.5])},
+        control={"2_way": np.array([])},
+        contributions=told,
+        r2=np.zeros(1),
+        r=np.zeros(1),
+        targets=1,
+        changing=1,
+        column=np.zeros(1, int),
+    )
+    rules = Settings(permutations=200), lambda *_: 0.5, lambda _: (0, 1)
+    (alone,), (four,) = (
+        over_images.metrics(dict.fromkeys(of, one), None, *rules) for of in ("a", "abcd")
+    )
+    for key in ("p", "null_low", "null_high", "chance"):
+        assert four[key] == alone[key]
 
 
 def test_intervals_are_no_narrower_than_those_of_drawing_subjects_and_images_anew(drawn):

@@ -153,13 +153,38 @@ def room(path, needed=None, advice="make room and run again"):
     except Exception as error:
         what = refusal(error, path, needed, advice)
         if what is None and isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-            what = (
-                f"{path}: {os.strerror(error.errno)}; make its folder writable, or keep results "
-                "in another one (`snakemake --directory FOLDER`)"
-            )
+            what = _not_writable(path, error.errno, "its folder")
         if what is None:
             raise
         raise InputError(what) from None
+
+
+def check_writable(paths):
+    """Refuse files and folders that are not to be written to, before anything is.
+
+    Args:
+        paths: of files and folders; what is not there yet is made in the closest folder that is.
+
+    Raises:
+        InputError: one may not be written to; the message names what is in the way.
+    """
+    there = {_closest(Path(path)) for path in paths}
+    for path in sorted(there):
+        if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            only_read = os.statvfs(path).f_flag & os.ST_RDONLY
+            raise InputError(_not_writable(path, errno.EROFS if only_read else errno.EACCES, "it"))
+
+
+def _closest(path):
+    """A path, or the first folder above it that is there."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _not_writable(path, number, what):
+    return (
+        f"{path}: {os.strerror(number)}; make {what} writable, or keep results in another folder "
+        "(`snakemake --directory FOLDER`)"
+    )
 
 
 def refusal(error, path=None, needed=None, advice="make room and run again") -> str | None:
@@ -170,11 +195,18 @@ def refusal(error, path=None, needed=None, advice="make room and run again") -> 
     number = next((one for one in NO_ROOM if os.strerror(one) in str(error)), None)
     if number is None:
         return None
-    path = Path(path or getattr(error, "filename", None) or os.getcwd())
-    folder = next(one for one in (path, *path.absolute().parents) if one.is_dir())
+    path = path or fullest([os.getcwd()])
     asked = "" if needed is None else f"{_mib(needed)} are needed and "
-    free = _mib(shutil.disk_usage(folder).free)
-    return f"{path}: {os.strerror(number)}; {asked}{free} are free; {advice}"
+    return f"{path}: {os.strerror(number)}; {asked}{_mib(_free(path))} are free; {advice}"
+
+
+def fullest(paths):
+    """Of paths that are written to, or will be, that on the disk with least room."""
+    return min(paths, key=_free)
+
+
+def _free(path):
+    return shutil.disk_usage(_closest(Path(path))).free
 
 
 def _mib(size):

@@ -1,6 +1,7 @@
 """What surrounds a running job: log, threads, device, provenance, one clear error."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -26,6 +27,8 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+#: What PyTorch says where there is no memory, of the machine or of a GPU; and the system.
+NO_MEMORY = ("can't allocate memory", "out of memory", os.strerror(errno.ENOMEM))
 PACKAGES = ("engram", "numpy", "scipy", "h5py", "torch", "timm", "open_clip_torch", "scikit-learn")
 
 
@@ -82,15 +85,16 @@ def _logged(log):
     """Send stdout and stderr, of C libraries too, to the rule's log."""
     saved = [os.dup(1), os.dup(2)]
     sys.stdout.flush(), sys.stderr.flush()
-    if log:
-        file = os.open(str(log[0]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(file, 1), os.dup2(file, 2)
-        os.close(file)
-    said = ""
+    said, file = "", log[0] if log else None
     try:
+        if file:
+            with disk.room(file):
+                opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(opened, 1), os.dup2(opened, 2)
+            os.close(opened)
         yield
     except BaseException as error:
-        said = _said(error)
+        said = _said(error, file)
     logged = _printed(said)
     for number, original in enumerate(saved, start=1):
         os.dup2(original, number)
@@ -101,10 +105,29 @@ def _logged(log):
         raise SystemExit(1)
 
 
-def _said(error):
+def _said(error, log):
     """What a job says of the error that ends it: a line, or a traceback."""
-    line = error if isinstance(error, InputError) else disk.refusal(error)
+    line = error if isinstance(error, InputError) else None
+    if line is None:
+        line = disk.refusal(error, _file_of(error, log)) or _out_of_memory(error)
     return f"error: {line}" if line else "".join(traceback.format_exception(error)).rstrip()
+
+
+def _file_of(error, log):
+    """The file that an error of the system is about; if it names none, where least room is left."""
+    named = [getattr(error, name, None) for name in ("filename2", "filename")]
+    places = [log or os.getcwd(), os.getcwd(), os.environ.get("TMPDIR", "/tmp")]
+    return next((one for one in named if isinstance(one, str | Path)), disk.fullest(places))
+
+
+def _out_of_memory(error) -> str | None:
+    """What to say of an error by which Python, PyTorch or the system refuse memory; else None."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return (
+            f"no memory: {str(error).strip().partition(chr(10))[0]}; give the job more, or make "
+            "smaller batches (`batch_size`) or fewer jobs at a time (`--cores`)"
+        )
+    return None
 
 
 def _printed(text):

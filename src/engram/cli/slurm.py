@@ -3,26 +3,25 @@
 Accounting decides how the state of jobs is asked, partitions and their nodes what jobs may ask for.
 """
 
-import getpass
-import re
-import shutil
-import subprocess
-from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
+from engram.cli.slurm_site import Partition, ask, site
 from engram.errors import InputError
-from engram.planning.clusters import minutes
 
 PROFILE, PARTITIONS = "profile.v9+.yaml", "partitions.yaml"
 
-#: States of nodes that start no jobs for now.
-AWAY = ("down", "drain", "drng", "fail", "inval", "unk", "maint", "power_down")
-
 #: Seconds for which the controller has to remember a finished job: the plugin asks every 180.
-REMEMBERED = 180
+REMEMBERED = 200
 
 #: Groups of jobs that are batched, and the minutes of one job: a batch asks for their sum.
 BATCHED = {"render": 60, "extract_cpu": 240, "extract_gpu": 240}
+
+#: Jobs that are submitted at a time, at most.
+JOBS = 100
+
+#: Minutes that a job on CPUs asks for at most, apart from pretraining.
+LONGEST = 720
 
 PROFILE_TEXT = """\
 # snakemake --workflow-profile {folder}
@@ -34,14 +33,17 @@ rerun-incomplete: true
 show-failed-logs: true
 
 executor: slurm
-jobs: 100
+jobs: {jobs}
 latency-wait: 60
 keep-going: true
 retries: 2  # a job killed for memory asks for more each time
 
 {status}
+# Where SLURM does not answer for a while, it is asked again, for an hour.
+max-status-checks-per-second: 0.1
+slurm-status-attempts: 360
 slurm-partition-config: {partitions}
-{account}
+
 # What a node has. Threads and memory are never asked beyond it.
 max-threads: {threads}
 resources: [{resources}]  # connections: files at a time from publishers
@@ -53,133 +55,6 @@ set-resource-scopes: [batch=local]
 """
 
 
-@dataclass
-class Partition:
-    """What the largest nodes of a partition have; memory in MB, time in minutes."""
-
-    name: str
-    default: bool
-    minutes: float
-    threads: int = 0
-    memory: int = 0
-    gpus: int = 0
-    nodes: int = 0
-    away: int = 0
-    most_threads: float = float("inf")  # of a node, whatever it has
-    most_memory: float = float("inf")
-
-    def limits(self) -> dict:
-        """Its limits as Snakemake's SLURM plugin reads them."""
-        limits = {"max_threads": self.threads, "max_mem_mb": self.memory, "max_gpu": self.gpus}
-        return limits | ({} if self.minutes == float("inf") else {"max_runtime": self.minutes})
-
-
-@dataclass
-class Site:
-    """What SLURM says of a site."""
-
-    name: str
-    version: str
-    accounting: bool
-    remembered: int  # seconds
-    partitions: dict[str, Partition]
-    accounts: list[str] = field(default_factory=list)
-    account_needed: bool = False
-
-
-# ---- asking SLURM ---------------------------------------------------------------------
-
-
-def ask(*command) -> str:
-    """What a command of SLURM prints.
-
-    Raises:
-        InputError: there is no such command here, or it fails.
-    """
-    if not shutil.which(command[0]):
-        raise InputError(f"{command[0]}: no such command; run this on a login node of the cluster")
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        why = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        raise InputError(f"{' '.join(command)}: failed: {why[-1]}")
-    return done.stdout
-
-
-def site(ask=ask) -> Site:
-    """Ask SLURM what the site has.
-
-    Args:
-        ask: runs a command and returns what it prints, or raises `InputError`.
-    """
-    config = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", ask("scontrol", "show", "config"), re.M))
-    stored = config.get("AccountingStorageType", "").removeprefix("accounting_storage/")
-    accounting = stored not in ("", "none", "(null)") and _answers(ask, "sacct", "-X", "-n")
-    nodes = ask("sinfo", "-N", "-h", "-o", "%P|%N|%c|%m|%G|%T")
-    found = Site(
-        name=config.get("ClusterName", "a cluster"),
-        version=config.get("SLURM_VERSION", ""),
-        accounting=accounting,
-        remembered=int(re.match(r"\d*", config.get("MinJobAge", "")).group() or 300),
-        partitions=read_partitions(ask("scontrol", "show", "partition", "-o"), nodes),
-    )
-    if accounting:
-        user = f"user={getpass.getuser()}"
-        command = ("sacctmgr", "-n", "-P", "show", "assoc", user, "format=Account")
-        listed = _answers(ask, *command) or ""
-        found.accounts = sorted({line.strip() for line in listed.splitlines() if line.strip()})
-        found.account_needed = "associations" in config.get("AccountingStorageEnforce", "")
-    return found
-
-
-def _answers(ask, *command):
-    """What a command prints, true though it be nothing; None if it fails."""
-    try:
-        return ask(*command) or "\n"
-    except InputError:
-        return None
-
-
-def read_partitions(partitions, nodes) -> dict[str, Partition]:
-    """Partitions that take jobs, from `scontrol show partition -o` and lines of nodes."""
-    found = {}
-    for line in partitions.splitlines():
-        facts = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        if facts.get("State") == "UP":
-            name = facts["PartitionName"]
-            found[name] = Partition(
-                name,
-                default=facts.get("Default") == "YES",
-                minutes=minutes(facts["MaxTime"]),
-                most_threads=_number(facts.get("MaxCPUsPerNode")),
-                most_memory=_number(facts.get("MaxMemPerNode")),
-            )
-    for line in nodes.splitlines():
-        name, _, cores, memory, gres, state = line.strip().split("|")
-        one = found.get(name.rstrip("*"))
-        if one is None:
-            continue
-        one.nodes += 1
-        if state.lower().strip("*~#!%$@^-").startswith(AWAY):
-            one.away += 1
-            continue
-        one.threads = max(one.threads, min(_number(cores), one.most_threads))
-        one.memory = max(one.memory, min(_number(memory), one.most_memory))
-        one.gpus = max(one.gpus, _gpus(gres))
-    return found
-
-
-def _number(text):
-    """A leading number; without one, as in UNLIMITED, no limit."""
-    digits = re.match(r"\d+", text or "")
-    return int(digits.group()) if digits else float("inf")
-
-
-def _gpus(gres):
-    """GPUs in `gpu:a100:4(S:0-1),gpu:2,shard:8`."""
-    counts = re.findall(r"(?:^|,)gpu(?::[^:,(]+)??(?::(\d+))?(?=\(|,|$)", gres)
-    return sum(int(count or 1) for count in counts)
-
-
 # ---- the profile ----------------------------------------------------------------------
 
 
@@ -188,9 +63,9 @@ def write_profile(folder, account=None, partitions=(), batch=10, force=False, as
 
     Args:
         folder: where `profile.v9+.yaml` and `partitions.yaml` are written.
-        account: to submit under; needed where SLURM asks for one and knows several.
-        partitions: names of those to use; by default the default one and, if it has no GPUs, all
-            that have.
+        account: to submit under; by default that which SLURM takes by default.
+        partitions: names of those to use; by default the default one, if it has no GPUs all that
+            have, and where it ends jobs too early for some, all that give them more time.
         batch: how many jobs of one rule are submitted as one.
         force: overwrite files that are there.
 
@@ -198,7 +73,8 @@ def write_profile(folder, account=None, partitions=(), batch=10, force=False, as
         Lines that say what was found.
 
     Raises:
-        InputError: no SLURM, an unknown or unusable partition, no account, or files in the way.
+        InputError: no SLURM, an unknown or unusable partition, no account of which jobs start, or
+            files in the way.
     """
     folder = Path(folder)
     there = [file for file in (folder / PROFILE, folder / PARTITIONS) if file.exists()]
@@ -206,47 +82,47 @@ def write_profile(folder, account=None, partitions=(), batch=10, force=False, as
         raise InputError(f"{there[0]}: is there already; --force overwrites it")
     if batch < 1:
         raise InputError(f"--batch {batch}: has to be 1 or more")
-    found = site(ask)
+    found = site(account, ask)
     used = chosen(found, partitions)
-    account = account or _only_account(found)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PARTITIONS).write_text(partitions_text(used))
-    (folder / PROFILE).write_text(profile_text(folder, found, used, account, batch))
-    return _said(found, used, account)
+    (folder / PROFILE).write_text(profile_text(folder, found, used, batch))
+    return _said(found, used)
 
 
 def chosen(found, names) -> list[Partition]:
-    """The partitions to use: those named, or the default one and, lacking GPUs, those with some.
+    """The partitions to use: those named, or the default one and what it lacks.
 
     Raises:
-        InputError: none, an unknown one, or one without nodes that start jobs.
+        InputError: none, an unknown one, or one that takes no jobs of the user or starts none.
     """
     known = found.partitions
     for name in names:
         if name not in known:
             raise InputError(f"--partition {name}: SLURM has none of that name that takes jobs; "
                              f"it has {', '.join(known) or 'none at all'}")  # fmt: skip
-        if not known[name].threads:
-            raise InputError(f"--partition {name}: none of its nodes starts jobs now; see sinfo")
-    usable = [one for one in known.values() if one.threads]
+        if not known[name].usable:
+            raise InputError(f"--partition {name}: {_unusable(known[name])}")
     if names:
         return [known[name] for name in dict.fromkeys(names)]
+    usable = [one for one in known.values() if one.usable]
     if not usable:
-        raise InputError("no partition has nodes that start jobs now; see sinfo")
+        whys = {}
+        for one in known.values():
+            whys.setdefault(_unusable(one), []).append(one.name)
+        said = "; ".join(f"{', '.join(names)}: {why}" for why, names in whys.items())
+        raise InputError(f"no partition starts jobs of yours now; {said or 'there is none'}")
     default = [one for one in usable if one.default]
     if not default:
         return usable
-    with_gpus = [one for one in usable if one.gpus]
-    return default if any(one.gpus for one in default) else [*default, *with_gpus]
+    lacks_gpus, lacks_time = not default[0].gpus, default[0].minutes < LONGEST
+    return [one for one in usable
+            if one.default or (one.gpus and lacks_gpus)
+            or (not one.gpus and lacks_time and one.minutes > default[0].minutes)]  # fmt: skip
 
 
-def _only_account(found):
-    if len(found.accounts) > 1 and found.account_needed:
-        raise InputError(
-            f"SLURM knows several accounts of yours, {', '.join(found.accounts)}: name one with "
-            "--account"
-        )
-    return found.accounts[0] if len(found.accounts) == 1 else None
+def _unusable(one):
+    return one.refused or "none of its nodes starts jobs now; see sinfo"
 
 
 def partitions_text(used) -> str:
@@ -258,7 +134,7 @@ def partitions_text(used) -> str:
     return head + "".join(entries)
 
 
-def profile_text(folder, found, used, account, batch) -> str:
+def profile_text(folder, found, used, batch) -> str:
     # What suits the largest node of partitions with GPUs suits those of jobs without, too.
     kinds = [[one for one in used if bool(one.gpus) == with_gpus] for with_gpus in (False, True)]
     kinds = [kind for kind in kinds if kind]
@@ -271,19 +147,21 @@ def profile_text(folder, found, used, account, batch) -> str:
     return PROFILE_TEXT.format(
         folder=folder,
         name=f"{found.name}, SLURM {found.version}",
+        jobs=min(JOBS, found.jobs),
         status=_status(found),
         partitions=PARTITIONS,
-        account=""
-        if account
-        else "# No account: add slurm_account=NAME below where one is needed.\n",
         threads=threads,
         resources=", ".join(resources),
         batches=", ".join(f"{group}={size}" for group, size in sizes.items()),
-        defaults=", ".join(["batch=1", *([f"slurm_account={account}"] if account else [])]),
+        defaults="batch=1" + (f", slurm_account={found.account}" if found.account else ""),
     )
 
 
 def _status(found):
+    if found.remembered >= REMEMBERED:
+        # Of a job that scancel ended, sacct says `CANCELLED by 1000`, which the plugin (2.8) takes
+        # for one that runs.
+        return "slurm-status-command: squeue"
     if found.accounting:
         return "slurm-status-command: sacct"
     # The plugin asks sacct all the same where the first look comes too late.
@@ -294,19 +172,27 @@ def _status(found):
     )
 
 
-def _said(found, used, account):
-    yes = "accounting on" if found.accounting else "accounting off: jobs are watched by squeue"
-    lines = [f"{found.name}, SLURM {found.version}; {yes}; account: {account or 'none'}"]
+def _said(found, used):
+    on = "on" if found.accounting else "off"
+    lines = [
+        f"{found.name}, SLURM {found.version}; accounting {on}; account: {found.account or 'none'}"
+    ]
+    if found.others:
+        lines.append(f"other accounts, for --account: {', '.join(found.others)}")
+    if found.jobs < JOBS:
+        lines.append(f"{found.jobs} jobs at a time, as SLURM takes no more of yours")
     for one in found.partitions.values():
-        limit = "no limit" if one.minutes == float("inf") else f"{one.minutes / 60:g} h"
+        limit = "no limit" if one.minutes == inf else f"{one.minutes / 60:g} h"
         away = f", {one.away} of {one.nodes} nodes away" if one.away else ""
-        has = f"{one.threads} threads, {one.memory} MB, {one.gpus} GPUs, {limit}{away}"
+        refused = f": {one.refused}" if one.refused else ""
+        has = f"{one.threads} threads, {one.memory} MB, {one.gpus} GPUs, {limit}{away}{refused}"
         lines.append(f"{'uses' if one in used else '    '}  {one.name}: {has}")
     if not any(one.gpus for one in used):
         lines.append("no GPUs: jobs that would use one run on CPUs")
-    if not found.accounting and found.remembered < REMEMBERED:
+    if found.remembered < REMEMBERED:
+        waits = "cancelled" if found.accounting else "finished"
         lines.append(
             f"warning: SLURM forgets finished jobs after {found.remembered} s (MinJobAge), and a "
-            f"run may wait for them for ever; ask for {REMEMBERED} or more, or for accounting"
+            f"run may wait for {waits} ones for ever; ask for {REMEMBERED} or more"
         )
     return lines

@@ -17,14 +17,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from nilearn.maskers import NiftiLabelsMasker, NiftiMapsMasker
 
 from engram.datasets import roi_series as tables
 from engram.errors import InputError
-from engram.readers import region_names, roi_series
+from engram.readers import nifti, region_names, roi_series
 
 DEVICE = "cpu"
 
@@ -35,6 +34,10 @@ FILES = ("images", "atlas")
 
 #: Seconds that a unit of time in a NIfTI header stands for.
 SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+
+#: Times that an atlas may shrink, which is mostly 0: what deflate can; the grid of the scan and the
+#: names of its regions say how large it may be.
+SPARSE = 1032
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +100,12 @@ def _row(unit, rows, options):
 
 
 def _recording(row, options):
-    path, image = row["path"], _image(row["path"])
+    path, image = row["path"], nifti.opened(row["path"])
     if len(image.shape) != 4:
         raise InputError(f"{path}: {len(image.shape)} axes, but a BOLD image has four")
+    tr = tables.stated_tr(row, options, {"its header": _tr(image)})
     removed = options.confounds and _confounds(row, options.confounds, image.shape[3])
+    image = nifti.loaded(path, image)
     parts = [
         _series(path, image, atlas, labels, removed)
         for atlas, labels in zip(options.images, options.atlas, strict=True)
@@ -109,7 +114,7 @@ def _recording(row, options):
         row["subject"],
         row["scan"],
         roi_series.joined([path] * len(parts), parts),
-        tables.stated_tr(row, options, {"its header": _tr(image)}),
+        tr,
         conditions=tables.conditions(row, options),
         labels=row.get("labels_path"),
     )
@@ -117,7 +122,7 @@ def _recording(row, options):
 
 def _series(path, image, atlas, labels, confounds):
     """The regions of one atlas."""
-    regions = _image(atlas)
+    regions = nifti.opened(atlas, SPARSE)
     if image.shape[:3] != regions.shape[:3] or not np.allclose(
         image.affine, regions.affine, atol=1e-3
     ):
@@ -126,15 +131,19 @@ def _series(path, image, atlas, labels, confounds):
             "lie elsewhere in space; resample the atlas to the grid of the image, by nearest "
             "neighbour"
         )
+    if len(regions.shape) not in (3, 4):
+        raise InputError(f"{atlas}: {len(regions.shape)} axes, but an atlas has three or four")
     maps = len(regions.shape) == 4
     named = _named(labels)
     if maps:  # counted from 0 or from 1
         numbers = list(range(min(named) > 0, regions.shape[3] + (min(named) > 0)))
+        found = _held(named, labels, atlas, numbers)
+        regions = nifti.loaded(atlas, regions)
     else:
-        numbers = _numbers(regions)
-    if not numbers:
-        raise InputError(f"{atlas}: holds no region, as all of it is 0; correct `images`")
-    found = _held(named, labels, atlas, numbers)
+        regions = nifti.loaded(atlas, regions)
+        numbers = _numbers(atlas, regions)
+        found = _held(named, labels, atlas, numbers)
+    _refuse_unknown(path, image, atlas, regions)
     masker = NiftiMapsMasker if maps else NiftiLabelsMasker
     with warnings.catch_warnings():  # of how later versions scale confounds, which changes nothing
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -145,22 +154,34 @@ def _series(path, image, atlas, labels, confounds):
     return roi_series.Series(roi_series.checked(path, values, names), names)
 
 
-def _image(path):
-    try:
-        return nib.load(path)
-    except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: not a readable NIfTI image ({error})") from None
+def _refuse_unknown(path, image, atlas, regions):
+    """nilearn takes values that are not finite for 0."""
+    inside = np.asarray(regions.dataobj) != 0
+    inside = inside.any(axis=3) if inside.ndim == 4 else inside
+    unknown = ~np.isfinite(np.asarray(image.dataobj).sum(axis=3)[inside])
+    if unknown.any():
+        raise InputError(
+            f"{path}: {unknown.sum()} voxels in the regions of {atlas} are NaN or infinite in some "
+            "frame; fill them in, or set them to 0 in the atlas"
+        )
 
 
 def _tr(image):
     """Seconds between frames by the header, or None."""
     unit = SECONDS.get(image.header.get_xyzt_units()[1])
-    return round(float(image.header.get_zooms()[3]) * (unit or 0), 6) or None
+    seconds = float(image.header.get_zooms()[3])
+    return round(seconds * unit, 6) or None if unit and np.isfinite(seconds) else None
 
 
-def _numbers(regions):
+def _numbers(path, regions):
     """Numbers of the regions, sorted, as nilearn has them."""
-    return sorted(set(np.unique(np.asarray(regions.dataobj).round().astype(int)).tolist()) - {0})
+    values = np.unique(np.asarray(regions.dataobj))
+    if not (np.abs(values) < 2**31).all():  # nor NaN
+        raise InputError(f"{path}: holds {values[-1]:g}, no number of a region; correct `images`")
+    numbers = sorted(set(values.round().astype(int).tolist()) - {0})
+    if not numbers:
+        raise InputError(f"{path}: holds no region, as all of it is 0; correct `images`")
+    return numbers
 
 
 def _named(labels):

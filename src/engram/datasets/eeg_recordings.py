@@ -156,6 +156,7 @@ def refuse_parts(rows):
 
 def _opened(row, options):
     path = row["path"]
+    companions.refuse_elsewhere(path)
     table = companions.channels_table(path)
     return EegFile(
         path,

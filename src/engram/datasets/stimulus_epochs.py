@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError
-from engram.readers import trial_tables
+from engram.readers import claims, recordings, trial_tables
 from engram.readers.folders import IMAGES
 from engram.recording import Stimuli, Trials, members
 
@@ -130,9 +130,14 @@ class Epochs:
         for number, (one, picks) in enumerate(zip(self.files, self.picks, strict=True)):
             here = at[..., 0] == number
             if here.any():
-                epochs = one.get_data(picks, at[here][:, 1], copy=False, verbose="error")
-                values[here] = epochs * self.scales
+                values[here] = self._read(one, picks, at[here][:, 1]) * self.scales
         return values
+
+    def _read(self, one, picks, epochs):
+        try:
+            return one.get_data(picks, epochs, copy=False, verbose="error")
+        except Exception as error:  # so do they while they read samples
+            raise _unreadable(one.filename, error) from None
 
 
 def _trials(unit, paths, options):
@@ -194,15 +199,23 @@ def _first_part(path):
 def _open(path):
     """Epochs of a file, not yet read."""
     try:
-        if path.suffix == ".set":
-            return mne.read_epochs_eeglab(path, verbose="error")
-        return mne.read_epochs(path, preload=False, verbose="error")
+        claims.refuse(path)
+        with recordings.guarded(path):
+            if path.suffix == ".set":
+                return mne.read_epochs_eeglab(path, verbose="error")
+            return mne.read_epochs(path, preload=False, verbose="error")
+    except InputError:
+        raise
     except Exception as error:  # MNE's readers raise whatever a broken file makes them
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"{path}: not epochs that MNE can read ({reason[0]}); fetch the file again, and every "
-            "part of it"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path, error):
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return InputError(
+        f"{path}: not epochs that MNE can read ({reason[0]}); fetch the file again, and every "
+        "part of it"
+    )
 
 
 def _lines(path, epochs, table_path):

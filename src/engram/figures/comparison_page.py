@@ -30,7 +30,8 @@ def _answer(comparison):
     if number(best["low"]):
         numbers += f", {value(best['low'])} to {value(best['high'])}"
     if told:
-        head = f"{call(best)} scores highest ({numbers})"
+        others = any(m["value"] > best["value"] for m in honest)
+        head = f"{call(best)} scores highest{' of those above chance' * others} ({numbers})"
     else:
         none = "no backbone" if data else "No backbone"
         head = f"{none} was shown to be above chance (best {call(best)}, {numbers})"

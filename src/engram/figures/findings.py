@@ -199,8 +199,14 @@ def adjusted(ps) -> list[float]:
 
 
 def above(row, p) -> bool:
-    """Whether a score is shown to be above chance."""
-    return number(p) and p <= LEVEL and number(row["low"]) and row["low"] > (row["chance"] or 0)
+    """Whether a score is shown to be above chance, and above 0.
+
+    R² of models of moved numbers lies below 0: a score between the two is worse than that of saying
+    the mean of the training rows.
+    """
+    return (
+        number(p) and p <= LEVEL and number(row["low"]) and row["low"] > max(row["chance"] or 0, 0)
+    )
 
 
 def _named(told, rows):
@@ -213,11 +219,19 @@ def _best(said, scored, rows, ps):
     """The best score and its p, where none is shown to be above chance."""
     this, p = max(zip(scored, ps, strict=True), key=lambda one: rows[one[0]["name"]]["value"])
     who = f"best of {len(scored)}: " * (len(scored) > 1) + call(this)
-    tested = f"p {_p(p)}" if number(p) else "not tested against chance"
+    return f"{who}, {_score(said, rows[this['name']])}; {_tested(this, p, sum(map(number, ps)))}"
+
+
+def _tested(this, p, tests):
+    """The p of one of some tests, and why a small one says nothing or none can be small."""
+    if not number(p):
+        return "not tested against chance"
+    if p <= LEVEL:
+        return f"p {_p(p)}, but the interval does not lie above chance"
     floor = (this["scores"].get("null") or {}).get("floor") or this["scores"].get("p_min")
-    if number(floor) and floor > LEVEL:
-        tested += f", which cannot be below {_p(floor)}"
-    return f"{who}, {_score(said, rows[this['name']])}; {tested}"
+    if not number(floor) or tests * floor <= LEVEL:
+        return f"p {_p(p)}"
+    return f"p {_p(p)}, which cannot be below {_p(min(tests * floor, 1))}"
 
 
 def _score(said, row):
@@ -306,7 +320,7 @@ def _nothing_added(gains, best, who, over, digits, others):
         none = f"none of {len(gains)} {others} adds to {over} beyond the margin{margin}"
         return f"{none} (best {who}, {numbers})"
     if number(best["detectable"]):
-        numbers += f"; a gain of {value(best['detectable'], digits)} would have shown"
+        numbers += f"; a gain of {value(best['detectable'], digits)} shows in 4 of 5 such studies"
     if len(gains) == 1:
         return f"{who} was not shown to add to {over} ({numbers})"
     kind = " with random weights" if all(one["random"] for one in gains) else ""
@@ -333,8 +347,9 @@ def doubts(this, row, digits=2) -> list[str]:
     """
     found = []
     if control_as_high(row):
+        too = " too" if _reaches(row) else ", above chance"
         found.append(
-            f"but trained on shuffled labels it reaches {value(row['control'], digits)} too"
+            f"but trained on shuffled labels it reaches {value(row['control'], digits)}{too}"
         )
     for rival in this["scores"].get("rivals") or ():
         if explains(rival, row):
@@ -361,6 +376,11 @@ def control_as_high(row) -> bool:
         return False
     if number(row["control_p"]) and row["control_p"] <= CONTROL:
         return row["control"] > row["chance"]
+    return _reaches(row)
+
+
+def _reaches(row):
+    """Whether the control has nearly all that the score is above chance."""
     gained = row["value"] - row["chance"]
     return gained > 0 and row["control"] - row["chance"] >= AS_HIGH * gained
 

@@ -31,13 +31,16 @@ STATISTICS = {
 }
 INTERVALS = {
     "classes": (
-        "Intervals are Student's t over subjects, carried to the logit scale of the score's range, "
-        "and, where subjects train each other's models, use the variance of Nadeau and Bengio [1], "
-        "as do the tests of gains, which are paired by subject."
+        "Intervals are Student's t over subjects or, where the class belongs to the subject, "
+        "jackknives over them, carried to the logit scale of the score's range; where subjects "
+        "train each other's models they use the variance of Nadeau and Bengio [1], as do the tests "
+        "of gains, which are paired by subject."
     ),
     "values": (
         "Intervals are jackknives over subjects, on the scale of Fisher's z for correlations and "
-        "of log(1 − R²); gains leave out the same subjects in both."
+        "of log(1 − R²), or, where numbers vary within scans, Student's t over subjects; where "
+        "subjects train each other's models they use the variance of Nadeau and Bengio [1], as do "
+        "the tests of gains, which are paired by subject."
     ),
     "pairs": "In intervals and gains both subjects and pictures are random [2].",
     "vectors": "In intervals and gains both subjects and images are random [2].",

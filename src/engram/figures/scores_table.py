@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from engram.flags import inflated
 from engram.measures.inference import holm
 
 #: What says which question a score answers; one line a score of an experiment.
@@ -27,7 +28,8 @@ def table(scored, spec) -> pd.DataFrame:
         between two; rows: windows, trials or pictures that are scored), all of
         `engram.scores.evaluation.COLUMNS` but the values of single subjects, p_kind (see `null`
         there), and `p_holm` and `difference_p_holm`, by Holm over the experiments of one
-        comparison, or of those outside of comparisons, that have the same data set, y and metric.
+        comparison, or of those outside of comparisons, that have the same data set, y, metric and
+        scope, those whose flags inflate them apart.
     """
     known = spec.get("members", {}) | spec["experiments"]
     lines = [
@@ -37,10 +39,11 @@ def table(scored, spec) -> pd.DataFrame:
         for row in result["metrics"]
     ]
     found = pd.DataFrame(lines).replace({None: np.nan})
-    family = ["comparison", "dataset", "y", "metric"]
+    inflates = found["flags"].map(lambda flags: inflated(flags.split()))
+    family = [found[key] for key in ("comparison", "dataset", "y", "generalises_to", "metric")]
     for name in TESTED:
         found[name] = found[name].astype(float)
-        adjusted = found.groupby(family, dropna=False)[name].transform(holm)
+        adjusted = found.groupby([*family, inflates], dropna=False)[name].transform(holm)
         found.insert(found.columns.get_loc(name) + 1, f"{name}_holm", adjusted)
     return found
 

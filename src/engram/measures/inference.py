@@ -48,13 +48,23 @@ def bounded_interval(values, limits, confidence, shared) -> tuple[float, float]:
 
     Args, returns: as of `interval`; both limits are finite.
     """
-    low, high = interval(values, limits, confidence, shared)
+    if len(values) < 2:
+        return np.nan, np.nan
+    return bounded(*t_interval(values, confidence, shared), limits)
+
+
+def bounded(low, high, limits) -> tuple[float, float]:
+    """The interval around a score on the logit scale of its range, see `bounded_interval`.
+
+    Args:
+        low, high: a symmetric interval, which may leave the range; NaN stay.
+        limits: (lowest, highest) value possible, both finite.
+    """
     lowest, highest = limits
-    share = (np.mean(values) - lowest) / (highest - lowest) if len(values) else np.nan
-    if not 0 < share < 1 or np.isnan(low):
-        return low, high
-    low, high = t_interval(values, confidence, shared)
-    half = (high - low) / 2 / (highest - lowest) / (share * (1 - share))
+    share, half = ((low + high) / 2 - lowest) / (highest - lowest), (high - low) / 2
+    if not TOLERANCE < share < 1 - TOLERANCE:
+        return tuple(np.clip([low, high], *limits).tolist())
+    half = half / (highest - lowest) / (share * (1 - share))
     ends = expit(logit(share) + np.array([-half, half]))
     return tuple((lowest + (highest - lowest) * ends).tolist())
 
@@ -68,9 +78,9 @@ def train_each_other(table) -> bool:
     return "fold" in table and table["fold"].nunique() > 1
 
 
-def kind(shared) -> str:
-    """What `interval` is called in a table."""
-    return "corrected t" if shared else "t"
+def kind(shared, what="t") -> str:
+    """What an interval is called in a table: by `interval`, or another way."""
+    return f"corrected {what}" if shared else what
 
 
 def t_interval(values, confidence=0.95, shared=False) -> tuple[float, float]:
@@ -100,11 +110,16 @@ def t_test(differences, shared) -> float:
 
 def _error(values, shared):
     n = len(values)
-    return np.std(values, ddof=1) * np.sqrt(1 / n + (1 / (n - 1) if shared else 0))
+    return np.std(values, ddof=1) / np.sqrt(n) * _wider(n, shared)
+
+
+def _wider(n, shared):
+    """By how much errors grow where models of n subjects were trained on each other's data."""
+    return np.sqrt(1 + n / (n - 1)) if shared else 1.0
 
 
 def percentile_interval(values, confidence) -> tuple[float, float]:
-    """The middle `confidence` of bootstrap values; NaN are left out."""
+    """The middle `confidence` of values, such as those of a null; NaN are left out."""
     if np.isnan(values).all():
         return np.nan, np.nan
     low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -153,7 +168,7 @@ def _exchange(moved, y, blocks, rng):
         moved[:, at] = value[:, None]
 
 
-def jackknife(statistic, n, confidence=0.95) -> tuple[float, float, float, float]:
+def jackknife(statistic, n, confidence=0.95, shared=False) -> tuple[float, float, float, float]:
     """Interval and test of a statistic of n subjects by leaving out each of them in turn.
 
     Student's t on the pseudo-values n s - (n - 1) s_i (Tukey 1958), centred on the statistic
@@ -164,6 +179,7 @@ def jackknife(statistic, n, confidence=0.95) -> tuple[float, float, float, float
         statistic: of an int array of subjects, a float.
         n: number of subjects.
         confidence: of the interval.
+        shared: see `interval`.
 
     Returns:
         (statistic of all, low, high, two-sided p of 0); NaN but for the first where there are
@@ -174,7 +190,7 @@ def jackknife(statistic, n, confidence=0.95) -> tuple[float, float, float, float
     left = np.array([statistic(np.delete(every, i)) for i in every if n > 2])
     if n < 3 or np.isnan([value, *left]).any():
         return value, np.nan, np.nan, np.nan
-    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
+    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()) * _wider(n, shared)
     half = stdtrit(n - 1, (1 + confidence) / 2) * error
     p = 2 * stdtr(n - 1, -abs(value) / error) if error > 0 else float(value == 0)
     return value, value - half, value + half, float(p)
@@ -318,6 +334,26 @@ def claims(gained, margin=None, shared=False) -> dict:
         p = t_test(away, shared) if gained.ndim == 1 else crossed(away, shared=shared)[2]
         p = p / 2 if abs(gained.mean()) < margin else 1 - p / 2
     return {"detectable": detectable(errors, free), "equivalence_p": p}
+
+
+def jackknifed_gain(statistic, n, confidence, margin=None, shared=False) -> dict:
+    """What one statistic of n subjects has more than another, by `jackknife`.
+
+    Args:
+        statistic: of an int array of subjects, the difference.
+        n, confidence, shared: as of `jackknife`; margin: as of `claims`.
+
+    Returns:
+        difference, difference_low, difference_high, difference_p, detectable and equivalence_p.
+    """
+    gain, low, high, p = jackknife(statistic, n, confidence, shared)
+    return {
+        "difference": gain,
+        "difference_low": low,
+        "difference_high": high,
+        "difference_p": p,
+        **claims_of_interval(gain, low, high, n - 1, confidence, margin),
+    }
 
 
 def claims_of_interval(gain, low, high, free, confidence, margin=None) -> dict:

@@ -100,28 +100,43 @@ def _of_format(path, suffix):
     return sorted(file for file in path.parent.iterdir() if file.name.lower() in wanted)
 
 
+def refuse_elsewhere(path):
+    """Refuse a header that names a file outside of its folder.
+
+    Raises:
+        InputError: it does, or one that is missing.
+    """
+    path = Path(path)
+    if path.is_file():
+        _named(path, NAMED.get(path.suffix.lower(), ()))
+
+
 def _named(path, keys):
     """What an INI-like header names, each file once."""
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    text = path.read_bytes().decode("utf-8-sig", errors="replace") if keys else ""
     found = []
     for key in keys:
-        line = re.search(rf"^[ \t]*{key}[ \t]*=[ \t]*(\S.*?)[ \t]*\r?$", text, re.MULTILINE)
-        if not line:
-            continue
-        name = line[1].replace("$b", path.stem)  # BrainVision's word for the header's own stem
-        file = path.parent / name.replace("\\", "/")
-        if not file.resolve().is_relative_to(path.parent.resolve()):
-            raise InputError(
-                f"{path}: {key} names {name!r}, which lies outside of its folder; put the file "
-                "beside the header and correct the name"
-            )
-        if not file.is_file():
-            raise InputError(
-                f"{path}: {key} names {name!r}, which is not there; put the file beside the "
-                "header, or correct the name if it was renamed"
-            )
-        found.append(file)
+        lines = rf"^[ \t]*{key}[ \t]*[=:][ \t]*(\S.*?)[ \t]*\r?$"
+        for line in re.finditer(lines, text, re.MULTILINE | re.IGNORECASE):
+            name = line[1].replace("$b", path.stem)  # BrainVision's word for the header's own stem
+            found.append(_beside(path, key, Path(name.replace("\\", "/"))))
     return list(dict.fromkeys(found))
+
+
+def _beside(path, key, name):
+    """A file that a header names; it may be a link, as in folders of DataLad."""
+    if name.is_absolute() or ".." in name.parts:
+        raise InputError(
+            f"{path}: {key} names {str(name)!r}, which lies outside of its folder; put the file "
+            "beside the header and correct the name"
+        )
+    file = path.parent / name
+    if not file.is_file():
+        raise InputError(
+            f"{path}: {key} names {str(name)!r}, which is not there; put the file beside the "
+            "header, or correct the name if it was renamed"
+        )
+    return file
 
 
 def _parts(path):

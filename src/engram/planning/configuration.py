@@ -5,6 +5,7 @@ Standard library only, like `engram.planning.plan`.
 
 import re
 
+from engram.credentials import refuse_secrets
 from engram.errors import InputError
 from engram.planning import facts, names, plan, shape
 from engram.planning.applied_checks import check_applied, check_model
@@ -36,6 +37,7 @@ def check(config, schema):
         InputError: names the key, says what is wrong and suggests what was meant.
     """
     shape.check(config, schema)
+    _check_addresses("", config)
     _check_study(plan.Plan(config).study)
     for family in NAMED:
         _check_names_of(family, config.get(family, {}))
@@ -80,6 +82,21 @@ def check(config, schema):
         raise InputError("run: names no experiment and `compare` no comparison: nothing to do")
     _check_weights(config)
     facts.check_confounds(plan.Plan(config))
+
+
+def _check_addresses(where, value):
+    """Refuse secrets in addresses before Snakemake writes them into its metadata and its log."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check_addresses(f"{where}.{key}" if where else key, one)
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            _check_addresses(f"{where}[{number}]", one)
+    elif isinstance(value, str) and "://" in value:
+        try:
+            refuse_secrets(value)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
 
 def _check_complete(where, this, schema):

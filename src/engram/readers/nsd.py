@@ -13,11 +13,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from nibabel import Nifti1Header
 from scipy.io import loadmat
 
 from engram import hdf5_files
 from engram.errors import InputError
+from engram.readers import nifti
 
 #: Trials in a session.
 TRIALS = 750
@@ -295,10 +295,10 @@ def _hdf5_betas(path, mask, values):
 
 @contextmanager
 def _nifti(path):
-    """Header, and stream at the first value, of a single-file NIfTI-1 image without scaling."""
+    """Header, and stream at the first value, of a single-file NIfTI image without scaling."""
     opened = gzip.open if path.suffix == ".gz" else open
     with _reading(path), opened(path, "rb") as stream:
-        header = Nifti1Header.from_fileobj(stream)
+        header = nifti.header(stream)
         if header.get_slope_inter() not in {(None, None), (1, 0)}:
             raise _other(path, f"its values are scaled by {header.get_slope_inter()}")
         stream.seek(header.get_data_offset())

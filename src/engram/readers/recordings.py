@@ -2,17 +2,18 @@
 
 import ast
 import contextlib
+import importlib
 import importlib.util
 import logging
 import re
 import warnings
 from pathlib import Path
 
-import h5py
 import mne
+import numpy as np
 
-from engram import hdf5_files
 from engram.errors import InputError
+from engram.readers import claims
 
 #: Formats that say of each channel what it is; the others call every channel EEG.
 TYPED = (".fif", ".gz", ".ds", ".mff")
@@ -34,6 +35,8 @@ REFUSED = {
     "header file do not match! sfreq": "the header states two sampling rates",
     "Default channel names are chosen": "the file of channel names (.21E) is missing or "
     "damaged, so that they are made up",
+    "Missing header in marker file": "the file of markers is none, so that events would be lost",
+    "got unparsable": "the file of markers is none, so that events would be lost",
     "Could not decode log": "text is in another encoding than UTF-8 or, if given, "
     "`encoding` of the dataset",
 }
@@ -52,6 +55,9 @@ OF_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, Resourc
 #: Files that name the others of their recording, and what those end in.
 HEADERS = (".vhdr", ".ahdr", ".set", ".lay")
 NAMED = (".eeg", ".dat", ".avg", ".seg", ".vmrk", ".amrk", ".fdt")
+
+#: Least and most samples per second of any recording, Hz.
+RATES = (1e-3, 1e7)
 
 #: Packages that formats need, by their ending, where MNE hides which one is missing.
 PACKAGES = {".cnt": "antio", ".dat": "curryreader"}
@@ -73,10 +79,13 @@ def opened(path, encoding=None, **how):
     """
     suffix, noticed = Path(path).suffix.lower(), []
     _refuse_other_ending(path, suffix)
-    _refuse_elsewhere(path)
     try:
+        claims.refuse(path)
         with heard(noticed):
             raw = _read_raw(path, suffix, **_arguments(suffix, encoding), **how)
+        _refuse_lies(path, raw)
+    except InputError:
+        raise
     except Exception as error:  # MNE's readers raise whatever a broken file makes them
         raise InputError(f"{path}: {_cause(path, suffix, error)}") from None
     return raw, noticed
@@ -92,45 +101,139 @@ def _refuse_other_ending(path, suffix):
                 raise InputError(f"{path}: holds {other[1:].upper()}; let its name end in {other}")
 
 
-def _refuse_elsewhere(path):
-    """MNE's readers of HDF5 would read the files that links in it name."""
-    if Path(path).is_file() and h5py.is_hdf5(path):
-        try:
-            with hdf5_files.opened(path):
-                pass
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: {_line(error)}; export the recording again") from None
+def _refuse_lies(path, raw):
+    """Refuse what is read from elsewhere, and clocks and lengths that no recording has."""
+    here = Path(path).absolute().parent
+    for file in map(Path, filter(None, raw.filenames)):
+        if ".." in file.parts or not file.absolute().is_relative_to(here):
+            raise InputError(f"{path}: {_elsewhere(file)}")
+    rate = raw.info["sfreq"]
+    if not RATES[0] <= rate <= RATES[1]:  # nor NaN
+        raise ValueError(f"it says {rate:g} samples per second")
+    if not np.isfinite(raw._cals).all():
+        raise ValueError("the scale of a channel is no finite number")
+    _refuse_more(raw, 1)
+
+
+def _refuse_more(raw, channels):
+    claims.refuse_values(channels * raw.n_times, [Path(one) for one in raw.filenames if one])
+
+
+def _elsewhere(file):
+    return (
+        f"names {str(file)!r}, which lies outside of its folder; put the file beside the "
+        "recording and correct the name"
+    )
 
 
 def _read_raw(path, suffix, **how):
-    try:
-        return mne.io.read_raw(path, verbose="warning", **how)
-    except TypeError as error:
-        if suffix != ".set" or "ch_names" not in str(error):
-            raise
-    with _single_values():
-        return mne.io.read_raw(path, verbose="warning", **how)
+    with guarded(path):
+        try:
+            return mne.io.read_raw(path, verbose="warning", **how)
+        except TypeError as error:
+            if suffix != ".set" or "ch_names" not in str(error):
+                raise
+        with _replaced("mne.io.eeglab.eeglab", "_readmat", _single_values):
+            return mne.io.read_raw(path, verbose="warning", **how)
 
 
 @contextlib.contextmanager
-def _single_values():
-    """EEGLAB's v7.3 files of one channel, whose facts MNE takes for lists."""
-    module = mne.io.eeglab.eeglab
-    original = module._readmat
+def guarded(path):
+    """Functions of MNE's readers that follow a file wherever it leads, replaced for a while.
 
-    def readmat(*args, **kwargs):
-        content = original(*args, **kwargs)
+    What is refused is raised as MNE's readers raise: `InputError`, or ValueError.
+    """
+    with contextlib.ExitStack() as stack:
+        for module, name, ours in GUARDS.get(Path(path).suffix.lower(), ()):
+            stack.enter_context(_replaced(module, name, ours))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module, name, ours):
+    """A function of a module, replaced for a while by what `ours` makes of it."""
+    module = importlib.import_module(module)
+    original = getattr(module, name)
+    setattr(module, name, ours(original))
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def _no_annotations(_):
+    """EDF's are read by `engram.readers.edf_annotations`, in time that their length bounds."""
+    return lambda *_, **__: mne.Annotations([], [], [])
+
+
+def _next_beside(original):
+    """The next part of a FIF file that was split: in the same folder, and not one read before."""
+    seen = set()
+
+    def following(fid, fname, tree):
+        seen.add(Path(fname).name)
+        found = original(fid, fname, tree)
+        if found is not None and found.parent != Path(fname).parent:
+            raise InputError(f"{fname}: {_elsewhere(found)}")
+        if found is not None and found.name in seen:
+            raise InputError(
+                f"{fname}: names {found.name!r} as its next part, which comes before it; split "
+                "the recording again"
+            )
+        return found
+
+    return following
+
+
+def _onwards(original):
+    """A tag of a FIF file, which leads on, never back."""
+
+    def header(fid, pos):
+        tag = original(fid, pos)
+        if tag is not None and 0 < tag.next <= pos:
+            raise ValueError(f"its tag at byte {pos} leads back to {tag.next}")
+        return tag
+
+    return header
+
+
+def _data_beside(original):
+    """The file of samples that a header of EEGLAB names: in the same folder."""
+
+    def data(fname, dataname):
+        found = original(fname, dataname)
+        if Path(found).parent != Path(fname).parent:
+            raise InputError(f"{fname}: {_elsewhere(dataname)}")
+        return found
+
+    return data
+
+
+_EDF_GUARDS = (("mne.io.edf.edf", "_read_annotations_edf", _no_annotations),)
+_FIF_GUARDS = (
+    ("mne.io.fiff.raw", "_get_next_fname", _next_beside),
+    ("mne.epochs", "_get_next_fname", _next_beside),
+    ("mne._fiff.open", "_read_tag_header", _onwards),
+)
+_SET_GUARDS = (("mne.io.eeglab.eeglab", "_check_eeglab_fname", _data_beside),)
+GUARDS = {
+    ".edf": _EDF_GUARDS, ".bdf": _EDF_GUARDS, ".fif": _FIF_GUARDS, ".gz": _FIF_GUARDS,
+    ".set": _SET_GUARDS,
+}  # fmt: skip
+
+
+def _single_values(readmat):
+    """For EEGLAB's v7.3 files of one channel, whose facts MNE takes for lists."""
+
+    def read(*args, **kwargs):
+        content = readmat(*args, **kwargs)
         eeg = content.get("EEG", content)
         places = eeg["chanlocs"]
         if isinstance(places, dict):
             eeg["chanlocs"] = {k: v[0] if len(v) == 1 else v for k, v in places.items()}
         return content
 
-    module._readmat = readmat
-    try:
-        yield
-    finally:
-        module._readmat = original
+    return read
 
 
 def read(path, raw, keys):
@@ -144,6 +247,7 @@ def read(path, raw, keys):
     """
     noticed = []
     try:
+        _refuse_more(raw, len(keys))
         with heard(noticed):
             at = [raw.ch_names.index(key) for key in keys]  # a name may be that of a kind, "eeg"
             data = raw.get_data(picks=at, verbose="warning")
@@ -156,8 +260,6 @@ def read(path, raw, keys):
 
 
 def _arguments(suffix, encoding):
-    if suffix in EDF:  # annotations are decoded elsewhere, one by one
-        return {"encoding": "latin-1"}
     if suffix in (".vhdr", ".ahdr"):  # so are markers, whose header MNE reads in one encoding only
         return {"overrides": {"marker_fname": False}}
     if encoding and suffix == ".set":

@@ -34,13 +34,14 @@ class Measured:
     control: dict
 
 
-def metrics(subjects, others, chosen, chance, less=()) -> list[dict]:
+def metrics(subjects, others, chosen, chance, limits, less=()) -> list[dict]:
     """A line a score, with the keys of `engram.scores.evaluation.COLUMNS` that are known.
 
     Args:
         subjects: {name: Measured}; others: those of the baseline, or None.
         chosen: Settings.
         chance: maps (score, subjects, its null) to what chance scores.
+        limits: maps a score to (lowest, highest) value possible; its interval is cut there.
         less: scores of which less is better.
     """
     null = _null(subjects, chosen.permutations)
@@ -49,7 +50,7 @@ def metrics(subjects, others, chosen, chance, less=()) -> list[dict]:
         each = {s: one.influence[name].mean() for s, one in subjects.items()}
         value = np.mean(list(each.values()))
         matrix = _matrix(subjects, name)
-        low, high, _ = _interval(matrix, chosen)
+        low, high, _ = _interval(matrix, chosen, limits(name))
         seeds = np.mean([one.seeds[name] for one in subjects.values()], 0)
         control = [one.control[name] for one in subjects.values()]
         sign = -1 if name in less else 1
@@ -94,9 +95,14 @@ def refuse_other_rows(table, other, path):
 
 
 def _null(subjects, permutations):
-    """Every score when the images are exchanged within each subject, {score: (m,)}."""
-    rng, parts = np.random.default_rng(SEED), {}
+    """Every score when the images are exchanged, {score: (m,)}.
+
+    Alike for all subjects who saw the same images: they respond alike to these, so that one
+    exchange does alike to their scores.
+    """
+    parts = {}
     for one in subjects.values():
+        rng = np.random.default_rng(SEED)
         for name, values in one.null(rng, permutations).items():
             parts.setdefault(name, []).append(values)
     return {name: np.mean(of_subjects, 0) for name, of_subjects in parts.items()}
@@ -119,10 +125,10 @@ def _matrix(subjects, name):
     return pd.DataFrame(parts).T
 
 
-def _interval(matrix, chosen):
+def _interval(matrix, chosen, limits=(-np.inf, np.inf)):
     if matrix.isna().to_numpy().any():  # subjects were shown others
         return None, None, None
-    return inference.crossed(matrix.to_numpy(), confidence=chosen.confidence)
+    return inference.crossed(matrix.to_numpy(), limits, chosen.confidence)
 
 
 def _gained(matrix, other, chosen):

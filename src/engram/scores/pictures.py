@@ -1,6 +1,6 @@
 """Scores of decoded pictures: means over test images and subjects of how alike each is to its own.
 
-The null draws for every image of every subject one of the other images that its picture was
+The null draws for every image, alike for all subjects, one of the other images that its picture was
 compared with. Comparisons of one test set depend on each other, so that the binomial test of
 published code is far too optimistic: of 982 images 18 times too narrow.
 """
@@ -41,7 +41,7 @@ def score(predictions, baseline, x, spec) -> dict:
     less = [name for name in this.header["measures"] if name.endswith("_distance")]
     return {
         "metrics": over_images.metrics(
-            subjects, other.measured() if other else None, chosen, _chance, less
+            subjects, other.measured() if other else None, chosen, _chance, _limits, less
         ),
         "null": over_images.fixed(chosen.permutations),
         "candidates": max(len(one.images) for one in subjects.values()),
@@ -117,6 +117,13 @@ def _refuse_other(this, other, path):
 def _chance(name, subjects, null):
     """One half of what is told apart from another; of all else the mean under the null."""
     return 0.5 if name.endswith("_two_way") else null.mean()
+
+
+def _limits(name):
+    """Shares of pictures that are told apart, distances, and correlations or SSIM."""
+    if name.endswith("_two_way"):
+        return 0, 1
+    return (0, np.inf) if name.endswith("_distance") else (-1, 1)
 
 
 def warnings(result) -> list[str]:

@@ -119,12 +119,12 @@ def _interval(values, limits, question, shared):
 
 def _of_all(question, answer, than):
     """As `line`, of a score of all subjects together, by leaving out each of them in turn."""
-    every = len(np.unique(question.subjects))
+    every, shared = len(np.unique(question.subjects)), train_each_other(question.table)
 
     def normal(at):
         return question.normal(question.of_all(answer, at))
 
-    value, low, high, _ = jackknife(normal, every, question.confidence)
+    value, low, high, _ = jackknife(normal, every, question.confidence, shared)
     low, high = np.clip([question.back(low), question.back(high)], *question.limits)
     found = {"value": question.back(value), "low": low, "high": high, "subjects": {}}
     if than is None:
@@ -133,7 +133,7 @@ def _of_all(question, answer, than):
     def more(at):
         return question.of_all(than, at) - question.of_all(answer, at)
 
-    return found | _difference(*jackknife(more, every, question.confidence))
+    return found | _difference(*jackknife(more, every, question.confidence, shared))
 
 
 def _difference(value, low, high, p):

@@ -13,7 +13,6 @@ class Settings:
     """The `evaluation` part of the configuration.
 
     Attributes:
-        bootstrap: resamples of subjects for an interval.
         permutations: shifted label series for a p.
         confidence: of the intervals.
         margin: gains over a baseline that are no larger count as none, in units of the first
@@ -23,7 +22,6 @@ class Settings:
         confounds: columns that the dataset carries which could explain the label.
     """
 
-    bootstrap: int = 2000
     permutations: int = 1000
     confidence: float = 0.95
     probes: bool = True

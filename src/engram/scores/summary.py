@@ -4,10 +4,12 @@ import numpy as np
 
 from engram.measures.inference import (
     arrangements,
+    bounded,
     bounded_interval,
     claims,
-    detectable,
     interval,
+    jackknife,
+    jackknifed_gain,
     kind,
     mean_defined,
     percentile_interval,
@@ -35,7 +37,7 @@ def summarise(this, shared, settings) -> dict:
 
     A score is taken for every subject and seed, averaged over seeds, then over subjects.
     Those that need two classes leave out subjects with one; if that leaves nobody, they are
-    taken over all rows together, `pooled`, with intervals and gains from subjects drawn anew.
+    taken over all rows together, `pooled`, and intervals and gains leave out each subject in turn.
 
     Args:
         this: Predictions.
@@ -84,15 +86,14 @@ def _lines(this, shared, labels, settings, pooled):
     found = observed(this.y, this.probabilities[:, this.real], groups)
     null = _null_scores(this, labels, groups)
     control, control_null = _control(this, groups, settings)
-    resampled = _resampled(this, settings) if pooled else {}
-    gains = _gains(shared, settings) if pooled and shared else {}
     compared = [_by_subject(these, pooled) for these in shared or ()]
+    together = NEED_TWO_CLASSES if pooled else ()
     lines = {}
     for name in LIMITS:
         subjects = found[name].mean(1)
         lines[name] = {
             "value": mean_defined(subjects),
-            **_interval(name, subjects, this.shared, settings, resampled.get(name)),
+            **_interval(name, subjects, this.shared, settings),
             **_null(name, null, settings),
             "p": _p(name, found, null, this.shared and not this.null),
             "control": mean_defined(control[name]) if name in control else np.nan,
@@ -100,7 +101,7 @@ def _lines(this, shared, labels, settings, pooled):
             "seed_sd": _spread(mean_defined(found[name], 0)),
             "subject_sd": _spread(subjects[~np.isnan(subjects)]),
             **_difference(name, compared, this.shared, settings),
-            **gains.get(name, {}),
+            **(_of_all(name, this, shared, settings) if name in together else {}),
             "subjects": {} if pooled else dict(zip(names, subjects, strict=True)),
         }
     return lines
@@ -133,47 +134,41 @@ def _groups(this, pooled):
     return np.unique(this.table["subject"].to_numpy(str), return_inverse=True)
 
 
-def _interval(name, subjects, shared, settings, resampled=None):
-    if resampled is not None:
-        low, high = percentile_interval(resampled, settings.confidence)
-        return {"low": low, "high": high, "interval": "bootstrap"}
+def _interval(name, subjects, shared, settings):
     values = subjects[~np.isnan(subjects)]
     low, high = bounded_interval(values, LIMITS[name], settings.confidence, shared)
     return {"low": low, "high": high, "interval": kind(shared)}
 
 
-def _resampled(this, settings):
-    """Pooled scores of resampled subjects, mean over seeds, float (bootstrap,) by name."""
-    rng = np.random.default_rng(SEED)
-    names, groups = _groups(this, pooled=False)
-    rows = [np.flatnonzero(groups == group) for group in range(len(names))]
+def _of_all(name, this, shared, settings):
+    """Interval of a score of all subjects together, and of what it is above the baseline's."""
+    scored, subjects = _scored(name, this)
+    _, low, high, _ = jackknife(scored, subjects, settings.confidence, this.shared)
+    low, high = bounded(low, high, LIMITS[name])
+    line = {"low": low, "high": high, "interval": kind(this.shared, "jackknife")}
+    if not shared:
+        return line
+    (mine, subjects), (theirs, _) = (_scored(name, these) for these in shared)
+    return line | jackknifed_gain(
+        lambda at: mine(at) - theirs(at),
+        subjects,
+        settings.confidence,
+        settings.margin,
+        this.shared,
+    )
+
+
+def _scored(name, this):
+    """(score of some subjects together, by their positions, mean over seeds; how many there are)"""
+    _, groups = _groups(this, pooled=False)
+    rows = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
     probabilities = this.probabilities[:, this.real]
-    draws = []
-    for _ in range(settings.bootstrap):
-        at = np.concatenate([rows[group] for group in rng.integers(len(rows), size=len(rows))])
-        draws.append(scores(this.y[None, at], probabilities[at]))
-    return {name: np.array([draw[name].mean() for draw in draws]) for name in NEED_TWO_CLASSES}
 
+    def scored(subjects):
+        at = np.concatenate([rows[subject] for subject in subjects])
+        return float(scores(this.y[None, at], probabilities[at])[name].mean())
 
-def _gains(shared, settings):
-    """Interval and p of what pooled scores gain, by name: the same subjects drawn for both.
-
-    p is twice the share of draws on the other side of 0 (Efron & Tibshirani 1993, ch. 16).
-    """
-    mine, theirs = (_resampled(these, settings) for these in shared)
-    subjects, found = shared[0].table["subject"].nunique(), {}
-    for name in mine:
-        drawn = (mine[name] - theirs[name])[~np.isnan(mine[name] - theirs[name])]
-        low, high = percentile_interval(drawn, settings.confidence)
-        beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        found[name] = {
-            "difference_low": low,
-            "difference_high": high,
-            "difference_p": min(1.0, 2 * (1 + beyond) / (1 + len(drawn))),
-            "detectable": detectable([drawn.std()], [subjects - 1]),
-            "equivalence_p": _equivalence(drawn, settings.margin),
-        }
-    return found
+    return scored, len(rows)
 
 
 def _null_scores(this, labels, groups):
@@ -181,13 +176,6 @@ def _null_scores(this, labels, groups):
     if this.null:
         return refitted_scores(this.null, groups)
     return null_scores(labels, this.probabilities[:, this.real], groups)
-
-
-def _equivalence(drawn, margin):
-    if margin is None:
-        return None
-    beyond = max((drawn >= margin).sum(), (drawn <= -margin).sum())
-    return (1 + beyond) / (1 + len(drawn))
 
 
 def _null(name, null, settings):

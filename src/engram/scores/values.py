@@ -17,9 +17,9 @@ from engram.errors import InputError
 from engram.measures.inference import (
     arrangements,
     claims,
-    claims_of_interval,
     interval,
     jackknife,
+    jackknifed_gain,
     kind,
     mean_defined,
     percentile_interval,
@@ -429,16 +429,20 @@ def _between(name, score, this, compared, chosen):
         nothing = {"low": np.nan, "high": np.nan, "interval": "jackknife", "subjects": {}}
         return np.nan, np.full(this.real.sum(), np.nan), nothing
     seeds = of_seeds(this, every)
+    shared = train_each_other(this.table)
     _, low, high, _ = jackknife(
-        lambda at: float(score.normal(of_seeds(this, at).mean())), len(every), chosen.confidence
+        lambda at: float(score.normal(of_seeds(this, at).mean())),
+        len(every),
+        chosen.confidence,
+        shared,
     )
     low, high = np.clip([score.back(low), score.back(high)], *score.limits)
-    line = {"low": low, "high": high, "interval": "jackknife", "subjects": {}}
+    line = {"low": low, "high": high, "interval": kind(shared, "jackknife"), "subjects": {}}
     if name == "mae":
         errors = _errors(this)
         line |= {"subjects": errors, "subject_sd": _spread(np.array(list(errors.values())))}
     if compared:
-        line |= _gained(name, compared, of_seeds, chosen)
+        line |= _gained(compared, of_seeds, chosen)
     return seeds.mean(), seeds, line
 
 
@@ -448,30 +452,16 @@ def _errors(this):
     return dict(zip(this.table["subject"], errors, strict=True))
 
 
-def _gained(name, compared, of_seeds, chosen):
+def _gained(compared, of_seeds, chosen):
     """The baseline's score, and what is gained over it by the same subjects."""
     mine, theirs = compared
-    every = np.arange(len(mine.y))
+    every, shared = np.arange(len(mine.y)), train_each_other(mine.table)
 
-    def statistic(at):
+    def more(at):
         return float(of_seeds(mine, at).mean() - of_seeds(theirs, at).mean())
 
-    difference, low, high, p = jackknife(statistic, len(every), chosen.confidence)
-    claimed = claims_of_interval(
-        difference, low, high, len(every) - 1, chosen.confidence, chosen.margin
-    )
-    if name == "mae":
-        one, other = (np.array(list(_errors(these).values())) for these in compared)
-        shared = train_each_other(mine.table)
-        p, claimed = t_test(one - other, shared), claims(one - other, chosen.margin, shared)
-    return {
-        "baseline": float(of_seeds(theirs, every).mean()),
-        "difference": difference,
-        "difference_low": low,
-        "difference_high": high,
-        "difference_p": p,
-        **claimed,
-    }
+    gain = jackknifed_gain(more, len(every), chosen.confidence, chosen.margin, shared)
+    return {"baseline": float(of_seeds(theirs, every).mean()), **gain}
 
 
 # ---- within subjects ----------------------------------------------------------------------

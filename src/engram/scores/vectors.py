@@ -34,6 +34,9 @@ DECIMALS = 3  # of R2 of a voxel
 LESS = ("mean_rank",)
 BINS = np.linspace(-1, 1, 41)  # of r, for the figure
 
+#: Range of scores that are no share of images, whose range is 0 to 1, and no rank.
+LIMITS = {"r2": (-np.inf, 1), "r2_of_ceiling": (-np.inf, np.inf), "pearson_r": (-1, 1)}
+
 #: What a simulation calls the scores that it predicts.
 PREDICTED = {"r2": "r2", "2_way": "two_way"}
 
@@ -67,11 +70,16 @@ def score(predictions, baseline, x, spec) -> dict:
         _refuse_other(this, other, baseline[0])
     subjects = {name: this.measured(name) for name in this.subjects}
     others = {name: other.measured(name) for name in this.subjects} if other else None
+    candidates = len(next(iter(subjects.values())).images)
+
+    def limits(name):
+        return LIMITS.get(name, (1, candidates) if name == "mean_rank" else (0, 1))
+
     return {
-        "metrics": over_images.metrics(subjects, others, chosen, _chance, LESS),
+        "metrics": over_images.metrics(subjects, others, chosen, _chance, limits, LESS),
         "null": over_images.fixed(chosen.permutations),
         "widths": {name: [one.targets, one.changing] for name, one in subjects.items()},
-        "candidates": len(next(iter(subjects.values())).images),
+        "candidates": candidates,
         **{key: this.header[key] for key in ("protocol", "zscore", "decodes")},
         "layers": _layers(this.header["target"].get("latents"), subjects),
         "distribution": {

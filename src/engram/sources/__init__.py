@@ -20,14 +20,15 @@ import itertools
 import unicodedata
 from pathlib import Path
 
+from engram.credentials import kept
 from engram.disk import replaced
 from engram.errors import InputError
-from engram.web.addresses import kept
 from engram.web.safe_files import clean_name
 from engram.web.transfer import checked_sums
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
+MOST = 1_000_000  # files of one listing
 COLUMNS = ("path", "size", "checksums", "version", "url")
 
 
@@ -87,9 +88,13 @@ def selected(files, include, exclude, where) -> list[File]:
     """The wanted ones of `files`, sorted by path.
 
     Raises:
-        InputError: two files have one path, or a pattern of `include` fits no file.
+        InputError: two files have one path, there are more than a person can mean, or a pattern
+            of `include` fits no file.
     """
-    files = sorted((f for f in files if chosen(f.path, include, exclude)), key=lambda f: f.path)
+    wanted = (file for file in files if chosen(file.path, include, exclude))
+    files = sorted(itertools.islice(wanted, MOST + 1), key=lambda file: file.path)
+    if len(files) > MOST:
+        raise InputError(f"{where}: lists more than {MOST:,} files; narrow `include`")
     for one, other in itertools.pairwise(files):
         if one.path == other.path:
             raise InputError(f"{where}: lists {one.path!r} twice; refused")

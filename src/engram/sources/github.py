@@ -8,9 +8,10 @@ import os
 import re
 from urllib.parse import quote, unquote, urlsplit
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.addresses import check_hop, check_url, origin
 from engram.web.client import LIMITS, read
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
@@ -60,14 +61,15 @@ def list_files(
     return selected(files, include, exclude, f"GitHub release {spec}")
 
 
-def access(base=API) -> dict:
-    """The token of GITHUB_TOKEN, for the API alone."""
+def access(spec="", base=API) -> dict:
+    """The token of GITHUB_TOKEN, for the API alone; see `list_files`."""
+    check_url(base)
     token, home = os.environ.get("GITHUB_TOKEN", "").strip(), origin(base)
 
     def headers(url):
         return {"Authorization": f"Bearer {token}"} if token and origin(url) == home else {}
 
-    return {"headers": headers}
+    return {"headers": headers, "home": spec if "://" in spec else base}
 
 
 def _assets(url, base, limits):
@@ -80,7 +82,7 @@ def _assets(url, base, limits):
 
 
 def _ask(url, base, limits):
-    body, _ = read(url, headers=access(base)["headers"], limits=limits)
+    body, _ = read(url, headers=access(base=base)["headers"], limits=limits)
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

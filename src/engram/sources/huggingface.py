@@ -1,31 +1,23 @@
 """Models and data sets of the Hugging Face hub, at a pinned revision.
 
-The hub's own client lists them; the bytes come through `engram.web.transfer`, which verifies the
-SHA-256 that the hub states for large files.  A token is read from HF_TOKEN and goes to the hub
-alone.
+A token is read from HF_TOKEN and goes to the hub alone.
 """
 
+import json
 import os
-from pathlib import PurePosixPath
+import re
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, selected
-from engram.web.addresses import origin, shown
-from engram.web.client import LIMITS
+from engram.web.addresses import check_url, origin
+from engram.web.client import LIMITS, read
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
 HUB = "https://huggingface.co"
+UNDER = {"model": "", "dataset": "datasets/"}  # of the address of a repository
 
 
 def list_files(
@@ -41,39 +33,35 @@ def list_files(
         endpoint: URL of the hub; by default HF_ENDPOINT or huggingface.co.
         limits: see `engram.web.client`.
 
+    Returns:
+        Files with size, and sha256 where the hub states it: of large ones.
+
     Raises:
         InputError: there is no such repository or revision, its terms were not accepted, or the
             hub does not answer.
     """
     endpoint = _endpoint(endpoint)
-    if limits.offline:
-        raise InputError(f"{spec}: not asked, because of offline mode; use the lock file")
-    api = HfApi(endpoint=endpoint, token=os.environ.get("HF_TOKEN", "").strip() or False)
+    if kind not in UNDER:
+        raise InputError(f"{kind!r}: the hub has {' and '.join(UNDER)}; correct `kind`")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec, re.ASCII) or ".." in spec:
+        raise InputError(f"hub repository {spec!r}: not a name of one; write owner/name")
     where = f"{shown(endpoint)}: {kind} {spec} at {revision}"
+    url = f"{endpoint}/api/{kind}s/{spec}/revision/{quote(revision, safe='')}?blobs=true"
     try:
-        found = api.repo_info(
-            spec, revision=revision, repo_type=kind, files_metadata=True, timeout=limits.read
-        )
-    except GatedRepoError:
-        raise InputError(f"{where}: accept its terms on the web site, then set HF_TOKEN") from None
-    except RevisionNotFoundError:
-        raise InputError(f"{where}: no such revision") from None
-    except RepositoryNotFoundError:
-        raise InputError(f"{where}: not there, or private and HF_TOKEN is missing") from None
-    except OfflineModeIsEnabled:
-        raise InputError(f"{where}: HF_HUB_OFFLINE is set; unset it to list files") from None
-    except HFValidationError:
-        raise InputError(f"{where}: not a name of a repository; write owner/name") from None
-    except HfHubHTTPError as error:
-        raise InputError(f"{where}: status {error.response.status_code}; run again later") from None
-    except Exception as error:  # of its HTTP library, which has changed before
+        body, _ = read(url, headers=access(endpoint)["headers"], limits=limits)
+    except InputError as error:
+        unknown = "" if os.environ.get("HF_TOKEN") else "; HF_TOKEN is not set"
+        raise InputError(f"{where}: {error}{unknown}") from None
+    try:
+        found = json.loads(body)
+        commit = re.fullmatch("[0-9a-f]{40}", found["sha"])[0]
+        under = f"{endpoint}/{UNDER[kind]}{spec}/resolve/{commit}"
+        files = [_file(one, under, commit) for one in found["siblings"]]
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{where}: no usable answer ({type(error).__name__})") from None
-    return selected(
-        [_file(sibling, spec, found.sha, kind, endpoint) for sibling in found.siblings or ()],
-        include,
-        exclude,
-        where,
-    )
+    return selected(files, include, exclude, where)
 
 
 def access(endpoint=None) -> dict:
@@ -87,11 +75,12 @@ def access(endpoint=None) -> dict:
 
 
 def _endpoint(endpoint):
-    return (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    check_url(endpoint)
+    return endpoint
 
 
-def _file(sibling, repository, commit, kind, endpoint):
-    name = sibling.rfilename
-    url = hf_hub_url(repository, name, revision=commit, repo_type=kind, endpoint=endpoint)
-    sums = {"sha256": sibling.lfs.sha256} if sibling.lfs else {}
-    return File(str(PurePosixPath(name)), url, sibling.size, sums, commit)
+def _file(entry, under, commit):
+    name, large = entry["rfilename"], entry.get("lfs")
+    sums = {"sha256": large["sha256"]} if large else {}
+    return File(name, f"{under}/{quote(name)}", entry.get("size"), sums, commit)

@@ -9,9 +9,10 @@ import json
 import os
 import re
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, may_hold, selected
-from engram.web.addresses import check_hop, check_url, origin, shown
+from engram.web.addresses import check_hop, check_url, origin
 from engram.web.client import LIMITS, TooManyRequests, read
 from engram.web.safe_files import clean_name
 
@@ -62,6 +63,7 @@ def list_files(
 
 def access(base=API) -> dict:
     """The token of OSF_TOKEN, for the API and the OSF's own download addresses alone."""
+    check_url(base)
     token = os.environ.get("OSF_TOKEN", "").strip()
     home = origin(base)
     trusted = {home} | (DOWNLOAD if home == origin(API) else set())
@@ -69,7 +71,7 @@ def access(base=API) -> dict:
     def headers(url):
         return {"Authorization": f"Bearer {token}"} if token and origin(url) in trusted else {}
 
-    return {"headers": headers}
+    return {"headers": headers, "home": base}
 
 
 class _Api:

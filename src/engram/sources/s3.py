@@ -1,29 +1,31 @@
 """Buckets of S3 and of servers that speak like it.
 
-botocore lists them and signs requests; the bytes come through `engram.web.transfer`.  Requests are
-anonymous unless asked otherwise; credentials are those that botocore finds: AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY, a profile in ~/.aws (AWS_PROFILE), or the machine's role.
+botocore reads listings and signs requests; `engram.web` sends them and fetches the files.  Requests
+are anonymous unless asked otherwise; credentials are those that botocore finds: AWS_ACCESS_KEY_ID
+and AWS_SECRET_ACCESS_KEY, a profile in ~/.aws (AWS_PROFILE), or the machine's role.
 """
 
 import contextlib
+import functools
+import io
 import itertools
 import logging
 import os
 import re
-from functools import cache
 from urllib.parse import quote, urlsplit
 
 import botocore.session
+import urllib3
 from botocore import UNSIGNED, exceptions
 from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
+from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.config import Config
 from botocore.loaders import create_loader
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.sources import File, chosen, selected
-from engram.web.addresses import shown
-from engram.web.client import LIMITS
+from engram.web.client import LIMITS, Client, Failed
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -83,18 +85,23 @@ def list_files(
     if limits.offline:
         raise InputError(f"{where}: not asked, because of offline mode; use the lock file")
     folder = f"{folder}/" if folder else ""
-    with _explained(where):
+    with _explained(where), Client(limits=limits) as web:
         client = _client(_session(), endpoint, region, anonymous, limits)
-        base, files = None, []
-        for page in _pages(client, bucket, folder + _head(include), max_pages, where):
-            base = base or _address(client, page, bucket, endpoint, anonymous, where)
-            for key, size, tag in _objects(page, where):
-                path = key.removeprefix(folder)
-                if not key.endswith("/") and chosen(path, include, exclude):
-                    plain = anonymous and re.fullmatch("[0-9a-f]{32}", tag)
-                    sums = {"md5": tag} if plain else {}
-                    files.append(File(path, f"{base}/{quote(key)}", size, sums, tag))
-    return selected(files, include, exclude, f"S3 {spec}")
+        client.meta.events.register("before-send.s3", functools.partial(_sent, web))
+        pages = _pages(client, bucket, folder + _head(include), max_pages, where)
+
+        def files():
+            base = None
+            for page in pages:
+                base = base or _address(client, page, bucket, endpoint, anonymous, where)
+                for key, size, tag in _objects(page, where):
+                    path = key.removeprefix(folder)
+                    if not key.endswith("/") and chosen(path, include, exclude):
+                        plain = anonymous and re.fullmatch("[0-9a-f]{32}", tag)
+                        sums = {"md5": tag} if plain else {}
+                        yield File(path, f"{base}/{quote(key)}", size, sums, tag)
+
+        return selected(files(), include, exclude, f"S3 {spec}")
 
 
 def access(spec, *, endpoint=None, region=None, anonymous=True) -> dict:
@@ -137,7 +144,7 @@ def _session():
     return session
 
 
-@cache
+@functools.cache
 def _loader():
     """Reads what botocore knows of Amazon's services: a quarter of a second, once."""
     return create_loader()
@@ -149,12 +156,20 @@ def _client(session, endpoint, region, anonymous, limits):
     region = region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
     config = Config(
         signature_version=UNSIGNED if anonymous else "s3v4",
-        connect_timeout=limits.connect,
-        read_timeout=limits.read,
         retries={"mode": "standard", "total_max_attempts": limits.retries + 1},
         s3={"addressing_style": "path" if endpoint else "virtual"},
     )
     return session.create_client("s3", region or REGION, endpoint_url=endpoint, config=config)
+
+
+def _sent(web, request, **_):
+    """What is answered to a request of botocore, in the place of its own way to send it."""
+    try:
+        status, headers, body = web.answer(request.method, request.url, dict(request.headers))
+    except Failed as error:
+        raise exceptions.HTTPClientError(error=str(error)) from None  # botocore tries again
+    raw = urllib3.HTTPResponse(io.BytesIO(body), preload_content=False)
+    return AWSResponse(request.url, status, headers, raw)
 
 
 def _base(client, bucket):
@@ -224,8 +239,9 @@ def _explained(where):
             f"{where}: its certificate is not trusted; is a proxy in between (AWS_CA_BUNDLE)?"
         ) from None
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+        cause = error.kwargs.get("error") or type(error).__name__
         raise InputError(
-            f"{where}: no answer ({type(error).__name__}); run again when the server is better"
+            f"{where}: no answer ({cause}); run again when the server is better"
         ) from None
     except exceptions.PaginationError:
         raise InputError(f"{where}: its listing repeats itself; refused") from None

@@ -13,6 +13,7 @@ Of a file from elsewhere nothing is read that lies outside of it or has no check
 """
 
 import contextlib
+import functools
 import io
 
 import h5py
@@ -129,21 +130,24 @@ class Reader:
     """An open store.
 
     Attributes:
-        attributes: dict of int and str.
+        attributes: dict of int and str, read when they are asked for.
         shape, dtype: of the array; only if it is of this layout.
         chunk_rows: rows in one chunk.
     """
 
     def __init__(self, file):
         self._file = file
-        self.attributes = {
-            key: value.decode() if isinstance(value, bytes) else value
-            for key, value in file.attrs.items()
-        }
         if "rows" in file:
             self._rows = _checked(file, "rows")
             self.shape, self.dtype = self._rows.shape, self._rows.dtype
             self.chunk_rows = self._rows.chunks[0] if self._rows.chunks else 1
+
+    @functools.cached_property
+    def attributes(self):
+        return {
+            key: value.decode() if isinstance(value, bytes) else value
+            for key, value in self._file.attrs.items()
+        }
 
     def column(self, name) -> np.ndarray | list[str]:
         """Values of a column, or, for "row", the row names."""

@@ -3,8 +3,8 @@
 import email.utils
 import re
 
+from engram.credentials import shown
 from engram.errors import InputError
-from engram.web.addresses import shown
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
@@ -23,13 +23,19 @@ def said_of(response, url, start) -> dict:
     Returns:
         dict of url, size (None: not said; -1: not of the range asked for), etag (a strong one),
         modified, and validator: by which the server can tell whether the file is the same.
+
+    Raises:
+        InputError: the file comes in a coding that would be kept as part of it.
     """
     headers = response.headers
+    framing = headers.get("Transfer-Encoding", "")
+    if framing.lower() not in ("", "chunked"):
+        raise InputError(f"{shown(url)}: sends the file in the coding {framing[:40]!a}; refused")
     if response.status_code == 206:
         span = SPAN.fullmatch(headers.get("Content-Range", ""))
         size = int(span[2]) if span and int(span[1]) == start else -1
     else:
-        size = None if response.raw.chunked else _length(headers)
+        size = None if framing else _length(headers)
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
     strong = etag if etag and not etag.startswith("W/") else None
     return {

@@ -11,16 +11,17 @@ import requests
 from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.web import connection
-from engram.web.addresses import check_hop, check_url, joined, origin, shown
+from engram.web.addresses import check_hop, check_url, joined, origin
 from engram.web.pages import is_page_name
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
 CHUNK = 1 << 20
-PROGRESS = 1 << 20  # new bytes that make up for a failure: a long download may be cut often
 PAGE = 1 << 20  # bytes read of a page that came instead of data
+PROGRESS = 1 << 20  # new bytes that make up for a failure: a long download may be cut often
 TEMPORARY = (429, 500, 502, 503, 504)
 
 
@@ -32,7 +33,7 @@ class Limits:
         connect: seconds to wait for a connection.
         read: seconds to wait for the next bytes.
         headers: seconds until all headers of an answer are there.
-        page: seconds until a page of a listing is there.
+        page, page_bytes: seconds until a page of a listing is there, and its largest size.
         rate, window: least bytes a second of a file, over so many seconds.
         retries: failures in a row, without a megabyte of progress, that are tried again.
         backoff: seconds before the first such try; doubles each time.
@@ -48,6 +49,7 @@ class Limits:
     read: float = 60.0
     headers: float = 120.0
     page: float = 300.0
+    page_bytes: int = 64 << 20
     rate: float = 1024.0
     window: float = 120.0
     retries: int = 5
@@ -80,13 +82,16 @@ class Failed(Exception):
         self.wait, self.final = wait, final
 
 
-def read(url, *, headers=None, limits=LIMITS, max_bytes=64 << 20) -> tuple[bytes, dict]:
+class NoSuchPart(Failed):
+    """The server has no such part of the file."""
+
+
+def read(url, *, headers=None, limits=LIMITS) -> tuple[bytes, dict]:
     """A small document, e.g. one page of a listing.
 
     Args:
         url: http or https address without credentials.
         headers, limits: see `Client`.
-        max_bytes: largest document accepted.
 
     Returns:
         Its bytes, and the headers of the answer.
@@ -101,7 +106,7 @@ def read(url, *, headers=None, limits=LIMITS, max_bytes=64 << 20) -> tuple[bytes
 
         def attempt():
             with client.ask(url) as response:
-                return _body(response, url, max_bytes, limits.page), response.headers
+                return _body(response, url, limits), response.headers
 
         return client.repeated(attempt, url)
 
@@ -150,7 +155,7 @@ class Client:
             check_hop(self.home, url)
         home = url = self.filled(url)
         for _ in range(self.limits.redirects + 1):
-            response = self._get(url, {**self._own(url, home), **(extra or {})})
+            response = self._sent("GET", url, {**self._own(url, home), **(extra or {})})
             try:
                 target = self._next(response, url, name)
                 if target is None:
@@ -165,6 +170,16 @@ class Client:
         raise InputError(
             f"{shown(url)}: more than {self.limits.redirects} redirects; the link is broken"
         )
+
+    def answer(self, method, url, headers) -> tuple:
+        """One answer of any status, whole, for a library that reads it: status, headers, body.
+
+        Raises:
+            InputError, Failed: there is none.
+        """
+        with self._sent(method, url, headers) as response:
+            body = _body(response, url, self.limits)
+            return response.status_code, response.headers, body
 
     def repeated(self, attempt, url, position=lambda: 0):
         """What `attempt` returns, tried again after failures while there is hope.
@@ -199,11 +214,11 @@ class Client:
             return self.headers(url)
         return self.headers if self.headers and origin(url) == origin(home) else {}
 
-    def _get(self, url, headers):
+    def _sent(self, method, url, headers):
         times = (self.limits.connect, self.limits.read)
         try:
-            return self.session.get(
-                url, headers=headers, stream=True, timeout=times, allow_redirects=False
+            return self.session.request(
+                method, url, headers=headers, stream=True, timeout=times, allow_redirects=False
             )
         except InputError:
             raise
@@ -238,7 +253,8 @@ class Client:
             return None
         if self.page is None:
             raise came_instead(url, "a web page")
-        return self.page(url, _body(response, url, PAGE, self.limits.page).decode(errors="replace"))
+        page = _body(response, url, dataclasses.replace(self.limits, page_bytes=PAGE))
+        return self.page(url, page.decode(errors="replace"))
 
 
 def _check_status(response, url):
@@ -246,11 +262,11 @@ def _check_status(response, url):
     if status in (200, 206):
         return
     if status == 416:
-        raise Failed("the server no longer has the rest of the file")
+        raise NoSuchPart("the server no longer has the rest of the file")
     advice = {
         301: "moved without saying where; correct the address (or the region of a bucket)",
         400: "the server does not take this request; correct the address (or the region)",
-        401: "a token is missing or wrong",
+        401: "a token is missing or wrong, or terms must be accepted first",
         403: "access is refused: a token is missing or wrong, or terms must be accepted first",
         404: "there is no such file; correct the address",
         410: "the file was removed by its publisher",
@@ -292,14 +308,14 @@ def chunks(response, decode=False):
         ) from None
 
 
-def _body(response, url, max_bytes, seconds):
+def _body(response, url, limits):
     body, began = bytearray(), time.monotonic()
     for chunk in chunks(response, decode=True):
         body += chunk
-        if len(body) > max_bytes:
-            raise InputError(f"{shown(url)}: the answer exceeds {max_bytes} bytes")
-        if time.monotonic() - began > seconds:
-            raise Failed(f"no whole answer within {seconds:g} s")
+        if len(body) > limits.page_bytes:
+            raise InputError(f"{shown(url)}: the answer exceeds {limits.page_bytes} bytes")
+        if time.monotonic() - began > limits.page:
+            raise Failed(f"no whole answer within {limits.page:g} s")
     return bytes(body)
 
 

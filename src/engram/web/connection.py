@@ -1,8 +1,9 @@
 """Connections that go to the address that was checked, and that do not wait for ever.
 
 A server that sends a byte a second never lets a timeout of the socket run out, in whatever it
-says: lines of a header, a `100 Continue` after the other, the size of a chunk, the body.  So all
-that is read passes `_Paced`, which knows how long the answer may take.
+says: lines of a header, a `100 Continue` after the other, the size of a chunk, the body.  One that
+sends such things as fast as it can never ends either.  So all that is read passes `_Paced`, which
+knows how long an answer may take, and how much of it may be something else than the body.
 """
 
 import functools
@@ -24,6 +25,9 @@ from engram.web.addresses import resolved
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
+#: Bytes that may stand around a body: headers and trailers, and so many for each byte of it.
+AROUND, A_BYTE = 1 << 20, 16
+
 
 def _harmless(record):
     """Keep signatures, and what a server can forge a line with, out of the log of urllib3."""
@@ -44,35 +48,48 @@ for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.response"
 
 
 class _Paced(io.RawIOBase):
-    """What a socket receives, as long as it comes fast enough.
+    """What a socket receives, as long as it comes fast enough and most of it is the body.
 
     Only time spent in waiting counts, so that a slow disk here is not the server's fault.
+
+    Attributes:
+        body: bytes of the body that were taken out, None while headers come.
     """
 
     def __init__(self, raw, limits):
         super().__init__()
         self.raw, self.limits = raw, limits
-        self.waited = self.got = 0
-        self.in_headers = True
+        self.came, self.body = 0, None
+        self.restart()
+
+    def restart(self):
+        """Begin a new window of time."""
+        self.waited, self.before = 0.0, self.body or 0
 
     def readable(self):
         return True
 
     def readinto(self, buffer):
-        limits = self.limits
-        if self.in_headers and self.waited > limits.headers:
-            raise TimeoutError("headers")
-        if not self.in_headers and self.waited > limits.window:
-            if self.got < limits.rate * self.waited:
-                raise TimeoutError("rate")
-            self.waited = self.got = 0
+        self._check()
         began = time.monotonic()
         try:
             got = self.raw.readinto(buffer)
         finally:
             self.waited += time.monotonic() - began
-        self.got += got or 0
+        self.came += got or 0
         return got
+
+    def _check(self):
+        limits = self.limits
+        if self.came > AROUND + A_BYTE * (self.body or 0):
+            raise TimeoutError("all but a body")
+        if self.body is None:
+            if self.waited > limits.headers:
+                raise TimeoutError("headers")
+        elif self.waited > limits.window:
+            if self.body - self.before < limits.rate * self.waited:
+                raise TimeoutError("rate")
+            self.restart()
 
     def close(self):
         if not self.closed:
@@ -88,7 +105,13 @@ class _Response(http.client.HTTPResponse):
 
     def begin(self):
         super().begin()
-        self.paced.in_headers, self.paced.waited, self.paced.got = False, 0, 0
+        self.paced.body = 0
+        self.paced.restart()
+
+    def read1(self, n=-1):
+        data = super().read1(n)
+        self.paced.body += len(data)
+        return data
 
 
 class _Checked:

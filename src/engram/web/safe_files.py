@@ -33,10 +33,13 @@ def clean_name(name) -> str:
     """A relative path as a publisher gives it, NFC-normalised, if it is harmless.
 
     Raises:
-        InputError: it is absolute, climbs (`..`), has a drive letter, control or bidirectional
-            characters, look-alikes of a slash, a part above 255 bytes, or too many parts.
+        InputError: it is no text, is absolute, climbs (`..`), has a drive letter, control or
+            bidirectional characters, look-alikes of a slash, a part above 255 bytes, or too many
+            parts.
     """
-    clean = unicodedata.normalize("NFC", str(name))
+    if not isinstance(name, str):
+        raise InputError(f"file name {str(name)[:120]!a} is no text; refused")
+    clean = unicodedata.normalize("NFC", name)
     compatible = unicodedata.normalize("NFKC", clean)
     parts = clean.split("/")
     problem = None

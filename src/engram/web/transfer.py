@@ -17,11 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from engram.credentials import shown
 from engram.errors import InputError
 from engram.progress import progress
-from engram.web.addresses import check_url, shown
+from engram.web.addresses import check_url
 from engram.web.answers import check_sent, said_of, same
-from engram.web.client import CHUNK, LIMITS, Client, Failed, came_instead, chunks
+from engram.web.client import CHUNK, LIMITS, Client, Failed, NoSuchPart, came_instead, chunks
 from engram.web.pages import HEAD, instead
 from engram.web.safe_files import locked, safe_name, sync_folder
 
@@ -221,15 +222,20 @@ class _Download:
         extra = {"Range": f"bytes={start}-"} if start else {}
         if start and notes.get("validator"):
             extra["If-Range"] = notes["validator"]
-        with self.client.ask(self.url, extra, self.path.name) as response:
+        try:
+            response = self.client.ask(self.url, extra, self.path.name)
+        except NoSuchPart:
+            self._forget(file)
+            raise
+        with response:
             said, rest = said_of(response, self.url, start), response.status_code == 206
             if rest and not (start and same(notes, said, bool(self.checksums))):
                 self._forget(file)
                 raise Failed("another part of the file came, or the file has changed since")
+            known = self.checksums or self.size is not None
+            check_sent(response, self.url, self.path.name, said, known, self.checksums)
             if not rest:
                 self._forget(file)
-                known = self.checksums or self.size is not None
-                check_sent(response, self.url, self.path.name, said, known, self.checksums)
                 self.notes.write_text(json.dumps(said))
                 notes, sums = said, self._sums(file)
             self._check_size(said["size"])
@@ -268,7 +274,8 @@ class _Download:
         except (OSError, ValueError):
             return {}
         ours = isinstance(notes, dict) and notes.get("url") == shown(self.url)
-        return notes if ours else {}
+        sound = ours and all(type(notes.get(key) or 0) is int for key in ("size", "came"))
+        return notes if sound and notes.get("came", 0) >= 0 else {}
 
     def _check_size(self, size):
         if size is None:
@@ -366,6 +373,7 @@ class _Download:
         self.notes.unlink(missing_ok=True)
         file.seek(0)
         file.truncate()
+        self.noted = 0
 
     def _discard(self):
         self.notes.unlink(missing_ok=True)
