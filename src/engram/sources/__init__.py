@@ -24,8 +24,8 @@ from engram.credentials import kept
 from engram.disk import replaced
 from engram.errors import InputError
 from engram.web.addresses import check_url
+from engram.web.checksums import checked_sums
 from engram.web.safe_files import clean_name
-from engram.web.transfer import checked_sums
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

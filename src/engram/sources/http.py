@@ -6,7 +6,7 @@ from engram.credentials import filled, refuse_secrets, shown
 from engram.errors import InputError
 from engram.sources import File, selected
 from engram.web.addresses import check_url
-from engram.web.transfer import HASH_LENGTHS
+from engram.web.checksums import HASH_LENGTHS
 
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 

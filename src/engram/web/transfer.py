@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from engram.errors import InputError
 from engram.progress import progress
 from engram.web.addresses import check_url
 from engram.web.answers import check_sent, said_of, same
+from engram.web.checksums import checked_sums
 from engram.web.client import CHUNK, LIMITS, Client, Failed, NoSuchPart, came_instead, chunks
 from engram.web.pages import HEAD, instead
 from engram.web.safe_files import locked, safe_name, sync_folder
@@ -29,8 +29,6 @@ from engram.web.safe_files import locked, safe_name, sync_folder
 CODE_VERSION = 1  # downloads carry checksums; raise when files must be fetched again
 
 PART, NOTES = ".part", ".part.json"
-HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-SHORTEST_PREFIX = 8  # hex digits of a SHA-256 in a published file name
 NOTED = 64 << 20  # bytes after which it is noted what came, and looked at the room on the disk
 ROOM = 1 << 30  # bytes that a file of unknown size leaves free
 
@@ -395,20 +393,3 @@ def _bar(total, what):
                 bar.update(number)
 
         yield count
-
-
-def checked_sums(path, checksums) -> dict[str, str]:
-    """Checksums of the file `path` in lower case; entries without a value are left out.
-
-    Raises:
-        InputError: an algorithm is unknown, or a value has another number of hex digits.
-    """
-    sums = {name: str(value).lower() for name, value in (checksums or {}).items() if value}
-    for name, value in sums.items():
-        length = HASH_LENGTHS.get(name)
-        if length is None:
-            raise InputError(f"{path}: checksum {name!r}; there is {', '.join(HASH_LENGTHS)}")
-        shortest = SHORTEST_PREFIX if name == "sha256" else length
-        if not re.fullmatch(f"[0-9a-f]{{{shortest},{length}}}", value):
-            raise InputError(f"{path}: {value!r} is not a {name} of {length} hex digits")
-    return sums
