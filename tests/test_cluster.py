@@ -219,7 +219,7 @@ def test_limits_of_accounts_and_their_qos_are_those_of_jobs(tmp_path):
     )
     assert partitions["p"]["max_runtime"] == 600  # of the QOS; those in the account above are not
     assert profile["jobs"] == 20
-    assert "20 jobs at a time" in said
+    assert "jobs at a time: 20" in said
     profile, partitions, _ = written(
         tmp_path, with_accounts("a|a||normal\n", *records, **qos), force=True
     )

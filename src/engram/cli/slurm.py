@@ -181,7 +181,7 @@ def _said(found, used):
     if found.others:
         lines.append(f"other accounts, for --account: {', '.join(found.others)}")
     if found.jobs < JOBS:
-        lines.append(f"{found.jobs} jobs at a time, as SLURM takes no more of yours")
+        lines.append(f"jobs at a time: {found.jobs}, as SLURM takes no more of yours")
     for one in found.partitions.values():
         limit = "no limit" if one.minutes == inf else f"{one.minutes / 60:g} h"
         away = f", {one.away} of {one.nodes} nodes away" if one.away else ""
