@@ -465,6 +465,16 @@ def test_the_gain_over_a_baseline_is_paired_by_subject(tmp_path):
         assert (row["difference"], row["difference_p"]) == (0, 1)
 
 
+def test_of_two_subjects_that_the_baseline_has_too_no_gain_is_told(tmp_path):
+    """Of two, every correlation is 1 or -1."""
+    study = Study(tmp_path, scans=1, windows=1)
+    path, few = study.train(), tmp_path / "few.h5"
+    rows = store.open(path).load()
+    store.write(few, Rows(rows.array[:2], rows.table.iloc[:2], rows.header))
+    for row in scored(tmp_path, path, beside=[few], baseline="few")["metrics"]:
+        assert (row["baseline"], row["difference"]) == (None, None)
+
+
 def test_the_curve_of_numbers_is_their_r2_by_the_number_of_subjects(tmp_path):
     study = Study(tmp_path, subjects=20)
     path = study.train(train_subjects=[4, 9])

@@ -2,6 +2,7 @@
 
 from engram.figures import findings
 from engram.figures.findings import LEVEL, above, added, adjusted, call, value
+from engram.figures.questions import NAMES
 from engram.figures.subjects import number, title
 from engram.flags import inflated
 
@@ -39,7 +40,7 @@ def _answer(comparison):
 
 
 def _metric(member):
-    return findings.NAMES.get(member["metric"], title(member["metric"]).lower())
+    return NAMES.get(member["metric"], title(member["metric"]).lower())
 
 
 def _over_best(comparison, honest):

@@ -13,6 +13,7 @@ from engram.figures import (
     findings,
     pairs_page,
     pictures_page,
+    questions,
     values_page,
     vectors_page,
 )
@@ -177,7 +178,7 @@ def environment() -> jinja2.Environment:
     made.globals |= {
         "defined": number,
         "control_as_high": findings.control_as_high,
-        "scope": findings.scope,
+        "scope": questions.scope,
     }
     made.globals["text"] = _text
     return made

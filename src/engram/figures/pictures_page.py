@@ -3,8 +3,8 @@
 import json
 from itertools import groupby
 
-from engram.figures.findings import words
 from engram.figures.groups import adjust, asked, by_metric
+from engram.figures.questions import words
 from engram.figures.subjects import number
 
 TEMPLATE = "pictures_page.html"

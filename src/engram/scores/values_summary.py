@@ -119,7 +119,7 @@ def _between(name, score, this, compared, chosen):
     if name == "mae":
         errors = _errors(this)
         line |= {"subjects": errors, "subject_sd": spread(np.array(list(errors.values())))}
-    if compared:
+    if compared and len(compared[0].y) >= FEWEST:
         line |= _gained(compared, of_seeds, chosen)
     return seeds.mean(), seeds, line
 
