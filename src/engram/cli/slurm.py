@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engram.disk import replaced
 from engram.errors import InputError
 from engram.planning.clusters import minutes
 
@@ -209,9 +210,10 @@ def write_profile(folder, account=None, partitions=(), batch=10, force=False, as
     found = site(ask)
     used = chosen(found, partitions)
     account = account or _only_account(found)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PARTITIONS).write_text(partitions_text(used))
-    (folder / PROFILE).write_text(profile_text(folder, found, used, account, batch))
+    profile = profile_text(folder, found, used, account, batch)
+    for name, text in ((PARTITIONS, partitions_text(used)), (PROFILE, profile)):
+        with replaced(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return _said(found, used, account)
 
 
