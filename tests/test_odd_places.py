@@ -1,6 +1,7 @@
 """A small study where a run cannot go on: what Snakemake itself ends with, in a line of ours."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import sys
 import checkouts
 import pytest
 from test_store_faults import private_mounts
+
+from engram import cli
 
 STUDY = """
 study: few
@@ -78,7 +81,20 @@ def test_a_folder_that_is_not_to_be_written_to_ends_the_run_before_its_first_job
     (checkout / folder).mkdir(exist_ok=True)
     line = refused(read_only(checkout / folder))
     assert line.startswith(f"error: {folder}: ")
-    assert line.endswith("or keep results in another folder (`snakemake --directory FOLDER`)")
+    assert line.endswith("or write to another folder (`--directory` of snakemake, `-o` of engram)")
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("/sys/none", "/sys/none: (Operation not permitted|Permission denied); make its folder "),
+        ("few.yaml/there", "few.yaml/there: a file is there, or above it; name another folder"),
+    ],
+)
+def test_a_command_that_cannot_make_its_folder_says_so(checkout, monkeypatch, capsys, folder, said):
+    monkeypatch.chdir(checkout)
+    assert cli.main(["check", "few.yaml", "--jobs", "1", "--quick", "-o", folder]) == 1
+    assert re.search(f"^error: {said}", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_job_that_is_killed_is_said_with_what_to_do(checkout, tmp_path):

@@ -135,6 +135,21 @@ def sync(path):
         os.close(file)
 
 
+def folder(path) -> Path:
+    """A folder that is there, or is made with those above it.
+
+    Raises:
+        InputError: the disk is full, or not to be written to, or a file has its name.
+    """
+    path = Path(path)
+    try:
+        with room(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{path}: a file is there, or above it; name another folder") from None
+    return path
+
+
 @contextlib.contextmanager
 def room(path, needed=None, advice="make room and run again"):
     """Turn a disk that is full, or not to be written to, into an error that says what to do.
@@ -182,8 +197,8 @@ def _closest(path):
 
 def _not_writable(path, number, what):
     return (
-        f"{path}: {os.strerror(number)}; make {what} writable, or keep results in another folder "
-        "(`snakemake --directory FOLDER`)"
+        f"{path}: {os.strerror(number)}; make {what} writable, or write to another folder "
+        "(`--directory` of snakemake, `-o` of engram)"
     )
 
 

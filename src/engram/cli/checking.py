@@ -10,6 +10,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from engram import disk
 from engram.cli import checked, looking
 from engram.errors import InputError
 from engram.figures import check_page
@@ -55,7 +56,7 @@ def check(config, targets, output, *, jobs=None, quick=False, pictures=True) -> 
             asked += _files(targets, plan.config, quick, pictures)
         else:
             _ask(plan, dataset, quick, pictures, asked, early, waiting)
-    output.mkdir(parents=True, exist_ok=True)
+    disk.folder(output)
     looked = [*early]
     jobs = min(jobs or len(os.sched_getaffinity(0)), len(asked))
     with progress(len(asked), "check", "recordings") as bar:

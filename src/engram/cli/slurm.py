@@ -7,6 +7,7 @@ from math import inf
 from pathlib import Path
 
 from engram.cli.slurm_site import Partition, ask, site
+from engram.disk import replaced
 from engram.errors import InputError
 
 PROFILE, PARTITIONS = "profile.v9+.yaml", "partitions.yaml"
@@ -87,9 +88,10 @@ def write_profile(folder, account=None, partitions=(), batch=10, force=False, as
         raise InputError(f"--batch {batch}: has to be 1 or more")
     found = site(account, ask)
     used = chosen(found, partitions)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PARTITIONS).write_text(partitions_text(used))
-    (folder / PROFILE).write_text(profile_text(folder, found, used, batch))
+    profile = profile_text(folder, found, used, batch)
+    for name, text in ((PARTITIONS, partitions_text(used)), (PROFILE, profile)):
+        with replaced(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return _said(found, used)
 
 

@@ -142,7 +142,7 @@ def _claim(model, out):
             )
     elif (out / TABLE).exists():
         raise InputError(f"{out}: holds a {TABLE} of something else; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    disk.folder(out)
     json_file.write(note, out / NOTE)
 
 
@@ -154,7 +154,7 @@ def _one(way, path, name, out):
     inputs |= {str(one): digest(one) for one in way.gallery or ()}
     key = store.canonical([digest(way.model.path), inputs, way.settings, way.code])
     if not _is_done(folder, key, shown):
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.folder(folder)
         (folder / NOTE).unlink(missing_ok=True)
         recordings = [] if rows else way.read(path, name)
         made = way.made_of_store(path, folder) if rows else way.made(recordings, folder, inputs)
