@@ -22,7 +22,8 @@ def folder(tmp_path, monkeypatch):
 GRID, FRAMES = (4, 5, 3), 20
 #: Where a header of NIfTI-1 says what.
 AT = {"dim": 40, "datatype": 70, "bitpix": 72, "pixdim": 76, "vox_offset": 108, "scl_slope": 112,
-      "scl_inter": 116, "quatern": 256, "srow": 280, "qform": 252, "sform": 254}  # fmt: skip
+      "scl_inter": 116, "quatern": 256, "srow": 280, "qform": 252,
+      "magic": 344, "sform": 254}  # fmt: skip
 
 
 def nifti(values, spoil=(), tr=2.0):
@@ -77,6 +78,7 @@ SPOILT = {
     "unknown type": [("datatype", "hh", 4444, 7)],
     "NaN intercept": [("scl_slope", "ff", 2, np.nan)],
     "infinite slope": [("scl_slope", "ff", np.inf, 0)],
+    "no magic": [("magic", "4s", b"n+0")],
     "NaN TR": [("pixdim", "5f", 1, 2, 2, 2, np.nan)],
     "infinite TR": [("pixdim", "5f", 1, 2, 2, 2, np.inf)],
     "negative TR": [("pixdim", "5f", 1, 2, 2, 2, -2)],

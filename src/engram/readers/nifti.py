@@ -6,6 +6,7 @@ own.
 
 import contextlib
 import gzip
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,10 @@ SUFFIXES = (".nii", ".nii.gz")
 
 #: Headers by the size that they say first.
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+
+#: Hears what nibabel says before it raises it.
+SILENT = logging.Logger("nifti")
+SILENT.addHandler(logging.NullHandler())
 
 #: Most bytes before the first value: extensions of published images have some KB.
 MOST_OFFSET = 16 << 20
@@ -68,7 +73,8 @@ def header(stream) -> nib.Nifti1Header | nib.Nifti2Header:
     if start not in sizes:
         raise ValueError("it does not begin with the header of a NIfTI image")
     size = sizes[start]
-    found = HEADERS[size](start + stream.read(size - 4))
+    found = HEADERS[size](start + stream.read(size - 4), check=False)
+    found.check_fix(logger=SILENT)
     if not 0 <= float(found["vox_offset"]) <= MOST_OFFSET:  # nor NaN
         raise ValueError(f"its values would begin at byte {found['vox_offset']}")
     if np.isinf(found["scl_slope"]):  # NaN, as nibabel writes it, and 0 mean no scaling
