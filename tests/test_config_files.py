@@ -233,6 +233,7 @@ def test_names_that_break_paths_or_patterns_are_refused(study, refused, family):
         (UNITS % "files: [a.npz]", "files: all units have the same files"),
         (UNITS % "folder: ~/raw", "folder: '~/raw': `~` is no folder here"),
         (UNITS % "folder: 'C:\\raw'", "folder: .*: write / between folders"),
+        (UNITS % "folder: 'raw/<study>'", "folder: .*: the workflow takes what stands in <>"),
         ("datasets: {a: {kind: simulated_vigilance, units: [a]}}\n", "a: needs a `manifest`, or"),
     ],
 )

@@ -101,6 +101,14 @@ def test_a_full_disk_is_one_line_whatever_finds_it(run):
     assert line.endswith(" are free; make room and run again")
 
 
+def test_where_the_log_has_no_room_libraries_that_log_at_their_end_say_nothing(run, tmp_path):
+    """As wandb does in its own log, on the same disk."""
+    (tmp_path / "log").symlink_to("/dev/full")
+    logs = "import atexit, logging; logging.basicConfig(filename='/dev/full')"
+    done = run(f"{logs}; atexit.register(logging.error, 'bye'); raise InputError('x')", read=False)
+    assert done.console == "error: x\n"
+
+
 def test_of_a_copy_that_finds_no_room_it_names_where_that_was(run, tmp_path):
     limited = "import resource, shutil; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
     done = run(f"{limited}; shutil.copyfile(sys.executable, {str(tmp_path / 'copy')!r})")

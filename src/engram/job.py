@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import itertools
+import logging
 import os
 import sys
 import tempfile
@@ -102,6 +103,7 @@ def _logged(log):
     if said:
         if not logged:
             print(said, file=sys.stderr)
+            logging.raiseExceptions = False  # there is no room for what libraries log at their end
         raise SystemExit(1)
 
 

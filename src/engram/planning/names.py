@@ -49,6 +49,8 @@ def fault_of_path(path) -> str | None:
         return "an address is no file; fetch it into the folder, or give the dataset a `source`"
     if "{" in path or "}" in path:
         return "the workflow takes what stands in braces for a wildcard; rename it"
+    if re.search(r"<\w+>", path):
+        return "the workflow takes what stands in <> for a part of its own paths; rename it"
     if path.startswith("~"):
         return "`~` is no folder here; write the path out"
     if not path.isprintable():
