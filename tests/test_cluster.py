@@ -314,3 +314,18 @@ def test_what_can_never_start_is_said_in_one_line(tmp_path, ask, said):
         (line,) = lines
         assert re.search(rf"rule {ask.rule} can never start: it asks for .*{said}", line), line
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["partitions: [cpu]", "partitions: {cpu: 8}", "cpu: {max_threads: 8}", "- cpu",
+     "partitions: {cpu: {max_threads: many}}", "partitions: {cpu: {max_runtime: soon}}",
+     "partitions: {cpu: {max_mem_mb: [8000]}}"],
+)  # fmt: skip
+def test_a_file_of_partitions_that_is_none_is_one_line(tmp_path, text):
+    file = tmp_path / "partitions.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        never([Ask("train", 0, 1, 1000, 60)], read_partitions(file), file)
+    assert str(error.value).startswith(str(file))
+    assert "\n" not in str(error.value)

@@ -317,6 +317,12 @@ def test_a_signature_comes_from_the_environment(server, tmp_path, monkeypatch):
     assert "s3cr3t" not in "".join(p.read_text("latin-1") for p in tmp_path.iterdir())
 
 
+def test_a_parameter_may_be_called_like_a_variable(monkeypatch):
+    monkeypatch.setenv("SAS", "?sig=x")
+    address = "https://there.example/a?$format=json&"
+    assert credentials.filled(address + "$SAS") == address + "sig=x"
+
+
 @pytest.mark.parametrize("bad", ["http://[::1", "http://there.example:99999/x", 5, None, ["x"]])
 def test_an_odd_next_page_is_one_line(server, bad):
     page = {"data": [], "links": {"next": bad if bad is not None else 7}}

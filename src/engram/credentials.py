@@ -102,4 +102,5 @@ def filled(url) -> str:
             raise InputError(f"{shown(url)}: needs the environment variable {name}; set it")
         return os.environ[name].strip().removeprefix("?")
 
-    return base + mark + re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, query)
+    # A parameter may itself be called so: `$format=json`.
+    return base + mark + re.sub(r"\$(?:\{(\w+)\}|(\w+)\b(?!=))", value, query)

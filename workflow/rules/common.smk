@@ -158,8 +158,12 @@ def refuse_what_never_starts():
     """End the run with a line for each rule whose jobs no partition of the cluster can start."""
     file = getattr(workflow.executor_settings, "partition_config", None)
     if file:
+        try:
+            partitions = clusters.read_partitions(file)
+        except InputError as error:
+            sys.exit(f"error: {error}")
         jobs = (job for job in workflow.dag.needrun_jobs() if not job.is_local)
-        lines = clusters.never(map(asked, jobs), clusters.read_partitions(file), file)
+        lines = clusters.never(map(asked, jobs), partitions, file)
         if lines:
             sys.exit("\n".join(f"error: {line}" for line in lines))
 

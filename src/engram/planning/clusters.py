@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from math import inf
 
+from engram.errors import InputError
 from engram.planning import config_files
 
 #: What a job asks for: its resource, the limit of a partition on it, how a message says a number.
@@ -35,15 +36,28 @@ class Ask:
 
 
 def read_partitions(file) -> dict[str, dict]:
-    """The limits of each partition: `max_gpu`, `max_threads`, `max_mem_mb`, `max_runtime`."""
-    found = config_files.load(file)["partitions"]
-    return {name: _limits(one or {}) for name, one in found.items()}
+    """The limits of each partition: `max_gpu`, `max_threads`, `max_mem_mb`, `max_runtime`.
+
+    Raises:
+        InputError: the file is no YAML, or one of its limits is none.
+    """
+    try:
+        found = config_files.load(file)["partitions"]
+        return {name: _limits(one or {}) for name, one in found.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{file}: holds no partitions with limits that are numbers, or times such as 12h; "
+            "correct it, or write it anew: engram cluster --force"
+        ) from None
 
 
 def _limits(one):
     limits = {limit: one.get(limit, 0 if what == "gpu" else inf)
               for what, (limit, _) in LIMITS.items()}  # fmt: skip
-    return limits | {"max_runtime": minutes(limits["max_runtime"])}
+    limits["max_runtime"] = minutes(limits["max_runtime"])
+    if odd := [value for value in limits.values() if not isinstance(value, int | float)]:
+        raise ValueError(odd[0])
+    return limits
 
 
 def minutes(limit) -> float:
