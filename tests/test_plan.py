@@ -78,6 +78,13 @@ def test_what_a_study_leaves_out_is_what_the_schema_says(study):
     }  # fmt: skip
 
 
+def test_what_is_deprecated_is_read_and_without_effect(study):
+    this = study("null") | {"evaluation": {}}
+    older = copy.deepcopy(this)
+    older["evaluation"]["bootstrap"] = 2000
+    assert shape.filled(older, SCHEMA) == shape.filled(this, SCHEMA)
+
+
 #: Studies of models of series, which get baselines and twins that they do not name.
 OF_SERIES = [name for name in STUDIES if name == "semantoks" or name.startswith("brain_jepa")]
 #: Studies of models of EEG spectrograms.

@@ -76,12 +76,19 @@ def check(value, schema, where="", root=None):
 
 
 def filled(value, schema, root=None):
-    """A value that fits a JSON schema, with the defaults of its properties where it has no key."""
+    """A value that fits a JSON schema, with the defaults of its properties where it has no key.
+
+    What is deprecated is left out: studies that still say it are read, and nothing is made again.
+    """
     root = schema if root is None else root
     schema = _fitting(value, _alternatives(schema, root), "")
     if isinstance(value, dict):
         known, others = schema.get("properties", {}), schema.get("additionalProperties") or {}
-        value = {key: filled(item, known.get(key, others), root) for key, item in value.items()}
+        value = {
+            key: filled(item, known.get(key, others), root)
+            for key, item in value.items()
+            if not known.get(key, {}).get("deprecated")
+        }
         for key, one in known.items():
             if "default" in one:
                 value.setdefault(key, one["default"])
