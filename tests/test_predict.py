@@ -266,9 +266,10 @@ def test_windows_that_cannot_be_used_have_a_reason_and_no_class(bands, tmp_path,
     assert (table["usable"] == "flat").tolist() == [False] * 3 + [True] * 2 + [False] * 7
     assert (table["class"].isna() == (table["usable"] == "flat")).all()
     fif(tmp_path / "none_raw.fif", np.tile(np.where(np.arange(12000) % 1000, 0, 50.0), (2, 1)))
-    status, _, err = apply(capsys, bands, tmp_path / "none_raw.fif", "-o", tmp_path / "none")
+    status, said, err = apply(capsys, bands, tmp_path / "none_raw.fif", "-o", tmp_path / "none")
     assert status == 0
     assert "warning: none_raw has no usable window: flat (12)" in err
+    assert said.splitlines()[1].split() == ["none_raw", "2.0", "0%", "0%", "–", "–"]
 
 
 def test_another_rate_is_converted_where_it_holds_what_is_read(night, bands, tmp_path, capsys):
