@@ -185,6 +185,7 @@ BRAINVISION = {
     "data twice": {"more": "DataFile=../other.eeg"},
     "data behind a colon": {"more": "[Other]\nDataFile: ../other.eeg"},
     "no data": {"DataFile": "none.eeg"},
+    "data behind blanks": {"DataFile": "x" + 300_000 * " " + ".eeg"},
     "data is a folder": {"DataFile": "."},
     "markers above": {"MarkerFile": "../other.vmrk"},
     "markers by absolute name": {"MarkerFile": "/etc/passwd"},

@@ -266,9 +266,10 @@ def test_windows_that_cannot_be_used_have_a_reason_and_no_class(bands, tmp_path,
     assert (table["usable"] == "flat").tolist() == [False] * 3 + [True] * 2 + [False] * 7
     assert (table["class"].isna() == (table["usable"] == "flat")).all()
     fif(tmp_path / "none_raw.fif", np.tile(np.where(np.arange(12000) % 1000, 0, 50.0), (2, 1)))
-    status, _, err = apply(capsys, bands, tmp_path / "none_raw.fif", "-o", tmp_path / "none")
+    status, said, err = apply(capsys, bands, tmp_path / "none_raw.fif", "-o", tmp_path / "none")
     assert status == 0
     assert "warning: none_raw has no usable window: flat (12)" in err
+    assert said.splitlines()[1].split() == ["none_raw", "2.0", "0%", "0%", "–", "–"]
 
 
 def test_another_rate_is_converted_where_it_holds_what_is_read(night, bands, tmp_path, capsys):
@@ -282,23 +283,26 @@ def test_another_rate_is_converted_where_it_holds_what_is_read(night, bands, tmp
         model.predict(tmp_path / "slow_raw.fif")
 
 
-def test_a_file_that_cannot_be_used_is_one_line_and_others_go_on(bands, tmp_path, capsys):
+def test_a_file_that_cannot_be_used_is_one_line_and_others_go_on(night, bands, tmp_path, capsys):
     files = tmp_path / "in"
     files.mkdir()
     (files / "damaged.edf").write_bytes(b"0       nothing")
     (files / "empty").mkdir()
     fif(files / "back_raw.fif", signals(1)[1:], names=("O1",))
     fif(files / "good_raw.fif", signals(1))
-    given = [files, files / "empty", tmp_path / "nowhere.edf"]
+    store = night.path(night.plan.store("night", "s1", "spectrogram/bands"))
+    (tmp_path / "cut.h5").write_bytes(store.read_bytes()[:-500])
+    given = [tmp_path / "cut.h5", files, files / "empty", tmp_path / "nowhere.edf"]
     status, _, err = apply(capsys, bands, *given, "-o", tmp_path / "out")
     assert status == 1
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
+    assert re.search(r"error: \S+cut\.h5: not a readable store", err)
     assert re.search(r"error: \S+empty: no recording in this folder; those of eeg end in", err)
     assert re.search(r"error: \S+nowhere\.edf: no such file", err)
     assert re.search(r"error: \S+back_raw\.fif: no channel Fp1; there is O1", err)
     assert re.search(r"error: \S+damaged\.edf: ", err)
-    assert lines[-1] == "error: 4 of 5 cannot be used; each is said above"
+    assert lines[-1] == "error: 5 of 6 cannot be used; each is said above"
     assert set(pd.read_csv(tmp_path / "out/predictions.csv")["recording"]) == {"good_raw"}
     status, _, err = apply(capsys, bands, files / "empty", "-o", tmp_path / "two")
     assert status == 1

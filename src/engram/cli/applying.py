@@ -50,8 +50,13 @@ def _setting(text):
 
 
 def _line(one):
-    said = [*one["shares"].values()] if "shares" in one else []
-    values = [f"{share:.0%}" for share in (one["usable"], one["unlike"], *said)]
-    values += [] if said else [f"{one['value']:.4g}"]
+    shares = [one["usable"], one["unlike"], *one.get("shares", {}).values()]
+    values = [_shown(share, ".0%") for share in shares]
+    values += [] if "shares" in one else [_shown(one["value"], ".4g")]
     minutes = "" if np.isnan(one["minutes"]) else f"{one['minutes']:.1f}"
     return [one["name"], minutes, *values]
+
+
+def _shown(value, form):
+    """A number; a dash where no usable window says one, as on the page."""
+    return "–" if np.isnan(value) else format(value, form)

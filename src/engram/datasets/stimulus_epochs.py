@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from engram.errors import InputError, printable
-from engram.readers import claims, recordings, trial_tables
+from engram.readers import claims, guards, trial_tables
 from engram.readers.folders import IMAGES
 from engram.recording import Stimuli, Trials, members
 
@@ -200,7 +200,7 @@ def _open(path):
     """Epochs of a file, not yet read."""
     try:
         claims.refuse(path)
-        with recordings.guarded(path):
+        with guards.guarded(path):
             if path.suffix == ".set":
                 return mne.read_epochs_eeglab(path, verbose="error")
             return mne.read_epochs(path, preload=False, verbose="error")

@@ -4,6 +4,7 @@ Standard library only: the plan lists them among the inputs of a job, so that an
 markers behind a header runs that job again.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -116,25 +117,26 @@ def _named(path, keys):
     text = path.read_bytes().decode("utf-8-sig", errors="replace") if keys else ""
     found = []
     for key in keys:
-        lines = rf"^[ \t]*{key}[ \t]*[=:][ \t]*(\S.*?)[ \t]*\r?$"
-        for line in re.finditer(lines, text, re.MULTILINE | re.IGNORECASE):
-            name = line[1].replace("$b", path.stem)  # BrainVision's word for the header's own stem
+        lines = re.findall(rf"(?im)^[ \t]*{key}[ \t]*[=:](.*)$", text)
+        for name in filter(None, map(str.strip, lines)):
+            name = name.replace("$b", path.stem)  # BrainVision's word for the header's own stem
             found.append(_beside(path, key, Path(name.replace("\\", "/"))))
     return list(dict.fromkeys(found))
 
 
 def _beside(path, key, name):
     """A file that a header names; it may be a link, as in folders of DataLad."""
+    said = f"{path}: {key} names {str(name)[:200]!r}, which"
     if name.is_absolute() or ".." in name.parts:
         raise InputError(
-            f"{path}: {key} names {str(name)!r}, which lies outside of its folder; put the file "
-            "beside the header and correct the name"
+            f"{said} lies outside of its folder; put the file beside the header and correct the "
+            "name"
         )
     file = path.parent / name
-    if not file.is_file():
+    if not os.path.isfile(file):  # nor is one of too long a name, for which pathlib has an error
         raise InputError(
-            f"{path}: {key} names {str(name)!r}, which is not there; put the file beside the "
-            "header, or correct the name if it was renamed"
+            f"{said} is not there; put the file beside the header, or correct the name if it was "
+            "renamed"
         )
     return file
 

@@ -23,6 +23,12 @@ SLACK = 64 << 20
 #: Times that numbers of a recording shrink at most: noise 2, masked images 10.
 TIMES = 32
 
+#: More channels than any recording has.
+MOST_CHANNELS = 10_000
+
+#: Most comments of Persyst: one a second for half a day; MNE's time grows with their square.
+MOST_COMMENTS = 50_000
+
 #: Openers of compressed files by their ending.
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -44,8 +50,8 @@ def most(path, times=TIMES) -> int:
 def refuse(path):
     """Refuse a file that inflates beyond any recording, or a header that promises too much.
 
-    Looked at are compressed files, MATLAB's of both versions, and headers of BrainVision and EDF;
-    others pass.
+    Looked at are compressed files, MATLAB's of both versions, and headers of BrainVision, EDF,
+    GDF, Persyst and Nihon Kohden; others pass.
 
     Raises:
         ValueError: says what is promised.
@@ -68,8 +74,12 @@ def refuse(path):
         _refuse_matlab(path)
     elif suffix in (".vhdr", ".ahdr"):
         _refuse_channels(path)
-    elif suffix in (".edf", ".bdf"):
-        _refuse_signals(path)
+    elif suffix in SIGNALS:
+        _refuse_signals(path, SIGNALS[suffix])
+    elif suffix == ".lay":
+        _refuse_layout(path)
+    elif suffix == ".eeg" and path.with_suffix(".21E").is_file():
+        _refuse_labels(path.with_suffix(".21E"))
 
 
 def refuse_values(count, paths):
@@ -154,13 +164,54 @@ def _refuse_channels(path):
     """Each channel of BrainVision has a line in the header."""
     text = path.read_bytes()
     for said in re.findall(rb"(?im)^[ \t]*NumberOfChannels[ \t]*[=:][ \t]*(\d+)", text):
-        if len(said) > 9 or int(said) > text.count(b"\n"):
-            raise ValueError("it promises more channels than it has lines")
+        if len(said) > 9 or int(said) > min(text.count(b"\n"), MOST_CHANNELS):
+            raise ValueError("it promises more channels than it has lines, or any recording")
 
 
-def _refuse_signals(path):
-    """Each signal of EDF has 256 bytes of the header."""
+def _refuse_signals(path, count):
+    """Each signal of EDF and GDF has 256 bytes of the header."""
     with open(path, "rb") as file:
-        said = file.read(256)[252:].strip()
-    if said.isdigit() and 256 * (int(said) + 1) > path.stat().st_size:
-        raise ValueError(f"it promises {int(said)} signals, for whose header it is too short")
+        head = file.read(256)
+    said = count(head) if len(head) == 256 else 0
+    if said > MOST_CHANNELS or 256 * (said + 1) > path.stat().st_size:
+        raise ValueError(f"it promises {said} signals, for whose header it is too short")
+
+
+def _signals_of_edf(head):
+    said = head[252:].strip()
+    return int(said) if said.isdigit() else 0
+
+
+def _signals_of_gdf(head):
+    return struct.unpack_from("<H" if head[4:8] >= b"1.9" else "<I", head, 252)[0]
+
+
+#: Signals that the first 256 bytes of a file promise.
+SIGNALS = {".edf": _signals_of_edf, ".bdf": _signals_of_edf, ".gdf": _signals_of_gdf}
+
+
+def _refuse_layout(path):
+    """What Persyst can say of its samples and MNE does not heed."""
+    text = path.read_bytes().decode("latin-1")
+    for key, right in (("FileType", "interleaved"), ("HeaderLength", "0")):
+        for said in re.findall(rf"(?im)^[ \t]*{key}[ \t]*=(.*)$", text):
+            if said.strip().lower() != right:
+                raise ValueError(f"its {key} is {said[:40]!r}, of which only {right!r} is read")
+    places = re.findall(r"(?m)=[ \t]*(\d{1,9})[ \t]*\r?$", _section("channelmap", text))
+    comments = _section("comments", text).count("\n")
+    if len(places) > MOST_CHANNELS or comments > MOST_COMMENTS:
+        raise ValueError(f"it has {len(places)} channels and {comments} comments")
+    if places != sorted(places, key=int):
+        raise ValueError("its channels stand in another order than in the file of samples")
+
+
+def _section(name, text):
+    return "\n".join(re.findall(rf"(?ims)^[ \t]*\[{name}\](.*?)(?=^[ \t]*\[|\Z)", text))
+
+
+def _refuse_labels(path):
+    """Electrodes of Nihon Kohden have numbers, and MNE makes as many names."""
+    text = path.read_bytes().decode("utf-8", "replace")
+    for said in re.findall(r"(?m)^[^\S\n]*\+?([\d_]+)[^\S\n]*=", text):
+        if len(said) > 9 or int(said) > MOST_CHANNELS:
+            raise ValueError(f"its {path.name} has an electrode of number {said[:9]}")

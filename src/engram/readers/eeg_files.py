@@ -35,6 +35,7 @@ class EegFile:
 
     Attributes:
         channels: list of `engram.readers.channels.Channel`, in the order of the file.
+        noticed: warnings of MNE as it opened the file.
         said: what a user has to know of it, filled as it is read.
     """
 
@@ -54,12 +55,12 @@ class EegFile:
         """
         self.path, self.encoding, self.markers = path, encoding, markers
         self.stated, self.bids, self.said = stated, bids or {}, []
-        self.raw, noticed = recordings.opened(path, encoding)
-        if not self._rated():  # those of EDF are heard again when the channels are chosen
-            self._hear(noticed)
+        self.raw, self.noticed = recordings.opened(path, encoding)
+        if not self._rated():  # those of EDF and GDF are heard when the channels are chosen
+            self._hear(self.noticed)
         self.channels = channels.listed(
             self.raw,
-            doubled=recordings.doubled(noticed),
+            doubled=recordings.doubled(self.noticed),
             typed=Path(path).suffix.lower() in recordings.TYPED,
             bids=bids,
             types=types,
@@ -195,6 +196,7 @@ class EegFile:
             )
         gdf = type(self.raw).__name__ == "RawGDF"
         if gdf and len(set(counts.values())) == 1:
+            self._hear(self.noticed)
             return self.raw
         keys = list(dict.fromkeys(one.key for one in chosen))
         how = {} if gdf else {"exclude_after_unique": True}

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib
 import importlib.util
 import logging
 import re
@@ -13,7 +12,7 @@ import mne
 import numpy as np
 
 from engram.errors import InputError
-from engram.readers import claims
+from engram.readers import claims, guards
 
 #: Formats that say of each channel what it is; the others call every channel EEG.
 TYPED = (".fif", ".gz", ".ds", ".mff")
@@ -58,9 +57,6 @@ NAMED = (".eeg", ".dat", ".avg", ".seg", ".vmrk", ".amrk", ".fdt")
 
 #: Least and most samples per second of any recording, Hz.
 RATES = (1e-3, 1e7)
-
-#: More channels than any recording has.
-MOST_CHANNELS = 10_000
 
 #: Packages that formats need, by their ending, where MNE hides which one is missing.
 PACKAGES = {".cnt": "antio", ".dat": "curryreader"}
@@ -109,7 +105,7 @@ def _refuse_lies(path, raw):
     here = Path(path).absolute().parent
     for file in map(Path, filter(None, raw.filenames)):
         if ".." in file.parts or not file.absolute().is_relative_to(here):
-            raise InputError(f"{path}: {_elsewhere(file)}")
+            raise InputError(f"{path}: {guards.elsewhere(file)}")
     rate = raw.info["sfreq"]
     if not RATES[0] <= rate <= RATES[1]:  # nor NaN
         raise ValueError(f"it says {rate:g} samples per second")
@@ -127,136 +123,15 @@ def _refuse_more(raw, channels):
     claims.refuse_values(channels * raw.n_times, [Path(one) for one in raw.filenames if one])
 
 
-def _elsewhere(file):
-    return (
-        f"names {str(file)!r}, which lies outside of its folder; put the file beside the "
-        "recording and correct the name"
-    )
-
-
 def _read_raw(path, suffix, **how):
-    with guarded(path):
+    with guards.guarded(path):
         try:
             return mne.io.read_raw(path, verbose="warning", **how)
         except TypeError as error:
             if suffix != ".set" or "ch_names" not in str(error):
                 raise
-        with _replaced("mne.io.eeglab.eeglab", "_readmat", _single_values):
+        with guards.single_values():
             return mne.io.read_raw(path, verbose="warning", **how)
-
-
-@contextlib.contextmanager
-def guarded(path):
-    """Functions of MNE's readers that follow a file wherever it leads, replaced for a while.
-
-    What is refused is raised as MNE's readers raise: `InputError`, or ValueError.
-    """
-    with contextlib.ExitStack() as stack:
-        for module, name, ours in GUARDS.get(Path(path).suffix.lower(), ()):
-            stack.enter_context(_replaced(module, name, ours))
-        yield
-
-
-@contextlib.contextmanager
-def _replaced(module, name, ours):
-    """A function of a module, replaced for a while by what `ours` makes of it."""
-    module = importlib.import_module(module)
-    original = getattr(module, name)
-    setattr(module, name, ours(original))
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
-
-
-def _no_annotations(_):
-    """EDF's are read by `engram.readers.edf_annotations`, in time that their length bounds."""
-    return lambda *_, **__: mne.Annotations([], [], [])
-
-
-def _next_beside(original):
-    """The next part of a FIF file that was split: in the same folder, and not one read before."""
-    seen = set()
-
-    def following(fid, fname, tree):
-        seen.add(Path(fname).name)
-        found = original(fid, fname, tree)
-        if found is not None and found.parent != Path(fname).parent:
-            raise InputError(f"{fname}: {_elsewhere(found)}")
-        if found is not None and found.name in seen:
-            raise InputError(
-                f"{fname}: names {found.name!r} as its next part, which comes before it; split "
-                "the recording again"
-            )
-        return found
-
-    return following
-
-
-def _onwards(original):
-    """A tag of a FIF file, which leads on, never back."""
-
-    def header(fid, pos):
-        tag = original(fid, pos)
-        if tag is not None and 0 < tag.next <= pos:
-            raise ValueError(f"its tag at byte {pos} leads back to {tag.next}")
-        return tag
-
-    return header
-
-
-def _data_beside(original):
-    """The file of samples that a header of EEGLAB names: in the same folder."""
-
-    def data(fname, dataname):
-        found = original(fname, dataname)
-        if Path(found).parent != Path(fname).parent:
-            raise InputError(f"{fname}: {_elsewhere(dataname)}")
-        return found
-
-    return data
-
-
-def _some_channels(original):
-    """The facts of EEGLAB, of which MNE makes as many names as there are said to be channels."""
-
-    def facts(*args, **kwargs):
-        found = original(*args, **kwargs)
-        if not 1 <= found.nbchan <= MOST_CHANNELS:
-            raise ValueError(f"it promises {found.nbchan} channels")
-        return found
-
-    return facts
-
-
-_EDF_GUARDS = (("mne.io.edf.edf", "_read_annotations_edf", _no_annotations),)
-_FIF_GUARDS = (
-    ("mne.io.fiff.raw", "_get_next_fname", _next_beside),
-    ("mne.epochs", "_get_next_fname", _next_beside),
-    ("mne._fiff.open", "_read_tag_header", _onwards),
-)
-_SET_GUARDS = (
-    ("mne.io.eeglab.eeglab", "_check_eeglab_fname", _data_beside),
-    ("mne.io.eeglab.eeglab", "_check_load_mat", _some_channels),
-)
-GUARDS = {
-    ".edf": _EDF_GUARDS, ".bdf": _EDF_GUARDS, ".fif": _FIF_GUARDS, ".gz": _FIF_GUARDS,
-    ".set": _SET_GUARDS,
-}  # fmt: skip
-
-
-def _single_values(readmat):
-    """For EEGLAB's v7.3 files of one channel, whose facts MNE takes for lists."""
-
-    def read(*args, **kwargs):
-        content = readmat(*args, **kwargs)
-        eeg = content.get("EEG", content)
-        places = eeg["chanlocs"]
-        if isinstance(places, dict):
-            eeg["chanlocs"] = {k: v[0] if len(v) == 1 else v for k, v in places.items()}
-        return content
-
-    return read
 
 
 def read(path, raw, keys):
