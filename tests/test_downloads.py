@@ -2,12 +2,18 @@
 
 import hashlib
 import io
+import itertools
+import signal
+import subprocess
 import zipfile
+from pathlib import Path
 
+import forked
 import pytest
 from server import Server
 
 from engram import downloads
+from engram.cli import main
 from engram.errors import InputError
 from engram.sources import File, http, read_lock, write_lock
 
@@ -154,3 +160,54 @@ def test_weights_of_no_known_checksum_are_those_of_the_first_download(server, tm
 def test_offline_is_what_the_environment_says(monkeypatch, value, offline):
     monkeypatch.setenv("ENGRAM_OFFLINE", value)
     assert downloads.limits().offline == offline
+
+
+KILLED = """
+import os, signal, sys
+from engram import downloads
+from engram.cli import main
+here, changes = os.getcwd(), int(sys.argv[1])
+def hook(event, given):
+    global changes
+    if event in ("os.remove", "os.rename"):
+        changes -= os.path.abspath(given[0]).startswith(here)
+        if changes < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+exec(sys.argv[2])
+"""
+STUDY = "datasets: {{x: {{kind: osf_vigilance, units: [s1], files: [a], source: {source}}}}}"
+FETCH = "main(['data', 'fetch', 'x', '--parallel', '1', '--configfile', '../study.yaml'])"
+DOWNLOAD = "downloads.download('raw/s1/a', {spec}, 'config/locks/x.csv')"
+
+
+@pytest.mark.parametrize("door", ["fetch", "download"])
+def test_killed_before_any_file_is_moved_or_removed_it_ends_in_the_same_files(
+    server, published, tmp_path, monkeypatch, door
+):
+    """Right bytes, and nothing beside them: no part, note or lock of the run that was killed."""
+    name, content = {"fetch": ("a", b"1"), "download": ("s1.zip", zipped({"s1/a": b"1"}))}[door]
+    source = {"http": [{"url": server.publish(name, content)}], "archive": "{unit}.zip"}
+    (tmp_path / "study.yaml").write_text(STUDY.format(source=source))
+    spec = {"dataset": {"kind": "x"}, "row": {"file": "s1/a", "unit": "s1"}, "source": source}
+    code = FETCH if door == "fetch" else DOWNLOAD.format(spec=spec)
+
+    def begin(name):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        downloads.listing("config/locks/x.csv", {"source": source})
+
+    def ended():
+        exec(code, {"main": main, "downloads": downloads})
+        return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+    begin("undisturbed")
+    wanted = ended()
+    assert content in wanted.values()
+    for changes in itertools.count():
+        begin(str(changes))
+        command = [forked.python(), "-c", KILLED, str(changes), code]
+        if subprocess.run(command, check=False).returncode != -signal.SIGKILL:
+            break
+        assert ended() == wanted, changes
+    assert changes >= 6

@@ -100,6 +100,18 @@ def held(path):
         os.close(file)
 
 
+def freed(path):
+    """Remove the lock file that a killed process left of a `path` that need not be written again.
+
+    Raises:
+        InputError: the disk is not to be written to.
+    """
+    path = Path(path)
+    if path.with_name(path.name + ".lock").exists():
+        with held(path):
+            pass
+
+
 def _lock(lock, path):
     told = False
     while True:

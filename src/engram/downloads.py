@@ -112,8 +112,7 @@ def _fetch_weights(path, checkpoint, lock):
     stated = file.stated or f"checkpoint {path.parent.name} of the configuration"
     facts = {"size": file.size, "checksums": file.checksums, "stated": stated}
     fetch(file.url, path, **facts, filled=filled, limits=limits())
-    if not file.checksums:
-        record(lock, file, path)
+    record(lock, file, path)
 
 
 def _fetch_published(path, spec, lock):
@@ -123,8 +122,7 @@ def _fetch_published(path, spec, lock):
     file = find(files, archive or row["file"], lock)
     target = safe_name(folder, archive) if archive else path
     _fetch_from(source, file, target)
-    if not file.checksums:
-        record(recorded(lock), file, target)
+    record(recorded(lock), file, target)
     if archive:
         _take_member(target, row["file"], path)
 
@@ -178,7 +176,13 @@ def _called(files, name):
 
 
 def record(lock, file, path):
-    """Put size and SHA-256 of a fetched file into a lock file; later downloads must match."""
+    """Put size and SHA-256 of a fetched file that has no checksum into a lock file.
+
+    Later downloads must match.
+    """
+    if file.checksums:
+        disk.freed(lock)  # of one that was killed after it had recorded
+        return
     with Path(path).open("rb") as data:
         sums = {"sha256": hashlib.file_digest(data, "sha256").hexdigest()}
         seen = dataclasses.replace(file, size=os.fstat(data.fileno()).st_size, checksums=sums)

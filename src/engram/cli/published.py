@@ -59,8 +59,7 @@ def fetch_dataset(config, name, include=(), parallel=4):
     reach = downloads.access(config["datasets"][name]["source"])
     fetch_all(wanted, _folder(name), parallel, **reach, limits=downloads.limits())
     for file in wanted:
-        if not file.checksums:
-            downloads.record(downloads.recorded(lock), file, _folder(name) / file.path)
+        downloads.record(downloads.recorded(lock), file, _folder(name) / file.path)
 
 
 def verify(config, name) -> int:

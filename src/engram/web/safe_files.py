@@ -80,7 +80,7 @@ def safe_name(folder, name) -> Path:
 
 
 def unzip(path, folder, max_bytes=1 << 40, max_ratio=200, max_members=50_000) -> Path:
-    """Unpack a zip archive into a new folder, completely or not at all.
+    """Unpack a zip archive into a new folder, completely or not at all, by one process at a time.
 
     Args:
         path: the archive.
@@ -100,7 +100,6 @@ def unzip(path, folder, max_bytes=1 << 40, max_ratio=200, max_members=50_000) ->
     if os.path.lexists(folder):
         raise InputError(f"{folder}: exists; delete it so that {path} is unpacked again")
     partial = folder.with_name(folder.name + ".partial")
-    lock = folder.with_name(folder.name + ".lock")
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -114,16 +113,14 @@ def unzip(path, folder, max_bytes=1 << 40, max_ratio=200, max_members=50_000) ->
                     f"{path}: unpacks to {total >> 20} MiB, and {free >> 20} MiB are free at "
                     f"{folder}; make room"
                 )
-            with locked(lock):
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                for member, target in members:
+                    _unpack(archive, member, target)
+                os.rename(partial, folder)
+            finally:
                 shutil.rmtree(partial, ignore_errors=True)
-                try:
-                    partial.mkdir()
-                    for member, target in members:
-                        _unpack(archive, member, target)
-                    os.rename(partial, folder)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
-                    lock.unlink()
     except InputError:
         raise
     except OSError as error:
