@@ -104,6 +104,6 @@ def test_a_job_that_is_killed_is_said_with_what_to_do(checkout, tmp_path):
     done = snakemake(tmp_path)
     assert done.returncode == 1
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: rule render: a job was killed, as the system does where memory ")
+    assert line.startswith("error: a job of rule render was killed, as the system does ")
     assert "`--resources mem_mb=N`" in line
     assert not (tmp_path / LABELS).exists()

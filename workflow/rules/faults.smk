@@ -24,9 +24,9 @@ def say_what_was_killed(logs):
         text,
         re.S | re.M,
     )
-    for rule in dict.fromkeys(killed):
+    for name in dict.fromkeys(killed):
         print(
-            f"error: rule {rule}: a job was killed, as the system does where memory runs out; "
+            f"error: a job of rule {name} was killed, as the system does where memory runs out; "
             "let all jobs together ask for no more than there is (`--resources mem_mb=N`), run "
             "fewer at a time (`--cores`), or make smaller batches (`batch_size`)",
             file=sys.stderr,
